@@ -1,0 +1,43 @@
+"""gradguard checks hand-written gradients while a model trains, and tells float precision from a bug."""
+
+from typing import TYPE_CHECKING
+
+from gradguard.alerts import GradientError
+from gradguard.blocks import gates
+from gradguard.callback import GradGuard
+from gradguard.check import check
+from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport
+from gradguard.snapshots import snapshot_attributes, snapshot_rng
+from gradguard.thresholds import Thresholds
+from gradguard.verdict import Verdict
+from gradguard.writers import JSONLWriter, Writer
+
+if TYPE_CHECKING:
+    from gradguard.writers.tensorboard import TensorBoardWriter
+
+__all__ = [
+    "Alert",
+    "BlockReport",
+    "Entry",
+    "GradGuard",
+    "GradientError",
+    "JSONLWriter",
+    "Report",
+    "TensorReport",
+    "TensorBoardWriter",
+    "Thresholds",
+    "Verdict",
+    "Writer",
+    "check",
+    "gates",
+    "snapshot_attributes",
+    "snapshot_rng",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "TensorBoardWriter":
+        from gradguard.writers.tensorboard import TensorBoardWriter  # tensorboard is not light: only when asked for
+
+        return TensorBoardWriter
+    raise AttributeError(f"module 'gradguard' has no attribute {name!r}")

@@ -1,0 +1,137 @@
+"""How well numerical and backprop gradients agree, each number with its uncertainty.
+
+Throughout, n and g are numerical and backprop derivatives of m entries or directions, `error` is the error bar of n and
+`rounding` backprop's own rounding error, in the units of g; all of shape (m,).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.parameters import Float64
+
+HUBER = 1.5
+
+
+def discrepancy(n: Float64, g: Float64) -> float:
+    """D = ||n - g|| / (||n|| + ||g||): 0 for equal, 1 for opposite or unrelated in size; 0 where both are 0."""
+    total = _norm(n) + _norm(g)
+    return _norm(n - g) / total if total > 0 else 0.0
+
+
+def floor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
+    """The discrepancy that the error bars alone would give; inf where n and g are 0 and the bars are not."""
+    total, bars = _norm(n) + _norm(g), _norm(np.hypot(error, rounding))
+    if total == 0:
+        return math.inf if bars > 0 else 0.0
+    return bars / total
+
+
+def _norm(values: Float64) -> float:
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * float(np.sqrt(np.sum((values / largest) ** 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The one factor k that makes n closest to k g, and how pure that relation is.
+
+    Attributes:
+        value: k = n / g, pooled; nan where g is 0.
+        error: One standard error of k.
+        purity: The reduced chi^2 of n - k g: about 1 or less where one factor says it all.
+        worst: The largest |n - k g| in error bars.
+    """
+
+    value: float
+    error: float
+    purity: float
+    worst: float
+
+
+def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
+    """n / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
+
+    Source: Huber 1964; the sandwich is not let below the Fisher error.
+    """
+    used = (g != 0) & np.isfinite(n)
+    if not used.any():
+        return Ratio(math.nan, math.inf, math.nan, math.nan)
+    n, g, error, rounding = n[used], g[used], np.maximum(error[used], np.finfo(np.float64).tiny), rounding[used]
+    k = _weighted_median(n / g, np.abs(g) / np.hypot(error, rounding))
+    for _ in range(30):
+        deviation = np.hypot(error, k * rounding)
+        weight = np.minimum(1, HUBER / np.maximum(np.abs(n - k * g) / deviation, HUBER)) / deviation**2
+        previous, k = k, float(np.sum(weight * g * n) / np.sum(weight * g**2))
+        if abs(k - previous) <= 1e-14 * abs(k):
+            break
+    residual = (n - k * g) / deviation
+    fisher = 1 / _norm(g / deviation)
+    sandwich = _norm(weight * g * (n - k * g)) / float(np.sum(weight * g**2))
+    purity = float(np.sum(residual**2)) / max(1, n.size - 1)
+    return Ratio(k, max(fisher, sandwich), purity, float(np.abs(residual).max()))
+
+
+def _weighted_median(values: Float64, weights: Float64) -> float:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """How many signs could be told, and how many agree."""
+
+    agreeing: int
+    resolvable: int
+
+    @property
+    def share(self) -> float:
+        """Agreeing / resolvable; 1 where none could be told, since none disagrees."""
+        return self.agreeing / self.resolvable if self.resolvable else 1.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Clopper-Pearson interval of `share`."""
+        return clopper_pearson(self.agreeing, self.resolvable)
+
+
+def resolvable(n: Float64, g: Float64, error: Float64, rounding: Float64) -> NDArray[np.bool_]:
+    """Where both signs can be told: |n| over three error bars, |g| over backprop's own rounding."""
+    return (np.abs(n) > 3 * error) & (np.abs(g) > rounding)
+
+
+def signs(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Signs:
+    """Sign agreement over the resolvable entries only."""
+    clear = resolvable(n, g, error, rounding)
+    return Signs(int(np.sum(np.sign(n[clear]) == np.sign(g[clear]))), int(clear.sum()))
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a binomial share.
+
+    Source: Clopper and Pearson 1934.
+    """
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - tail)
+    high = 1.0 if successes == trials else _bisect(lambda p: tail - (1 - _upper_tail(successes + 1, trials, p)))
+    return low, high
+
+
+def _upper_tail(successes: int, trials: int, p: float) -> float:
+    k = np.arange(successes, trials + 1)
+    log_choose = [math.lgamma(trials + 1) - math.lgamma(i + 1) - math.lgamma(trials - i + 1) for i in k]
+    return float(np.exp(np.array(log_choose) + k * math.log(p) + (trials - k) * math.log1p(-p)).sum())
+
+
+def _bisect(increasing: Callable[[float], float]) -> float:
+    low, high = 1e-12, 1 - 1e-12
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if increasing(middle) > 0 else (middle, high)
+    return (low + high) / 2

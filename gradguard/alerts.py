@@ -1,0 +1,98 @@
+"""What a person is told: the first time, when it changes, and when it is over."""
+
+import logging
+from collections.abc import Mapping
+
+from gradguard.diagnosis import BEYOND_FLOOR
+from gradguard.report import Alert, Report, TensorReport
+from gradguard.thresholds import Thresholds
+from gradguard.verdict import Verdict
+
+_ADVICE = {
+    Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+    Verdict.sign: "look for a minus that was lost, or a residual taken the wrong way round",
+    Verdict.missing: "look at where this gradient is written, and whether it is reset afterwards",
+    Verdict.spurious: "look at whether the forward pass uses this tensor at all",
+    Verdict.structure: "start at the worst entries, and compare the code there with the chain rule, term by term",
+    Verdict.nonfinite: "look for a division, logarithm or overflow in the backward pass",
+}
+
+
+class GradientError(RuntimeError):
+    """A confirmed gradient bug, raised by a guard with `on_alert="raise"`.
+
+    Attributes:
+        alert: What is wrong.
+        report: The whole check.
+    """
+
+    def __init__(self, alert: Alert, report: Report) -> None:
+        super().__init__(alert.message)
+        self.alert = alert
+        self.report = report
+
+
+class Alerts:
+    """Remembers what was told of each tensor, so that it is told once, and again when it changes or ends."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self._thresholds = thresholds
+        self._told: dict[str, tuple[int, str]] = {}
+
+    def of(self, step: int, tensors: Mapping[str, TensorReport]) -> tuple[Alert, ...]:
+        """What is new at this check."""
+        alerts = (self._new(step, tensor) for tensor in tensors.values())
+        return tuple(alert for alert in alerts if alert is not None)
+
+    def _new(self, step: int, tensor: TensorReport) -> Alert | None:
+        level, what = _state(tensor, self._thresholds)
+        before = self._told.get(tensor.name)
+        if level == logging.NOTSET:
+            if self._told.pop(tensor.name, None) is None:
+                return None
+            message = f"step {step} {tensor.name}: recovered, {tensor.explanation}"
+            return Alert(step, logging.INFO, tensor.name, tensor.verdict, message)
+        if before == (level, what):
+            return None
+        self._told[tensor.name] = (level, what)
+        return Alert(step, level, tensor.name, tensor.verdict, _message(step, tensor, level, what))
+
+
+def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
+    """How loud, and about what; what is already told must compare equal at the next check."""
+    if tensor.verdict.is_bug:
+        return logging.ERROR, f"{tensor.verdict}: {tensor.cause}"
+    if tensor.verdict is Verdict.nondeterministic or (tensor.verdict is Verdict.inconclusive and not tensor.sampled):
+        return logging.WARNING, str(tensor.verdict)
+    crossed = _crossed(tensor, thresholds)
+    return (logging.WARNING, crossed) if crossed else (logging.NOTSET, "")
+
+
+def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
+    """The threshold that is crossed and that the error bar does not explain, if any."""
+    if tensor.discrepancy > max(thresholds.discrepancy, BEYOND_FLOOR * tensor.floor):
+        return "discrepancy"
+    uncertainty = 3 * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
+    if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):
+        return "ratio_drift"
+    low, high = tensor.sign_interval
+    if tensor.sign_agreement < thresholds.sign_agreement and high < thresholds.sign_agreement:
+        return "sign_agreement"
+    return ""
+
+
+def _message(step: int, tensor: TensorReport, level: int, what: str) -> str:
+    lead = f"step {step} {tensor.name}:"
+    sure = f"d = {tensor.discrepancy:.2g} where float precision explains {BEYOND_FLOOR * tensor.floor:.1g}"
+    if level == logging.ERROR:
+        parts = [f"{lead} BUG, {tensor.verdict}: {tensor.explanation}", tensor.cause]
+        if tensor.sampled:
+            parts.append(f"{sure}, on {tensor.sampled} entries")
+        return "; ".join([*parts, _ADVICE.get(tensor.verdict, "")]).rstrip("; ")
+    if what in ("discrepancy", "ratio_drift", "sign_agreement"):
+        value = getattr(tensor, what)
+        return (
+            f"{lead} {what} is {value:.3g}, past its threshold, and float precision does not explain it ({sure}); "
+            "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
+        )
+    return f"{lead} {tensor.verdict}: {tensor.explanation}; {tensor.cause}"

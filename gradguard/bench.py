@@ -1,0 +1,198 @@
+"""One check's bench: the loss, the tensors and their gradients, proven fit to be measured."""
+
+import math
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from gradguard.differences import BACKPROP_ROUNDING, FourPoint, measure
+from gradguard.loss import Loss, Objective, Reduction, takes_parameters
+from gradguard.noise import resolution, unit_roundoff
+from gradguard.parameters import Array, Copied, Float64, InPlace, Shadow, Space, typical_size
+from gradguard.probes import Probe
+from gradguard.snapshots import Restore
+
+Precision = Literal["native", "float64", "auto"]
+START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
+UNSEEN_BY_FLOAT32 = 2.0**-30  # a relative move that float32 parameters round away
+
+
+def require_precision(precision: str) -> Precision:
+    """The precision, if it is one.
+
+    Raises:
+        ValueError: it is not; the message lists the valid ones.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; expected 'native', 'float64' or 'auto'")
+    return precision  # type: ignore[return-value]  # just compared with the literal's values
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a check measures with.
+
+    Attributes:
+        objective: The loss in the precision chosen.
+        arrays: The tensors as the user has them.
+        gradients: Their gradients, in float64.
+        centre: The unreduced losses at the unperturbed parameters.
+        roundoff: The unit roundoff that the gradients were computed with.
+    """
+
+    objective: Objective
+    arrays: Mapping[str, Array]
+    gradients: Mapping[str, Float64]
+    centre: Float64
+    roundoff: float
+
+    @property
+    def loss(self) -> float:
+        """The loss at the unperturbed parameters."""
+        return self.objective.total(self.centre)
+
+    def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
+        """Four-point differences of one tensor along some probes."""
+        return measure(self.objective, name, self.gradients[name], probes, steps, self.centre)
+
+    def rounding_of_entry(self, name: str) -> float:
+        """Backprop's own rounding error of one entry: some roundoffs of the largest."""
+        return BACKPROP_ROUNDING * self.roundoff * float(np.abs(self.gradients[name]).max(initial=0.0))
+
+    def rounding_of_direction(self, name: str) -> float:
+        """Backprop's own rounding error along a unit vector: some roundoffs of the gradient's norm."""
+        return BACKPROP_ROUNDING * self.roundoff * float(np.linalg.norm(self.gradients[name]))
+
+    def start_step(self, name: str) -> float:
+        """The step to begin with: a thousandth of the tensor's typical entry."""
+        sizes = [typical_size(array, 0.0) for array in self.arrays.values()]
+        fallback = max(sizes, default=0.0) or 1.0
+        return START[self.objective.space.precision] * typical_size(self.arrays[name], fallback)
+
+    @contextmanager
+    def nudged(self, amount: float, seed: int) -> Iterator["Bench"]:
+        """The same bench where every parameter is moved, at random, by a share `amount` of itself."""
+        rng = np.random.default_rng(seed)
+        with ExitStack() as moves:
+            for name in self.arrays:
+                array, base = moves.enter_context(self.objective.space.moving(name))
+                array[...] = base * (1 + amount * rng.standard_normal(base.shape))
+            yield replace(self, centre=self.objective())
+
+    def repeats(self) -> bool:
+        """Whether the loss at the unperturbed parameters is, bit for bit, what it was."""
+        return np.array_equal(self.objective(), self.centre, equal_nan=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked, as the user gave it, before it is decided in which precision.
+
+    Attributes:
+        params: The mapping of the parameters itself.
+        arrays: Its live arrays.
+        gradients: Their gradients.
+        loss: `loss()` or `loss(params)`.
+        reduction: Which scalar the gradient is of, when the loss returns an array.
+        restore: Puts back the state that an evaluation may disturb.
+    """
+
+    params: Mapping[str, object]
+    arrays: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    loss: Loss
+    reduction: Reduction | None
+    restore: Restore
+
+    def bench(self, precision: Precision) -> Bench:
+        """The bench in the precision asked for; with "auto", float64 where it proves to take, else native.
+
+        Raises:
+            ValueError: float64 was asked for by name and does not take; the message says what was tried.
+        """
+        native = self._objective(self._native())
+        bench = self._open(native, self._roundoff())
+        bench = replace(bench, roundoff=max(bench.roundoff, unit_roundoff(resolution(bench.centre, native.dtype))))
+        if precision == "native" or not np.isfinite(bench.centre).all():
+            return bench
+        shadow, refusal = self._proven(native, bench.centre)
+        if shadow is not None:
+            shadow.evaluations += native.evaluations
+            return self._open(shadow, bench.roundoff)
+        if precision == "float64":
+            raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
+        return bench
+
+    def reopened(self, precision: str, roundoff: float) -> Bench:
+        """The bench in a precision that an earlier check has proven."""
+        return self._open(self._objective(self._native() if precision == "native" else self._shadow()), roundoff)
+
+    def _open(self, objective: Objective, roundoff: float) -> Bench:
+        exact = {name: gradient.astype(np.float64) for name, gradient in self.gradients.items()}
+        return Bench(objective, self.arrays, exact, objective(), roundoff)
+
+    def _objective(self, space: Space) -> Objective:
+        return Objective(self.loss, space, self.reduction, self.restore)
+
+    def _roundoff(self) -> float:
+        return max(unit_roundoff(array.dtype) for array in (*self.arrays.values(), *self.gradients.values()))
+
+    def _native(self) -> Space:
+        return Copied(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
+
+    def _shadow(self) -> Shadow:
+        swapped = None if takes_parameters(self.loss) else self.params
+        assert swapped is None or isinstance(swapped, MutableMapping)
+        return Shadow(self.arrays, swapped)
+
+    def _proven(self, native: Objective, centre: Float64) -> tuple[Objective | None, str]:
+        """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
+        if not (takes_parameters(self.loss) or isinstance(self.params, MutableMapping)):
+            return None, (
+                f"loss() reads the live arrays and params is a {type(self.params).__name__} whose entries cannot be "
+                "swapped; expected a mutable mapping such as a dict, or loss(params)"
+            )
+        shadow = self._objective(self._shadow())
+        refusal = _why_not_exact(shadow, native.total(centre))
+        native.evaluations += shadow.evaluations
+        shadow.evaluations = 0
+        return (None, refusal) if refusal else (shadow, "")
+
+
+def _why_not_exact(shadow: Objective, expected: float) -> str:
+    """Why the loss on float64 copies is not the same loss in float64; "" when it is proven to be.
+
+    Proof: it has the native loss's value, and along moves too small for float32 it changes in proportion.
+    """
+    try:
+        losses = shadow()
+        value, largest = shadow.total(losses), float(np.abs(losses).max())
+        if not abs(value - expected) <= 1e-3 * max(abs(expected), largest) + 1e-6:
+            return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
+        for name, array in shadow.space.arrays.items():
+            if array.size and not _is_proportional(shadow, name):
+                return f"the loss does not follow moves of {name!r} that float32 would round away"
+    except Exception as error:  # noqa: BLE001 - a loss may refuse float64 in any way, and native remains
+        return f"on float64 copies of the parameters the loss raises {type(error).__name__}: {error}"
+    return ""
+
+
+def _is_proportional(shadow: Objective, name: str) -> bool:
+    rng = np.random.default_rng(0)
+    with shadow.space.moving(name) as (array, base):
+        typical = typical_size(base, 1.0)
+        offset = (np.abs(base) + typical) * rng.standard_normal(base.shape)
+
+        def change(amount: float) -> float:
+            array[...] = base + amount * offset
+            above = shadow()
+            array[...] = base - amount * offset
+            return shadow.total(above - shadow())
+
+        once, twice = change(UNSEEN_BY_FLOAT32), change(2 * UNSEEN_BY_FLOAT32)
+        if once == twice == 0:
+            return change(2.0**-10) == 0
+        return math.isclose(twice, 2 * once, rel_tol=1e-2)

@@ -1,0 +1,345 @@
+"""The callback: when to check, and what to do with the outcome."""
+
+import dataclasses
+import logging
+import math
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from gradguard.alerts import Alerts, GradientError
+from gradguard.bench import Bench, Subject, require_precision
+from gradguard.blocks import Blocks, block_masks
+from gradguard.check import ENTRIES, deep_check, report_of
+from gradguard.deep import Examined
+from gradguard.diagnosis import ALARM, diagnose_tensor
+from gradguard.drift import alarm_level
+from gradguard.loss import Loss, require_reduction, takes_parameters
+from gradguard.naming import require_constants
+from gradguard.parameters import InPlace, read_gradients, read_parameters
+from gradguard.report import Alert, Report, TensorReport
+from gradguard.routine import TensorState, probe_tensor
+from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
+from gradguard.snapshots import Snapshot, together
+from gradguard.thresholds import Thresholds
+from gradguard.verdict import Verdict
+from gradguard.writers.writer import Writer
+
+LOG = logging.getLogger("gradguard")
+
+ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
+CONFIRMING_ENTRIES = 100  # entries of a suspect tensor when an alarm is confirmed
+DEEP_SECONDS = 10.0  # about what a deep check may take inside a training
+EVALUATIONS_AN_ENTRY = 8
+EVALUATIONS_A_TENSOR = 250  # of directions, pilots and noise
+CHECKS_IN_A_RUN = 10_000
+HISTORY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One check in a line.
+
+    Attributes:
+        step: The training step.
+        verdict: The gravest of the tensors' verdicts.
+        verdicts: Each tensor's.
+        ratios: Each tensor's n / g.
+        alarms: Tensors whose routine probes raised an alarm at this check.
+        evaluations: How often the loss was evaluated.
+        seconds: How long it took.
+    """
+
+    step: int
+    verdict: Verdict
+    verdicts: Mapping[str, Verdict]
+    ratios: Mapping[str, float]
+    alarms: tuple[str, ...]
+    evaluations: int
+    seconds: float
+
+
+class GradGuard:
+    """Checks the gradients of a training while it runs; call `after_backward` between backward and update.
+
+    Args:
+        params: The parameters by name: the mapping the model itself uses, read anew at every check.
+        loss: `loss()` reads the live arrays, `loss(params)` is handed a mapping; may be given with each call instead.
+        every_n_steps: The densest schedule, or a callable that says whether a step is due.
+        start_step: No check before this step.
+        max_overhead: The share of wall time that checks may take after the first one; None for no bound.
+        thresholds: What alerts, beside confirmed bugs.
+        constants: Numbers of the training by name, such as `{"timesteps": 39}`, to name a ratio after.
+        blocks: Named parts of tensors, such as `{"W": gates("ifog", axis=1)}`.
+        reduction: "sum" or "mean", when the loss returns an array of unreduced losses.
+        precision: "native", "float64" or "auto".
+        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
+        logdir: Where TensorBoard finds this run.
+        writers: Further places where reports go.
+        on_alert: "log", "raise" (a confirmed bug raises `GradientError`), or a callable that takes each `Alert`.
+        seed: Of the probes.
+
+    Raises:
+        TypeError: Something is of a kind that cannot be checked; the message names it.
+        ValueError: An option's value does not fit; the message says what was expected.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, object],
+        loss: Loss | None = None,
+        *,
+        every_n_steps: int | Due = 100,
+        start_step: int = 0,
+        max_overhead: float | None = 0.01,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008 - it is frozen
+        constants: Mapping[str, float] | None = None,
+        blocks: Blocks | None = None,
+        reduction: str | None = None,
+        precision: str = "auto",
+        snapshot: Snapshot | Iterable[Snapshot] | None = None,
+        logdir: str | os.PathLike[str] | None = None,
+        writers: Iterable[Writer] = (),
+        on_alert: str | Callable[[Alert], object] = "log",
+        seed: int = 0,
+    ) -> None:
+        arrays = read_parameters(params)
+        self._params = params
+        self._loss = loss
+        self._due = due_steps(every_n_steps, start_step)
+        self._budget = Budget(max_overhead)
+        self._thresholds = thresholds
+        self._constants = require_constants(constants)
+        self._masks = block_masks(blocks, {name: array.shape for name, array in arrays.items()})
+        self._reduction = require_reduction(reduction)
+        self._precision = require_precision(precision)
+        self._snapshot = together(snapshot)
+        self._on_alert = _require_on_alert(on_alert)
+        self._rng = np.random.default_rng(seed)
+        self._alerts = Alerts(thresholds)
+        if loss is not None and not takes_parameters(loss):
+            InPlace(arrays)
+        self._writers = [*_tensorboard(logdir), *writers]
+        self._told_lost: set[int] = set()
+        self._last_step: int | None = None
+        self._closed = False
+        self._found: Bench | None = None
+        self._states: dict[str, TensorState] = {}
+        self._tensors: dict[str, TensorReport] = {}
+        self._baseline: dict[str, float] = {}
+        self._turn = 0
+        self.report: Report | None = None
+        self.history: deque[HistoryRow] = deque(maxlen=HISTORY)
+
+    def after_backward(
+        self,
+        step: int,
+        grads: Mapping[str, object],
+        loss: Loss | None = None,
+        *,
+        constants: Mapping[str, float] | None = None,
+    ) -> Report | None:
+        """Check the gradients that the optimizer is about to use, if a check is due.
+
+        Args:
+            step: The training step; it never goes backwards.
+            grads: The gradients by the names of `params`: accumulated, unscaled, not yet clipped.
+            loss: The loss on the batch that the gradients are of; needed unless it was given to the guard.
+            constants: Of this step, where they change, such as the number of timesteps; they go before the guard's.
+
+        Returns:
+            The report, or None when the schedule or the budget skips this step.
+
+        Raises:
+            TypeError: The loss or an array is of a kind that cannot be checked.
+            ValueError: There is no loss, steps go backwards, or names or shapes do not fit.
+            GradientError: A bug is confirmed, and `on_alert` is "raise".
+        """
+        if self._closed:
+            raise ValueError("the guard is closed; make a new one, or close it after the last step")
+        loss = loss if loss is not None else self._loss
+        if loss is None:
+            raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
+        step = self._last_step = require_step(step, self._last_step)
+        if not self._due(step):
+            return None
+        plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
+        if plan is None:
+            return None
+        known = self._constants | require_constants(constants)
+        started = time.perf_counter()
+        report, alarms = self._check(step, grads, loss, known, plan, started)
+        self._budget.record(report.seconds, report.evaluations)
+        self._publish(report, alarms)
+        return report
+
+    def close(self) -> None:
+        """Close the writers; once is enough, twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            for writer in self._writers:
+                self._guarded(writer, writer.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(
+        self,
+        step: int,
+        grads: Mapping[str, object],
+        loss: Loss,
+        constants: Mapping[str, float],
+        plan: Plan,
+        started: float,
+    ) -> tuple[Report, tuple[str, ...]]:
+        arrays = read_parameters(self._params)
+        gradients = read_gradients(grads, arrays)
+        restore = self._snapshot()
+        try:
+            subject = Subject(self._params, arrays, gradients, loss, self._reduction, restore)
+            if self._found is None:
+                bench, alarms = self._first(subject, constants, started)
+            else:
+                bench, alarms = self._later(subject, self._found, constants, plan)
+        finally:
+            restore()
+        report = report_of(bench, self._with_drift(), step, started)
+        share = self._budget.share
+        return dataclasses.replace(report, overhead=share, alerts=self._alerts.of(step, report.tensors)), alarms
+
+    def _first(
+        self, subject: Subject, constants: Mapping[str, float], started: float
+    ) -> tuple[Bench, tuple[str, ...]]:
+        """Preflight, and a deep check of every tensor."""
+        bench = subject.bench(self._precision)
+        evaluation = (time.perf_counter() - started) / bench.objective.evaluations
+        per_tensor = DEEP_SECONDS / max(evaluation, 1e-9) / len(bench.arrays) - EVALUATIONS_A_TENSOR
+        entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, ROUTINE_ENTRIES, ENTRIES))
+        self._deepen(bench, list(bench.arrays), entries, constants)
+        if np.isfinite(bench.centre).all():
+            self._found = bench
+        return bench, ()
+
+    def _later(
+        self, subject: Subject, found: Bench, constants: Mapping[str, float], plan: Plan
+    ) -> tuple[Bench, tuple[str, ...]]:
+        """Routine probes of the tensors whose turn it is, and a deep check of those that raise an alarm."""
+        bench = subject.reopened(found.objective.space.precision, found.roundoff)
+        names = self._whose_turn(list(bench.arrays), plan.tensors)
+        if not np.isfinite(bench.centre).all():
+            self._deepen(bench, names, ROUTINE_ENTRIES, constants)
+            return bench, ()
+        standing = [name for name in names if self._is_standing(bench, name)]
+        alarms = tuple(name for name in names if name not in standing and self._probe(bench, name, plan.entries))
+        if standing or alarms:
+            self._deepen(bench, [*standing, *alarms], CONFIRMING_ENTRIES, constants)
+        return bench, alarms
+
+    def _whose_turn(self, names: list[str], count: int) -> list[str]:
+        turn, self._turn = self._turn % len(names), (self._turn + count) % len(names)
+        return sorted((names[turn:] + names[:turn])[:count], key=names.index)
+
+    def _is_standing(self, bench: Bench, name: str) -> bool:
+        """Whether only a deep check can speak: a verdict that routine probes cannot lift, or nothing carried over."""
+        grave = self._tensors[name].verdict.level >= Verdict.nondeterministic.level
+        unexplained = grave and self._tensors[name].verdict is not Verdict.inconclusive
+        return unexplained or name not in self._states or not np.isfinite(bench.gradients[name]).all()
+
+    def _probe(self, bench: Bench, name: str, entries: int) -> bool:
+        """Routine probes of one tensor; whether they raise an alarm."""
+        state = self._states[name]
+        evidence, largest = probe_tensor(bench, name, state, entries, self._rng)
+        report = diagnose_tensor(evidence, {}, self._thresholds)
+        self._tensors[name] = dataclasses.replace(report, evidence=state.evidence)
+        streams = 3 * len(self._states)
+        return largest > ALARM or state.evidence > alarm_level(streams, CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+
+    def _deepen(self, bench: Bench, names: list[str], entries: int, constants: Mapping[str, float]) -> None:
+        evidence = {name: state.evidence for name, state in self._states.items()}
+        reports, examined = deep_check(
+            bench, names, entries, self._rng, self._masks, constants, self._thresholds
+        )
+        for name, report in reports.items():
+            self._tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
+        for name, measured in examined.items():
+            self._carry_over(name, measured)
+
+    def _carry_over(self, name: str, measured: Examined) -> None:
+        self._states[name] = TensorState.after(measured)
+        ratio = self._tensors[name].ratio
+        if name not in self._baseline and self._tensors[name].verdict.is_bug is False and ratio > 0:
+            self._baseline[name] = ratio
+
+    def _with_drift(self) -> dict[str, TensorReport]:
+        """The latest report of every tensor, with how far its ratio is from the first confirmed one."""
+        return {name: dataclasses.replace(tensor, ratio_drift=self._drift(tensor)) for name, tensor in self._tensors.items()}
+
+    def _drift(self, tensor: TensorReport) -> float:
+        first = self._baseline.get(tensor.name)
+        return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
+
+    def _publish(self, report: Report, alarms: tuple[str, ...]) -> None:
+        """History, log, writers, and then whoever is to be told: an exception of theirs finds everything on record."""
+        self.report = report
+        self.history.append(
+            HistoryRow(
+                step=report.step,
+                verdict=report.verdict,
+                verdicts={name: tensor.verdict for name, tensor in report.tensors.items()},
+                ratios={name: tensor.ratio for name, tensor in report.tensors.items()},
+                alarms=alarms,
+                evaluations=report.evaluations,
+                seconds=report.seconds,
+            )
+        )
+        for alert in report.alerts:
+            LOG.log(alert.level, "%s", alert.message)
+        for writer in self._writers:
+            self._guarded(writer, lambda to=writer: to.write(report))  # type: ignore[misc]  # bound at once
+        for alert in report.alerts:
+            if callable(self._on_alert):
+                self._on_alert(alert)
+            elif self._on_alert == "raise" and alert.level >= logging.ERROR:
+                raise GradientError(alert, report)
+
+    def _guarded(self, writer: Writer, act: Callable[[], object]) -> None:
+        """A writer that fails costs its records and one warning, never the training."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - whatever a writer raises, training goes on
+            if id(writer) not in self._told_lost:
+                self._told_lost.add(id(writer))
+                warnings.warn(
+                    f"{type(writer).__name__} failed ({type(error).__name__}: {error}); its records of this check are "
+                    "lost, the checks and the training go on, and it is tried again at the next check",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        else:
+            self._told_lost.discard(id(writer))
+
+
+def _tensorboard(logdir: str | os.PathLike[str] | None) -> list[Writer]:
+    if logdir is None:
+        return []
+    from gradguard.writers.tensorboard import TensorBoardWriter  # it takes tensorboard along, which is not light
+
+    return [TensorBoardWriter(logdir)]
+
+
+def _require_on_alert(on_alert: str | Callable[[Alert], object]) -> str | Callable[[Alert], object]:
+    if callable(on_alert) or on_alert in ("log", "raise"):
+        return on_alert
+    raise ValueError(f"on_alert is {on_alert!r}; expected 'log', 'raise' or a callable that takes an Alert")

@@ -1,0 +1,154 @@
+"""One deep check, from parameters to report."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.bench import Bench, Subject, require_precision
+from gradguard.blocks import Blocks, block_masks
+from gradguard.deep import Examined, examine
+from gradguard.diagnosis import diagnose_tensor
+from gradguard.loss import Loss, require_reduction
+from gradguard.naming import require_constants
+from gradguard.parameters import read_gradients, read_parameters
+from gradguard.report import Report, TensorReport
+from gradguard.snapshots import Snapshot, together
+from gradguard.summary import summary, unmeasured, worst_verdict
+from gradguard.thresholds import Thresholds
+from gradguard.verdict import Verdict
+
+ENTRIES = 300
+
+
+def check(
+    params: Mapping[str, object],
+    grads: Mapping[str, object],
+    loss: Loss,
+    *,
+    constants: Mapping[str, float] | None = None,
+    blocks: Blocks | None = None,
+    reduction: str | None = None,
+    precision: str = "auto",
+    snapshot: Snapshot | Iterable[Snapshot] | None = None,
+    entries: int | None = None,
+    seed: int = 0,
+) -> Report:
+    """Check the gradients of a loss once, deeply; no training loop is needed.
+
+    Args:
+        params: The parameters by name, floating-point arrays.
+        grads: Their gradients, by the same names.
+        loss: `loss()` reads the live arrays; `loss(params)` is handed a mapping of the same names. It returns a
+            scalar, or an array of unreduced losses (then say which `reduction` the gradient is of).
+        constants: Numbers of the training by name, such as `{"timesteps": 39}`, to name a ratio after.
+        blocks: Named parts of tensors, such as `{"W": gates("ifog", axis=1)}`.
+        reduction: "sum" or "mean", when the loss returns an array.
+        precision: "native", "float64" or "auto".
+        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
+        entries: How many entries of a tensor to measure at most, 300 by default.
+        seed: Of the probes.
+
+    Raises:
+        TypeError: Something is of a kind that cannot be checked; the message names it.
+        ValueError: Names, shapes, sizes or an option's value do not fit; the message says what was expected.
+    """
+    started = time.perf_counter()
+    arrays = read_parameters(params)
+    gradients = read_gradients(grads, arrays)
+    masks = block_masks(blocks, {name: array.shape for name, array in arrays.items()})
+    known = require_constants(constants)
+    count = _require_entries(entries)
+    restore = together(snapshot)()
+    try:
+        subject = Subject(params, arrays, gradients, loss, require_reduction(reduction), restore)
+        bench = subject.bench(require_precision(precision))
+        tensors, _ = deep_check(bench, list(arrays), count, np.random.default_rng(seed), masks, known, Thresholds())
+    finally:
+        restore()
+    return report_of(bench, tensors, 0, started)
+
+
+def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, started: float) -> Report:
+    """The report of a check that began at `started`, by `time.perf_counter`."""
+    return Report(
+        step=step,
+        verdict=worst_verdict(tensors),
+        tensors=tensors,
+        precision=bench.objective.space.precision,
+        evaluations=bench.objective.evaluations,
+        seconds=time.perf_counter() - started,
+        explanation=summary(tensors, bench.loss),
+        loss=bench.loss,
+    )
+
+
+def deep_check(
+    bench: Bench,
+    names: Sequence[str],
+    count: int,
+    rng: np.random.Generator,
+    masks: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    constants: Mapping[str, float],
+    thresholds: Thresholds,
+) -> tuple[dict[str, TensorReport], dict[str, Examined]]:
+    """The reports of some tensors, and what was measured of those that could be.
+
+    The loss must repeat, bit for bit, before and after, or nothing it says of a gradient holds.
+    """
+    if not np.isfinite(bench.centre).all():
+        cause = "the training has diverged, or the forward pass overflows: look there first"
+        return unmeasured(names, Verdict.inconclusive, f"the loss is {bench.loss}, nothing can be differenced", cause), {}
+    examined: dict[str, Examined] = {}
+    reports: dict[str, TensorReport] = {}
+    steady = bench.repeats() and bench.repeats()
+    for name in names:
+        if not np.isfinite(bench.gradients[name]).all():
+            reports |= _nonfinite(bench, name)
+        elif steady and bench.gradients[name].size:
+            examined[name] = examine(bench, name, count, rng, masks.get(name, {}))
+            reports[name] = diagnose_tensor(examined[name].evidence, constants, thresholds)
+        elif steady:
+            reports |= unmeasured([name], Verdict.ok, "it has no entries", "")
+    if not (steady and bench.repeats()):
+        return reports | _nondeterministic(names), {}
+    if examined and not any(measured.evidence.entries.n.any() for measured in examined.values()):
+        return reports | _detached(bench, examined), {}
+    return reports, examined
+
+
+def _nonfinite(bench: Bench, name: str) -> dict[str, TensorReport]:
+    gradient = bench.gradients[name]
+    broken = np.argwhere(~np.isfinite(gradient))
+    where = [int(i) for i in broken[0]]
+    says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
+    cause = "an overflow, a division by zero or memory never written in the backward pass"
+    return unmeasured([name], Verdict.nonfinite, says, cause)
+
+
+def _nondeterministic(names: Sequence[str]) -> dict[str, TensorReport]:
+    says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
+    cause = (
+        "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
+        "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')"
+    )
+    return unmeasured(names, Verdict.nondeterministic, says, cause)
+
+
+def _detached(bench: Bench, examined: Iterable[str]) -> dict[str, TensorReport]:
+    moving = [name for name in examined if bench.gradients[name].any()]
+    says = "the loss does not move at all, whichever tensor is moved"
+    cause = (
+        "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), or the loss is a "
+        "value kept from before"
+    )
+    return unmeasured(moving, Verdict.inconclusive, says, cause)
+
+
+def _require_entries(entries: int | None) -> int:
+    if entries is None:
+        return ENTRIES
+    if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
+        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
+    return entries

@@ -1,0 +1,173 @@
+"""Centered differences over four points and realised steps, with the bars that rounding and truncation put on them.
+
+Along a probe v the loss is evaluated at x + c h v for c = -2, -1, 1, 2, as the dtype rounds those points. All that is
+said about a gradient comes from these four values and the one at x.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.loss import Objective
+from gradguard.parameters import Float64
+from gradguard.probes import Probe
+
+NOISE_OF_NUMERICAL = np.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
+NOISE_OF_TRUNCATION = np.sqrt(10) / 12  # of (u2 - 2 u1)/12
+NOISE_OF_FOURTH = np.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
+BACKPROP_ROUNDING = 8  # backprop's own rounding error, in unit roundoffs of ||g||
+
+
+@dataclass(frozen=True, slots=True)
+class FourPoint:
+    """The four-point differences of K probes; every field has shape (K,).
+
+    Attributes:
+        step: The nominal h.
+        odd1: u1 = L(1) - L(-1).
+        odd2: u2 = L(2) - L(-2).
+        even1: L(1) - 2 L(0) + L(-1).
+        even2: L(2) - 2 L(0) + L(-2).
+        predicted1: What the gradient says of `odd1`.
+        predicted2: What it says of `odd2`.
+        length1: The realised distance between the points of `odd1`, along the probe: nominally 2 h.
+        length2: That of `odd2`: nominally 4 h.
+        skew: How far the realised points are from symmetric, weighted as in `fourth`.
+    """
+
+    step: Float64
+    odd1: Float64
+    odd2: Float64
+    even1: Float64
+    even2: Float64
+    predicted1: Float64
+    predicted2: Float64
+    length1: Float64
+    length2: Float64
+    skew: Float64
+
+    @property
+    def length(self) -> Float64:
+        """The distance that `numerical` and `predicted` are differences over."""
+        return (8 * self.length1 - self.length2) / 12
+
+    @property
+    def numerical(self) -> Float64:
+        """N = (8 u1 - u2)/12, free of the third derivative."""
+        return (8 * self.odd1 - self.odd2) / 12
+
+    @property
+    def predicted(self) -> Float64:
+        """P: what the gradient says of N."""
+        return (8 * self.predicted1 - self.predicted2) / 12
+
+    @property
+    def n(self) -> Float64:
+        """The numerical derivative along the probe."""
+        return self.numerical / self.length
+
+    @property
+    def g(self) -> Float64:
+        """The gradient's derivative along the probe."""
+        return self.predicted / self.length
+
+    @property
+    def truncation(self) -> Float64:
+        """B = |u2 - 2 u1|/12, twice replaced by the realised ratio of the lengths: it grows as the third derivative."""
+        return np.abs(self.odd2 - self.length2 / self.length1 * self.odd1) / 12
+
+    @property
+    def fourth(self) -> Float64:
+        """x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2), freed of what asymmetric points add to it: mostly noise."""
+        return self.even2 - 4 * self.even1 - self.n * self.skew
+
+    def truncation_in_noise(self, sigma: float) -> Float64:
+        """z3: the truncation indicator in standard deviations of its own noise."""
+        return self.truncation / (NOISE_OF_TRUNCATION * sigma)
+
+    def truncation_bar(self, sigma: float) -> Float64:
+        """How far truncation may have moved N, where it stands clear of the noise.
+
+        A kink within the step need not show in u2 - 2 u1, but it shows in the fourth difference.
+        """
+        smooth = np.maximum(0, self.truncation - NOISE_OF_TRUNCATION * sigma)
+        kink = np.maximum(0, np.abs(self.fourth) - 25 * sigma) / 4
+        return smooth + kink
+
+    def bar(self, sigma: float) -> Float64:
+        """The error bar of `n`: noise and truncation, from loss values alone."""
+        return np.hypot(NOISE_OF_NUMERICAL * sigma, self.truncation_bar(sigma)) / self.length
+
+    def evidence(self, sigma: float, rounding: Float64 | float, moved: Float64 | float = 0.0) -> Float64:
+        """Z, about N(0, 1) for a correct gradient: what of n - g neither truncation nor noise explains.
+
+        Args:
+            sigma: The noise of one loss.
+            rounding: Backprop's own rounding error along the probe, in units of the gradient.
+            moved: How far n moved beyond the noise at other steps.
+        """
+        excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
+        deviation = 1.1 * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
+        return np.sign(self.n - self.g) * np.maximum(0, excess) / deviation
+
+    def where(self, redone: NDArray[np.bool_], newer: Self) -> Self:
+        """These differences, those marked by `redone` replaced by `newer` ones, in order."""
+        merged = {}
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name).copy()
+            values[redone] = getattr(newer, field.name)
+            merged[field.name] = values
+        return dataclasses.replace(self, **merged)
+
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Self:
+        """Some of the differences."""
+        return dataclasses.replace(
+            self, **{field.name: getattr(self, field.name)[chosen] for field in dataclasses.fields(self)}
+        )
+
+
+def measure(
+    objective: Objective, name: str, gradient: Float64, probes: Sequence[Probe], steps: Float64, centre: Float64
+) -> FourPoint:
+    """Four evaluations of the loss for each probe of one tensor; afterwards the tensor is as it was.
+
+    Args:
+        objective: The loss.
+        name: The tensor.
+        gradient: Its gradient, in float64.
+        probes: K directions.
+        steps: h for each, shape (K,).
+        centre: The unreduced losses at the unperturbed parameters.
+    """
+    rows = np.empty((len(probes), 10))
+    with objective.space.moving(name) as (array, base):
+        for row, probe, step in zip(rows, probes, steps, strict=True):
+            losses, against, along = {}, {}, {}
+            for c in (-2, -1, 1, 2):
+                moved = probe.shift(array, base, c * step)
+                against[c], along[c] = probe.against(gradient, moved), probe.along(moved)
+                losses[c] = objective()
+            probe.reset(array, base)
+            row[:] = (
+                step,
+                objective.total(losses[1] - losses[-1]),
+                objective.total(losses[2] - losses[-2]),
+                objective.total(losses[1] - 2 * centre + losses[-1]),
+                objective.total(losses[2] - 2 * centre + losses[-2]),
+                against[1] - against[-1],
+                against[2] - against[-2],
+                along[1] - along[-1],
+                along[2] - along[-2],
+                along[2] + along[-2] - 4 * (along[1] + along[-1]),
+            )
+    return FourPoint(*rows.T.copy())
+
+
+def concatenate(parts: Sequence[FourPoint]) -> FourPoint:
+    """The differences of several measurements, one after the other."""
+    names = [field.name for field in dataclasses.fields(FourPoint)]
+    return FourPoint(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -1,0 +1,65 @@
+"""Sequential evidence that a gradient is wrong, which may be looked at after every check.
+
+Shiryaev-Roberts e-detectors: each sums the likelihood ratios of a change at any earlier check. On a correct gradient
+the average run until the evidence exceeds A is at least A checks, with no tuning. Source: Shin, Ramdas and Rinaldo,
+"E-detectors" (NEJSDS).
+"""
+
+import math
+
+import numpy as np
+
+from gradguard.parameters import Float64
+
+SIZES = np.array([0.25, 0.5, 1.0, 2.0])  # of the shifts looked for, in standard deviations
+CLIP = 5.0  # one wild probe is for the confirmation to judge, not for the sum
+
+
+class Detector:
+    """The evidence of one stream of probes, kept as logarithms: it grows without bound once there is a fault."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: after a confirmation has cleared the tensor."""
+        self._upward: Float64 = np.full(SIZES.size, -np.inf)
+        self._downward: Float64 = np.full(SIZES.size, -np.inf)
+        self._either: Float64 = np.full(SIZES.size, -np.inf)
+
+    def update(self, z: float) -> None:
+        """One more probe: `z` is about N(0, 1) on a correct gradient, positive where n/g is above 1."""
+        z = float(np.clip(z, -CLIP, CLIP))
+        self._upward = _one_more(self._upward) + SIZES * z - SIZES**2 / 2
+        self._downward = _one_more(self._downward) - SIZES * z - SIZES**2 / 2
+        self._either = _one_more(self._either) + _log_cosh(SIZES * z) - SIZES**2 / 2
+
+    @property
+    def evidence(self) -> float:
+        """log10 of the evidence: half for a moved ratio, half for anything else."""
+        moved = np.concatenate([self._upward, self._downward])
+        total = np.logaddexp(_log_mean(moved), _log_mean(self._either)) - math.log(2)
+        return float(total) / math.log(10)
+
+
+def _one_more(log_sum: Float64) -> Float64:
+    return np.logaddexp(log_sum, 0)
+
+
+def _log_cosh(values: Float64) -> Float64:
+    return np.logaddexp(values, -values) - math.log(2)
+
+
+def _log_mean(logs: Float64) -> float:
+    return float(np.logaddexp.reduce(logs)) - math.log(logs.size)
+
+
+def alarm_level(streams: int, checks: int, false_alarms: float) -> float:
+    """log10 of the evidence at which the chance of one false alarm in the whole run is `false_alarms`.
+
+    Args:
+        streams: How many detectors run side by side.
+        checks: How many checks the run may have.
+        false_alarms: The chance.
+    """
+    return math.log10(streams * checks / false_alarms)

@@ -1,0 +1,108 @@
+"""The user's loss as a function of where the parameters stand: evaluated, checked, counted, its state put back."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.parameters import Float64, Space
+from gradguard.snapshots import Restore
+
+Loss = Callable[..., object]
+Reduction = Literal["sum", "mean"]
+
+
+def takes_parameters(loss: Loss) -> bool:
+    """Whether the loss is `loss(params)`; otherwise it is `loss()` and reads the live arrays.
+
+    A parameter with a default does not count: `loss()` works, and is what its author meant.
+
+    Raises:
+        TypeError: it is no callable, or wants more than one argument.
+    """
+    if not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}; expected a callable, loss() or loss(params)")
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except (TypeError, ValueError):  # some extension types have no signature; they are called as loss()
+        return False
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise TypeError(f"loss wants the arguments {', '.join(needed)}; expected a callable, loss() or loss(params)")
+    return len(needed) == 1
+
+
+def require_reduction(reduction: str | None) -> Reduction | None:
+    """The reduction, if it is one.
+
+    Raises:
+        ValueError: it is not; the message lists the valid ones.
+    """
+    if reduction is None or reduction in get_args(Reduction):
+        return reduction  # type: ignore[return-value]  # just compared with the literal's values
+    raise ValueError(f"reduction is {reduction!r}; expected 'sum', 'mean' or None")
+
+
+class Objective:
+    """The loss where `space` stands: the unreduced losses in float64, and how to sum them.
+
+    Args:
+        loss: `loss()` or `loss(params)`.
+        space: Where the tensors are moved.
+        reduction: Which scalar the gradient is of, when the loss returns an array.
+        restore: Puts back the state that an evaluation may disturb; called before each one.
+    """
+
+    def __init__(self, loss: Loss, space: Space, reduction: Reduction | None, restore: Restore) -> None:
+        self.space = space
+        self.dtype: np.dtype[Any] = np.dtype(np.float64)
+        self.evaluations = 0
+        self._loss = loss
+        self._takes_parameters = takes_parameters(loss)
+        self._reduction = reduction
+        self._restore = restore
+        self._weight = 1.0
+
+    def __call__(self) -> Float64:
+        """The losses at the present point, flat, shape (m,); m = 1 for a scalar loss.
+
+        Raises:
+            TypeError: the loss returned something that is no number and no array of numbers.
+            ValueError: it returned an array and no `reduction` was given.
+        """
+        self._restore()
+        self.evaluations += 1
+        with self.space.presented():
+            result = self._loss(self.space.arrays) if self._takes_parameters else self._loss()
+        values = _numbers(result)
+        if values.size != 1 and self._reduction is None:
+            raise ValueError(
+                f"the loss returned an array of shape {values.shape} and no reduction; say which scalar the gradient is "
+                "of: reduction='sum' or reduction='mean'"
+            )
+        self.dtype = values.dtype
+        self._weight = 1 / values.size if self._reduction == "mean" else 1.0
+        return values.astype(np.float64).reshape(-1)
+
+    def total(self, values: Float64) -> float:
+        """The scalar of unreduced losses (or of their differences), summed in float64."""
+        return float(values.sum()) * self._weight
+
+    def spread(self, deviations: Float64) -> float:
+        """The standard deviation of `total` where each unreduced loss has its own, independent one."""
+        return float(np.sqrt((deviations**2).sum())) * self._weight
+
+
+def _numbers(result: object) -> NDArray[Any]:
+    values = np.asarray(result)
+    if values.dtype.kind not in "fiu" or values.size == 0:
+        what = f"an array of dtype {values.dtype} and shape {values.shape}" if values.ndim else type(result).__name__
+        raise TypeError(f"the loss returned {what}; expected a number, or an array of unreduced losses")
+    return values

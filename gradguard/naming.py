@@ -1,0 +1,107 @@
+"""Which known number a ratio is: a constant of the training, a product or quotient of two, or a plain factor."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_PHRASES = {
+    "timesteps": "the number of timesteps",
+    "batch": "the batch size",
+    "world_size": "the number of processes",
+    "loss_scale": "the loss scale",
+    "accumulation": "the number of accumulated batches",
+}
+
+
+VAGUE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A number under a name.
+
+    Attributes:
+        value: The number, > 0.
+        label: How it is written, such as `timesteps` or 1/`batch`.
+        over: What the backward pass divides by, in words, that the loss does not; "" if nothing.
+        under: What the loss divides by, in words, that the backward pass does not; "" if nothing.
+    """
+
+    value: float
+    label: str
+    over: str = ""
+    under: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """What a ratio n/g of this value says of the backward pass."""
+        if self.over and self.under:
+            return f"the backward pass divides by {self.over} where the loss divides by {self.under}"
+        if self.over:
+            return f"the backward pass divides by {self.over} and the loss does not"
+        if self.under:
+            return f"the loss divides by {self.under} and the backward pass does not"
+        if self.value > 1:
+            return f"the backward pass lost a factor of {self.label}"
+        return f"the backward pass is too large by a factor of {1 / self.value:g}"
+
+
+def names_of(ratio: float, error: float, constants: Mapping[str, float]) -> list[Name]:
+    """The simplest known numbers within three errors of |ratio|; several when equally simple ones fit; else none.
+
+    Args:
+        ratio: n / g; a vague one is not named, since anything would fit.
+        error: Its standard error.
+        constants: Numbers of the training by name, all > 0.
+    """
+    reach = max(3 * error, 1e-6 * abs(ratio))
+    if reach > VAGUE * abs(ratio):
+        return []
+    for candidates in _by_simplicity(constants):
+        fitting = [name for name in candidates if abs(abs(ratio) - name.value) <= reach and abs(name.value - 1) > reach]
+        if fitting:
+            return fitting
+    return []
+
+
+def _by_simplicity(constants: Mapping[str, float]) -> Iterator[list[Name]]:
+    known = {name: float(value) for name, value in constants.items() if value not in (0, 1)}
+    words = {name: _PHRASES.get(name, f"`{name}`") for name in known}
+    yield [Name(value, f"`{name}`", over=words[name]) for name, value in known.items()] + [
+        Name(1 / value, f"1/`{name}`", under=words[name]) for name, value in known.items()
+    ]
+    yield [Name(2.0, "2"), Name(0.5, "1/2")]
+    yield list(_pairs(known, words))
+    yield [Name(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
+
+
+def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[Name]:
+    for first, a in known.items():
+        for second, b in known.items():
+            both = f"{words[first]} times {words[second]}"
+            if first <= second:
+                yield Name(a * b, f"`{first}` x `{second}`", over=both)
+                yield Name(1 / (a * b), f"1/(`{first}` x `{second}`)", under=both)
+            if first != second:
+                yield Name(a / b, f"`{first}`/`{second}`", over=words[first], under=words[second])
+        yield Name(2 * a, f"2 x `{first}`", over=f"twice {words[first]}")
+        yield Name(a / 2, f"`{first}`/2", over=f"half of {words[first]}")
+        yield Name(1 / (2 * a), f"1/(2 x `{first}`)", under=f"twice {words[first]}")
+        yield Name(2 / a, f"2/`{first}`", under=f"half of {words[first]}")
+
+
+def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:
+    """The constants as floats.
+
+    Raises:
+        ValueError: one is no positive finite number.
+    """
+    read = {}
+    for name, value in (constants or {}).items():
+        try:
+            read[name] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number") from None
+        if not (math.isfinite(read[name]) and read[name] > 0):
+            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number")
+    return read

@@ -1,0 +1,200 @@
+"""The arrays under test: read by name, moved while the loss is evaluated, and put back bit for bit."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Float64 = NDArray[np.float64]
+
+
+def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
+    """The live arrays of `params`, by name: the very objects, not copies.
+
+    Raises:
+        TypeError: `params` is not a mapping, or an entry is no array of floating-point numbers.
+        ValueError: there is nothing to check.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params is a {type(params).__name__}; expected a mapping from names to arrays")
+    if not params:
+        raise ValueError("params is empty; expected a mapping from names to arrays")
+    return {name: _floating(name, "parameter", value) for name, value in params.items()}
+
+
+def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The gradient of each array, by name and of its shape.
+
+    Raises:
+        TypeError: `grads` is not a mapping, or an entry is no array of floating-point numbers.
+        ValueError: a name is missing or unknown, or a shape differs.
+    """
+    if not isinstance(grads, Mapping):
+        raise TypeError(f"grads is a {type(grads).__name__}; expected a mapping with the names of params")
+    known, given = ", ".join(arrays), ", ".join(grads)
+    for name in arrays:
+        if name not in grads:
+            raise ValueError(f"grads has no entry {name!r}; given: {given or 'none'}; expected: {known}")
+    for name in grads:
+        if name not in arrays:
+            raise ValueError(f"grads has an entry {name!r} that params has not; expected: {known}")
+    read = {name: _floating(name, "gradient", grads[name]) for name in arrays}
+    for name, gradient in read.items():
+        if gradient.shape != arrays[name].shape:
+            raise ValueError(
+                f"the gradient of {name!r} has shape {gradient.shape}; expected {arrays[name].shape}, "
+                "the shape of the parameter"
+            )
+    return read
+
+
+def _floating(name: str, role: str, value: object) -> Array:
+    array = value if isinstance(value, np.ndarray) else _buffer(name, role, value)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"{role} {name!r} has dtype {array.dtype}; expected a floating-point dtype such as float32")
+    return array
+
+
+def _buffer(name: str, role: str, value: object) -> NDArray[Any]:
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    try:
+        return np.asarray(memoryview(value))  # type: ignore[arg-type]  # the except clause is the check
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{role} {name!r} is a {type(value).__name__}; expected a NumPy array, or an object that gives "
+            "access to its memory by the buffer protocol"
+        ) from None
+
+
+def require_movable(arrays: Mapping[str, Array]) -> None:
+    """Refuse arrays that cannot be moved in place one at a time.
+
+    Raises:
+        ValueError: an array is read-only, overlaps itself, or shares memory with another.
+    """
+    for name, array in arrays.items():
+        if not array.flags.writeable:
+            raise ValueError(
+                f"parameter {name!r} is read-only and cannot be perturbed in place; "
+                "pass a writable array, or a loss that takes the parameters: loss(params)"
+            )
+        if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape, strict=True)):
+            raise ValueError(
+                f"parameter {name!r} (shape {array.shape}, strides {array.strides}) is not contiguous: several of its "
+                "entries are one place in memory and cannot be perturbed one by one; pass an array with its own memory"
+            )
+    by_address = sorted((np.lib.array_utils.byte_bounds(array), name) for name, array in arrays.items() if array.size)
+    for position, ((_, end), name) in enumerate(by_address):
+        for (start, _), other in by_address[position + 1 :]:
+            if start >= end:
+                break
+            if np.shares_memory(arrays[name], arrays[other]):
+                raise ValueError(
+                    f"parameters {name!r} and {other!r} share memory, so moving one moves the other; "
+                    "pass the shared array under one name, with the sum of its gradients"
+                )
+
+
+class Space(Protocol):
+    """Where tensors are moved while the loss is evaluated, and what the loss is handed there."""
+
+    precision: str
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """The arrays that the loss sees, by name."""
+
+    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:
+        """The array to write to and its unmoved values, for the time of a `with`; afterwards it is as it was."""
+
+    def presented(self) -> AbstractContextManager[object]:
+        """Whatever must hold while the loss runs."""
+
+
+class InPlace:
+    """The live arrays themselves, each moved on its own and put back from a copy: `loss()` reads them."""
+
+    precision = "native"
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        require_movable(arrays)
+        self.arrays = arrays
+
+    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:
+        return _put_back(self.arrays[name])
+
+    def presented(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+class Copied:
+    """A copy of the tensor under test in its own dtype, among the live arrays: `loss(params)` is handed them."""
+
+    precision = "native"
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self.arrays = dict(arrays)
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[tuple[Array, Array]]:
+        live = self.arrays[name]
+        self.arrays[name] = live.copy()
+        try:
+            yield self.arrays[name], live
+        finally:
+            self.arrays[name] = live
+
+    def presented(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+class Shadow:
+    """Float64 copies of all the arrays, handed to `loss(params)` or standing in for the live ones in their mapping.
+
+    Args:
+        arrays: The live arrays.
+        stand_in_for: The mapping whose entries are swapped for the time of an evaluation; None when the loss
+            takes the parameters.
+    """
+
+    precision = "float64"
+
+    def __init__(self, arrays: Mapping[str, Array], stand_in_for: MutableMapping[str, Any] | None = None) -> None:
+        self.arrays: Mapping[str, Array] = {name: array.astype(np.float64) for name, array in arrays.items()}
+        self._mapping = stand_in_for
+
+    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:
+        return _put_back(self.arrays[name])
+
+    def presented(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._mapping is None else _swapped(self._mapping, self.arrays)
+
+
+@contextmanager
+def _put_back(array: Array) -> Iterator[tuple[Array, Array]]:
+    saved = array.copy()
+    try:
+        yield array, saved
+    finally:
+        array[...] = saved
+
+
+@contextmanager
+def _swapped(mapping: MutableMapping[str, Any], stand_ins: Mapping[str, Array]) -> Iterator[None]:
+    kept = {name: mapping[name] for name in stand_ins}
+    try:
+        mapping.update(stand_ins)
+        yield
+    finally:
+        mapping.update(kept)
+
+
+def typical_size(array: Array, fallback: float) -> float:
+    """The root mean square of the finite entries, the scale on which a parameter lives; `fallback` if it is 0."""
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    largest = float(finite.max(initial=0.0))
+    return largest * float(np.sqrt(np.mean((finite / largest) ** 2))) if largest > 0 else fallback

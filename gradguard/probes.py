@@ -1,0 +1,113 @@
+"""Which way to move a tensor: along one entry, along its gradient, or anywhere.
+
+A probe is one direction in the space of one tensor. All are unit vectors, so that a directional derivative and the
+derivative of an entry are on one scale.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.parameters import Array, Float64
+
+
+class Probe(Protocol):
+    """One direction in the space of a tensor."""
+
+    def shift(self, array: Array, base: Array, amount: float) -> "Float64 | float":
+        """Move `array` to `base` + amount x direction, rounded to its dtype; the realised displacement."""
+
+    def along(self, moved: "Float64 | float") -> float:
+        """The length of a displacement along the direction."""
+
+    def against(self, gradient: Float64, moved: "Float64 | float") -> float:
+        """The change of the loss that `gradient` predicts for a displacement."""
+
+    def reset(self, array: Array, base: Array) -> None:
+        """Put back what `shift` moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryProbe:
+    """Along one entry."""
+
+    index: tuple[int, ...]
+
+    def shift(self, array: Array, base: Array, amount: float) -> float:
+        """Move the entry; the displacement that its dtype made of `amount`."""
+        start = float(base[self.index])
+        array[self.index] = start + amount
+        return float(array[self.index]) - start
+
+    def along(self, moved: Float64 | float) -> float:
+        """The displacement itself."""
+        return float(moved)
+
+    def against(self, gradient: Float64, moved: Float64 | float) -> float:
+        """The entry's gradient times the displacement."""
+        return float(gradient[self.index]) * float(moved)
+
+    def reset(self, array: Array, base: Array) -> None:
+        """Put the entry back."""
+        array[self.index] = base[self.index]
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Along a unit vector of the tensor's shape."""
+
+    vector: Float64
+
+    def shift(self, array: Array, base: Array, amount: float) -> Float64:
+        """Move the tensor; the displacement that its dtype made of `amount` x vector."""
+        start = base.astype(np.float64)
+        array[...] = start + amount * self.vector
+        return array.astype(np.float64) - start
+
+    def along(self, moved: Float64 | float) -> float:
+        """The displacement's component along the vector."""
+        return float(np.vdot(self.vector, moved))
+
+    def against(self, gradient: Float64, moved: Float64 | float) -> float:
+        """The inner product of gradient and displacement."""
+        return float(np.vdot(gradient, moved))
+
+    def reset(self, array: Array, base: Array) -> None:
+        """Put the tensor back."""
+        array[...] = base
+
+
+def aligned(gradient: Float64, rng: np.random.Generator) -> Direction:
+    """Along a random half of the gradient's entries: it resolves an error of scale best, and is blind where g is 0."""
+    masked = np.where(rng.random(gradient.shape) < 0.5, gradient, 0.0)
+    largest = np.abs(masked).max(initial=0.0)
+    return _unit(masked / largest) if largest > 0 else gaussian(gradient.shape, rng)
+
+
+def gaussian(shape: tuple[int, ...], rng: np.random.Generator) -> Direction:
+    """Along a Gaussian vector: it sees a gradient that is missing."""
+    return _unit(np.asarray(rng.standard_normal(shape)))
+
+
+def _unit(vector: Float64) -> Direction:
+    return Direction(vector / np.sqrt(np.vdot(vector, vector)))
+
+
+def entries(gradient: Float64, count: int, rng: np.random.Generator) -> list[EntryProbe]:
+    """All entries of a tensor, or `count` of them: the largest |g|, strata over |g|, and some drawn uniformly."""
+    chosen = _sample(np.abs(gradient).reshape(-1), count, rng)
+    return [EntryProbe(tuple(int(i) for i in np.unravel_index(flat, gradient.shape))) for flat in chosen]
+
+
+def _sample(size: Float64, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    if size.size <= count:
+        return np.arange(size.size)
+    order = np.argsort(-size, kind="stable")
+    largest, rest = order[: count // 5], order[count // 5 :]
+    strata = np.array_split(rest, count - 2 * (count // 5))
+    stratified = np.array([rng.choice(stratum) for stratum in strata if stratum.size], dtype=np.intp)
+    others = np.setdiff1d(rest, stratified)
+    uniform = rng.choice(others, min(count // 5, others.size), replace=False)
+    return np.concatenate([largest, stratified, uniform])

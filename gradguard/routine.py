@@ -1,0 +1,158 @@
+"""The routine check of one tensor: one direction and a few entries, four points each, and what it carries over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradguard import noise, probes
+from gradguard.bench import Bench
+from gradguard.deep import Examined
+from gradguard.diagnosis import Evidence, Pairs
+from gradguard.differences import FourPoint
+from gradguard.drift import Detector
+from gradguard.parameters import Float64
+from gradguard.probes import EntryProbe, Probe
+
+FAR_TOO_LONG_Z3 = 30.0
+GAUSSIAN_EVERY = 4
+STEP_RANGE = 1e3  # how far the step may creep from where the deep check found it
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one kind of probe of one tensor carries from check to check.
+
+    Attributes:
+        step: h of the next probe.
+        variance: Of the loss's noise along such probes.
+        start: h that the deep check found.
+        checks: Probes so far.
+        detector: Their evidence.
+    """
+
+    step: float
+    variance: float
+    start: float
+    checks: int = 0
+    detector: Detector = field(default_factory=Detector)
+
+    def learn(self, points: FourPoint, z: float) -> None:
+        """Take over what one probe says of the noise, the step and the gradient."""
+        z3 = float(points.truncation_in_noise(np.sqrt(self.variance))[0])
+        if np.isfinite(z3) and z3 <= FAR_TOO_LONG_Z3:
+            self.detector.update(z)
+            self.variance = noise.updated_variance(self.variance, float(points.fourth[0]), self.checks)
+        self.checks += 1
+        self.step = float(
+            np.clip(noise.next_step(self.step, z3), self.start / STEP_RANGE, self.start * STEP_RANGE)
+        )
+
+
+@dataclass(slots=True)
+class TensorState:
+    """What one tensor carries from check to check: a stream for each kind of probe.
+
+    Attributes:
+        aligned: Along masks of the gradient.
+        gaussian: Along Gaussian vectors.
+        entry: Along single entries.
+        dtype: What the loss's values are rounded to.
+        amplification: How much larger backprop's own rounding error is than its usual bound.
+        checks: Routine checks so far.
+    """
+
+    aligned: Stream
+    gaussian: Stream
+    entry: Stream
+    dtype: np.dtype[Any]
+    amplification: float
+    checks: int = 0
+
+    @classmethod
+    def after(cls, examined: Examined) -> "TensorState":
+        """Begin where a deep check left off."""
+
+        def stream(step: float, sigma: float) -> Stream:
+            return Stream(step, sigma**2, step)
+
+        along = (examined.direction_step, examined.direction_sigma)
+        return cls(
+            aligned=stream(*along),
+            gaussian=stream(*along),
+            entry=stream(examined.entry_step, examined.entry_sigma),
+            dtype=examined.dtype,
+            amplification=examined.amplification,
+        )
+
+    @property
+    def evidence(self) -> float:
+        """log10 of the strongest evidence among the streams."""
+        return max(stream.detector.evidence for stream in (self.aligned, self.gaussian, self.entry))
+
+    def restart(self) -> None:
+        """Forget the evidence: a confirmation on fresh probes has spoken."""
+        for stream in (self.aligned, self.gaussian, self.entry):
+            stream.detector.restart()
+
+
+def probe_tensor(
+    bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator
+) -> tuple[Evidence, float]:
+    """One direction and some entries of a tensor; the pairs, and the largest |Z| among them."""
+    gradient = bench.gradients[name]
+    floor = noise.rounding_floor(bench.objective, bench.centre, state.dtype)
+    stream = state.gaussian if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1 else state.aligned
+    direction = (
+        probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
+    )
+    state.checks += 1
+    along = _probe(bench, name, stream, [direction], state.amplification * bench.rounding_of_direction(name), floor)
+    chosen = _some_entries(gradient, entries, rng)
+    single = _probe(bench, name, state.entry, chosen, state.amplification * bench.rounding_of_entry(name), floor)
+    evidence = Evidence(
+        name=name,
+        entries=single,
+        index=tuple(probe.index for probe in chosen)[: single.n.size],
+        directions=along,
+        unresolved=0,
+        coverage=float(np.sum(single.g**2) / max(np.sum(gradient**2), np.finfo(np.float64).tiny)),
+        step_size=state.entry.step,
+        noise=float(np.sqrt(stream.variance)),
+        blocks={},
+        deep=False,
+    )
+    return evidence, float(np.abs(np.concatenate([along.z, single.z])).max(initial=0.0))
+
+
+def _probe(
+    bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float
+) -> Pairs:
+    measured = []
+    for probe in chosen:
+        points = bench.measure(name, [probe], np.array([stream.step]))
+        stream.variance = max(stream.variance, floor**2)
+        sigma = float(np.sqrt(stream.variance))
+        pair = Pairs.measured(points, sigma, rounding, np.zeros(1))
+        far_too_long = not points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3
+        stream.learn(points, float(pair.z[0] * np.sign(points.predicted[0])))
+        if not far_too_long:
+            measured.append(pair)
+    return _joined(measured)
+
+
+def _joined(pairs: Sequence[Pairs]) -> Pairs:
+    joined = Pairs(*(np.empty(0) for _ in range(5)))
+    for pair in pairs:
+        joined = joined.plus(pair)
+    return joined
+
+
+def _some_entries(gradient: Float64, count: int, rng: np.random.Generator) -> list[EntryProbe]:
+    """Entries drawn in proportion to |g|, and as often to none: large ones show best, small ones are where bugs hide."""
+    size = np.abs(gradient).reshape(-1)
+    count = min(count, size.size)
+    weight = size + max(float(size.mean()), float(np.finfo(np.float64).tiny))
+    flat = rng.choice(size.size, count, replace=False, p=weight / weight.sum())
+    return [EntryProbe(tuple(int(i) for i in np.unravel_index(place, gradient.shape))) for place in flat]

@@ -1,0 +1,98 @@
+"""When to check, and how much a check may cost."""
+
+import operator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Due = Callable[[int], bool]
+
+
+def due_steps(every_n_steps: int | Due, start_step: int) -> Due:
+    """The steps at which a check is due, as a function.
+
+    Raises:
+        TypeError: `every_n_steps` is neither a whole number nor callable.
+        ValueError: a number is out of its range.
+    """
+    if isinstance(start_step, bool) or not isinstance(start_step, int) or start_step < 0:
+        raise ValueError(f"start_step is {start_step!r}; expected a whole number of at least 0")
+    if callable(every_n_steps):
+        rule = every_n_steps
+        return lambda step: step >= start_step and bool(rule(step))
+    if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int):
+        raise TypeError(f"every_n_steps is {every_n_steps!r}; expected a whole number, or a callable from step to bool")
+    if every_n_steps < 1:
+        raise ValueError(f"every_n_steps is {every_n_steps!r}; expected at least 1")
+    period = every_n_steps
+    return lambda step: step >= start_step and (step - start_step) % period == 0
+
+
+def require_step(step: object, last: int | None) -> int:
+    """The step as an int.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it lies before the last one.
+    """
+    try:
+        number = operator.index(step)  # type: ignore[arg-type]  # the except clause is the check
+    except TypeError:
+        raise TypeError(f"step is {step!r}; expected a whole number") from None
+    if last is not None and number < last:
+        raise ValueError(
+            f"step {number} comes after step {last}; steps must not go backwards, or TensorBoard drops what it has; "
+            "pass a count that goes on over epochs"
+        )
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a routine check may do: how many tensors, and how many sampled entries of each."""
+
+    tensors: int
+    entries: int
+
+
+class Budget:
+    """Keeps the share of wall time spent in checks, after the first, at or under a bound.
+
+    Args:
+        max_overhead: The share; None for no bound.
+
+    Raises:
+        ValueError: it is no share.
+    """
+
+    def __init__(self, max_overhead: float | None) -> None:
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead is {max_overhead!r}; expected a share above 0 and up to 1, or None")
+        self._bound = max_overhead
+        self._since: float | None = None
+        self._spent = 0.0
+        self._evaluation = 0.0
+
+    @property
+    def share(self) -> float | None:
+        """The share of wall time since the first check that went into checks; None before."""
+        return None if self._since is None else self._spent / max(time.perf_counter() - self._since, 1e-9)
+
+    def record(self, seconds: float, evaluations: int) -> None:
+        """Account for a check; the first one is free."""
+        self._evaluation = seconds / max(1, evaluations)
+        if self._since is None:
+            self._since = time.perf_counter()
+        else:
+            self._spent += seconds
+
+    def plan(self, tensors: int, entries: int) -> Plan | None:
+        """The largest check that fits: all tensors and entries, fewer entries, fewer tensors, or none."""
+        if self._bound is None or self._since is None:
+            return Plan(tensors, entries)
+        elapsed = time.perf_counter() - self._since
+        evaluations = (self._bound * elapsed - self._spent) / max(self._evaluation, 1e-9) - 1
+        fitting = min(tensors, int(evaluations // 4))
+        if fitting < 1:
+            return None
+        return Plan(fitting, min(entries, int(evaluations // (4 * fitting)) - 1))

@@ -1,0 +1,274 @@
+"""An LSTM with backpropagation through time, written by hand: the kind of model gradguard is for.
+
+It is the network of the question gradguard grew from: a softmax layer on an LSTM, in float32, trained on the mean
+cross-entropy over timesteps and batch. It knows nothing of gradguard. Each piece of its chain rule is a method of its
+own, so that `gradguard.testing.faults` can replace one of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[np.floating[Any]]
+
+GATES = "ifog"
+"""The order of the gates along the last axis of `Wx`, `Wh` and `b`: input, forget, output, candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences to learn from.
+
+    Attributes:
+        x: One-hot inputs, (T, B, inputs).
+        y: The classes to predict, integers, (T, B).
+    """
+
+    x: Array
+    y: NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a forward pass leaves for the backward pass.
+
+    `h[t]` and `c[t]` enter step t, `h[t + 1]` and `c[t + 1]` leave it.
+
+    Attributes:
+        batch: What went in.
+        a: The gates before their nonlinearity, at each step (B, 4 * hidden), in the order of `GATES`.
+        i: Input gate, at each step (B, hidden).
+        f: Forget gate, at each step (B, hidden).
+        o: Output gate, at each step (B, hidden).
+        g: Candidate, at each step (B, hidden).
+        c: Cell states, (B, hidden), one more than there are steps.
+        tanh_c: tanh of the cell state that leaves each step, (B, hidden).
+        h: Hidden states, (B, hidden), one more than there are steps.
+        logits: (T, B, outputs).
+    """
+
+    batch: Batch
+    a: list[Array]
+    i: list[Array]
+    f: list[Array]
+    o: list[Array]
+    g: list[Array]
+    c: list[Array]
+    tanh_c: list[Array]
+    h: list[Array]
+    logits: Array
+
+
+class LSTM:
+    """A softmax layer on an LSTM, with its gradients by hand.
+
+    Every result is in the dtype of the parameters: float32 stays float32, float64 parameters promote the whole pass.
+    Complex ones are taken too, and the forward pass is analytic: the complex step gives the true gradient.
+
+    Args:
+        inputs: Symbols in.
+        hidden: Cells.
+        outputs: Classes out.
+        seed: Of the initial weights.
+        dtype: Of the parameters.
+
+    Attributes:
+        params: `Wx` (inputs, 4 * hidden), `Wh` (hidden, 4 * hidden), `b` (4 * hidden,) of the LSTM, and
+            `V` (hidden, outputs), `c` (outputs,) of the softmax layer.
+    """
+
+    def __init__(
+        self, inputs: int = 5, hidden: int = 5, outputs: int = 5, *, seed: int = 0, dtype: DTypeLike = np.float32
+    ) -> None:
+        rng = np.random.default_rng(seed)
+
+        def weights(rows: int, columns: int) -> Array:
+            drawn: Array = (rng.standard_normal((rows, columns)) / np.sqrt(rows)).astype(dtype)
+            return drawn
+
+        self.params: dict[str, Array] = {
+            "Wx": weights(inputs, 4 * hidden),
+            "Wh": weights(hidden, 4 * hidden),
+            "b": np.zeros(4 * hidden, dtype),
+            "V": weights(hidden, outputs),
+            "c": np.zeros(outputs, dtype),
+        }
+        gate(self.params["b"], "f")[:] = 1  # a cell that starts by remembering
+
+    def loss(self, batch: Batch, params: Mapping[str, Array] | None = None) -> np.floating[Any]:
+        """The mean cross-entropy over timesteps and batch, in nats, at `params` or at the model's own."""
+        mean: np.floating[Any] = self.losses(batch, params).mean()
+        return mean
+
+    def losses(self, batch: Batch, params: Mapping[str, Array] | None = None) -> Array:
+        """The cross-entropy of each prediction, in nats, (T, B)."""
+        return cross_entropy(self.forward(batch, self.params if params is None else params))
+
+    def loss_and_grads(self, batch: Batch) -> tuple[np.floating[Any], dict[str, Array]]:
+        """The loss, and its gradient with respect to each of `params`."""
+        trace = self.forward(batch, self.params)
+        return cross_entropy(trace).mean(), self.backward(trace)
+
+    def forward(self, batch: Batch, params: Mapping[str, Array]) -> Trace:
+        """The forward pass through all timesteps, from states of zero."""
+        projected = batch.x @ params["Wx"] + params["b"]
+        zeros = np.zeros((batch.x.shape[1], len(params["Wh"])), params["Wh"].dtype)
+        h, c, tanh_c, a, i, f, o, g = [zeros], [zeros], [], [], [], [], [], []
+        for t in range(len(batch.x)):
+            a.append(projected[t] + h[t] @ params["Wh"])
+            openness = sigmoid(a[t])
+            i.append(gate(openness, "i"))
+            f.append(gate(openness, "f"))
+            o.append(gate(openness, "o"))
+            g.append(np.tanh(gate(a[t], "g")))
+            c.append(f[t] * c[t] + i[t] * g[t])
+            tanh_c.append(np.tanh(c[t + 1]))
+            h.append(o[t] * tanh_c[t])
+        return Trace(batch, a, i, f, o, g, c, tanh_c, h, logits=np.stack(h[1:]) @ params["V"] + params["c"])
+
+    def backward(self, s: Trace) -> dict[str, Array]:
+        """Backpropagation through time: from the last step to the first, summing each step's share of the gradient."""
+        grads = {name: np.zeros_like(param) for name, param in self.params.items()}
+        dh_next = dc_next = np.zeros_like(s.h[0])
+        dlogits = self.dlogits(s)
+        for t in self.steps(s):
+            dh = dlogits[t] @ self.params["V"].T + dh_next
+            dc = self.through_cell(s, t, dh) + dc_next
+            da = self.through_gates(s, t, dh, dc)
+            self.accumulate(grads, self.dense_grads(s, t, dlogits[t]) | self.recurrent_grads(s, t, da))
+            dh_next, dc_next = self.carry(s, t, da, dc)
+        return self.finish(s, grads)
+
+    def steps(self, s: Trace) -> Iterable[int]:
+        """The timesteps in the order of the backward pass."""
+        return reversed(range(len(s.logits)))
+
+    def dlogits(self, s: Trace) -> Array:
+        """From the mean loss to the logits, (T, B, outputs)."""
+        return (softmax(s.logits) - self.targets(s)) / s.batch.y.size
+
+    def targets(self, s: Trace) -> Array:
+        """The targets, one-hot, (T, B, outputs)."""
+        one_hot: Array = np.eye(s.logits.shape[-1], dtype=s.logits.dtype)[s.batch.y]
+        return one_hot
+
+    def dense_grads(self, s: Trace, t: int, dlogits: Array) -> dict[str, Array]:
+        """Step t's share of the gradient of the softmax layer."""
+        return {"V": s.h[t + 1].T @ dlogits, "c": dlogits.sum(axis=0)}
+
+    def through_cell(self, s: Trace, t: int, dh: Array) -> Array:
+        """From h = o tanh(c) to c, (B, hidden)."""
+        return dh * s.o[t] * self.cell_slope(s, t)
+
+    def cell_slope(self, s: Trace, t: int) -> Array:
+        """The derivative of tanh at the cell state that leaves step t, (B, hidden)."""
+        return 1 - s.tanh_c[t] ** 2
+
+    def through_gates(self, s: Trace, t: int, dh: Array, dc: Array) -> Array:
+        """From h = o tanh(c) and c = f c' + i g to the gates before their nonlinearity, (B, 4 * hidden)."""
+        di, df, dg = self.input_gate(s, t, dc), self.forget_gate(s, t, dc), self.candidate(s, t, dc)
+        return np.concatenate([di, df, self.output_gate(s, t, dh), dg], axis=-1)
+
+    def input_gate(self, s: Trace, t: int, dc: Array) -> Array:
+        """From c to the input gate before its sigmoid, (B, hidden)."""
+        return dc * s.g[t] * self.sigmoid_slope(s.i[t], gate(s.a[t], "i"))
+
+    def forget_gate(self, s: Trace, t: int, dc: Array) -> Array:
+        """From c to the forget gate before its sigmoid, (B, hidden)."""
+        return dc * s.c[t] * self.sigmoid_slope(s.f[t], gate(s.a[t], "f"))
+
+    def output_gate(self, s: Trace, t: int, dh: Array) -> Array:
+        """From h to the output gate before its sigmoid, (B, hidden)."""
+        return dh * s.tanh_c[t] * self.sigmoid_slope(s.o[t], gate(s.a[t], "o"))
+
+    def candidate(self, s: Trace, t: int, dc: Array) -> Array:
+        """From c to the candidate before its tanh, (B, hidden)."""
+        return dc * s.i[t] * (1 - s.g[t] ** 2)
+
+    def sigmoid_slope(self, value: Array, _preactivation: Array) -> Array:
+        """The derivative of a sigmoid gate, from the gate's value."""
+        return value * (1 - value)
+
+    def recurrent_grads(self, s: Trace, t: int, da: Array) -> dict[str, Array]:
+        """Step t's share of the gradient of the LSTM's tensors."""
+        return {"Wx": s.batch.x[t].T @ da, "Wh": s.h[t].T @ da, "b": da.sum(axis=0)}
+
+    def carry(self, s: Trace, t: int, da: Array, dc: Array) -> tuple[Array, Array]:
+        """What step t hands to step t - 1: the gradients of the states that entered it, (B, hidden) each."""
+        return self.carry_dh(da), self.carry_dc(s, t, dc)
+
+    def carry_dh(self, da: Array) -> Array:
+        """From the gates of a step to the hidden state that entered it, (B, hidden)."""
+        return da @ self.params["Wh"].T
+
+    def carry_dc(self, s: Trace, t: int, dc: Array) -> Array:
+        """From the cell state that leaves step t to the one that entered it, (B, hidden)."""
+        return dc * s.f[t]
+
+    def accumulate(self, grads: dict[str, Array], share: Mapping[str, Array]) -> None:
+        """Adds one step's share to the gradient."""
+        for name, part in share.items():
+            grads[name] += part
+
+    def finish(self, s: Trace, grads: dict[str, Array]) -> dict[str, Array]:  # noqa: ARG002 - for those who override it
+        """The last word on the gradient: nothing is left to do, `dlogits` has averaged already."""
+        return grads
+
+
+def gate(array: Array, name: str) -> Array:
+    """The columns of one gate: a view of the last axis of `Wx`, `Wh`, `b`, or of the gates of a step."""
+    width = array.shape[-1] // len(GATES)
+    first = GATES.index(name) * width
+    return array[..., first : first + width]
+
+
+def sigmoid(a: Array) -> Array:
+    """1 / (1 + exp(-a)), as a tanh: it does not overflow, and is analytic."""
+    openness: Array = 0.5 * (1 + np.tanh(0.5 * a))
+    return openness
+
+
+def cross_entropy(trace: Trace) -> Array:
+    """-log of the probability of each target, in nats, (T, B)."""
+    chosen = np.take_along_axis(trace.logits, trace.batch.y[..., None], axis=-1)
+    return log_sum_exp(trace.logits) - chosen[..., 0]
+
+
+def softmax(logits: Array) -> Array:
+    """The probabilities of the classes on the last axis."""
+    probabilities: Array = np.exp(logits - log_sum_exp(logits)[..., None])
+    return probabilities
+
+
+def log_sum_exp(logits: Array) -> Array:
+    """log(sum(exp(logits))) over the last axis; the shift is real, so that it is analytic for complex logits."""
+    shift = logits.real.max(axis=-1, keepdims=True)
+    total: Array = np.log(np.exp(logits - shift).sum(axis=-1)) + shift[..., 0]
+    return total
+
+
+def random_batch(
+    timesteps: int = 39,
+    batch: int = 4,
+    *,
+    inputs: int = 5,
+    outputs: int = 5,
+    seed: int = 0,
+    dtype: DTypeLike = np.float32,
+) -> Batch:
+    """Random symbols and random targets; the last input symbol is never fed, like a padding symbol.
+
+    Args:
+        timesteps: T, the length of the sequences.
+        batch: B, their number.
+        inputs: The model's input symbols, two at least.
+        outputs: The model's classes.
+        seed: Of the draw.
+        dtype: Of the one-hot inputs.
+    """
+    rng = np.random.default_rng(seed)
+    symbols = rng.integers(inputs - 1, size=(timesteps, batch))
+    return Batch(np.eye(inputs, dtype=dtype)[symbols], rng.integers(outputs, size=(timesteps, batch)))

@@ -1,0 +1,161 @@
+"""A report as TensorBoard summaries: curves, bands, histograms and the text of alerts.
+
+Tags are `gradguard.<metric>/<tensor>`: TensorBoard groups cards by what stands before the first slash, so that each
+metric is one section with a curve for each tensor.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from tensorboard.compat.proto import summary_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from gradguard.report import Alert, Report, TensorReport
+
+_Curve: TypeAlias = tuple[str, float, str]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+_VERDICT = "How grave: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug"
+
+_TENSOR_METRICS: Mapping[str, tuple[Callable[[TensorReport], float], str]] = {
+    "discrepancy": (lambda tensor: tensor.discrepancy, "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical"),
+    "floor": (lambda tensor: tensor.floor, "The discrepancy that float precision alone could cause"),
+    "ratio": (lambda tensor: tensor.ratio, "n / g, pooled over the entries"),
+    "ratio_drift": (lambda tensor: tensor.ratio_drift, "log(ratio / the first confirmed ratio)"),
+    "evidence": (lambda tensor: tensor.evidence, "log10 of the evidence that the gradient is wrong; alarms at about 7"),
+    "sign_agreement": (lambda tensor: tensor.sign_agreement, "Share of resolvable entries whose signs agree"),
+    "step_size": (lambda tensor: tensor.step_size, "Step of the differences, in units of the parameters"),
+    "noise": (lambda tensor: tensor.noise, "Standard deviation of the loss's rounding noise, in units of the loss"),
+    "verdict": (lambda tensor: tensor.verdict.level, _VERDICT),
+}
+
+_CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
+    "evaluations": (lambda report: report.evaluations, "How often the loss was evaluated"),
+    "seconds": (lambda report: report.seconds, "How long the check took"),
+    "overhead": (lambda report: report.overhead, "Share of the run's time spent in checks so far"),
+    "verdict": (lambda report: report.verdict.level, _VERDICT),
+    "loss": (lambda report: report.loss, "The loss at the parameters as they are"),
+}
+
+
+def summarize(report: Report, *, charted: Iterable[str] = ()) -> summary_pb2.Summary:
+    """What TensorBoard shows of a report.
+
+    Args:
+        report: What a check found.
+        charted: The tensors to draw a band chart of, for the first report of a file and whenever a tensor is new. Only
+            then do the curves carry their descriptions too: TensorBoard keeps those of a tag's first event.
+    """
+    charts = list(charted)
+    summary = summary_pb2.Summary()
+    for tag, value, description in _curves(report):
+        summary.MergeFrom(scalar_pb(tag, value, description=description if charts else None))
+    for name, tensor in report.tensors.items():
+        summary.MergeFrom(_histogram(name, tensor))
+    if report.alerts:
+        summary.MergeFrom(text_pb("gradguard.alerts/alerts", alert_table(report.alerts)))
+    if charts:
+        summary.MergeFrom(_layout(charts))
+    return summary
+
+
+def _curves(report: Report) -> Iterator[_Curve]:
+    for metric, (read, description) in _CHECK_METRICS.items():
+        value = read(report)
+        if value is not None and _is_drawable(value):
+            yield _tag("check", metric), float(value), description
+    for name, tensor in report.tensors.items():
+        yield from _tensor_curves(name, tensor)
+        yield from _band(name, tensor)
+
+
+def _tensor_curves(name: str, tensor: TensorReport) -> Iterator[_Curve]:
+    for metric, (read, description) in _TENSOR_METRICS.items():
+        value = read(tensor)
+        if _is_drawable(value):
+            yield _tag(metric, name), float(value), description
+
+
+def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
+    """The band that float precision explains, at each step that has a discrepancy.
+
+    A margin chart is refused unless its three curves share every step, so the band has curves of its own: where the
+    floor is not finite, everything up to 1, the largest discrepancy there is, could be rounding. The band's foot is a
+    thousandth of the floor: zero to the eye on a linear axis, and still drawn on a logarithmic one, where zero is not.
+    """
+    if not _is_drawable(tensor.discrepancy):
+        return
+    top = min(float(tensor.floor), 1.0) if math.isfinite(tensor.floor) else 1.0
+    yield _tag("band", name, "lower"), top / 1000, "The foot of the band, a thousandth of its top"
+    yield _tag("band", name, "upper"), top, "The discrepancy up to which float precision explains everything"
+
+
+def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
+    ratios = [ratio for ratio in tensor.ratios if _is_drawable(ratio)]
+    return histogram_pb(_tag("ratios", name), ratios) if ratios else summary_pb2.Summary()
+
+
+def _layout(names: Iterable[str]) -> summary_pb2.Summary:
+    """One margin chart a tensor, in the Custom Scalars tab."""
+    category = layout_pb2.Category(
+        title="gradguard: discrepancy over the band that float precision explains",
+        chart=[_chart(name) for name in names],
+    )
+    layout = layout_pb2.Layout(category=[category])
+    metadata = custom_scalar.create_summary_metadata()
+    metadata.data_class = summary_pb2.DATA_CLASS_TENSOR
+    tensor = make_tensor_proto(layout.SerializeToString())
+    value = summary_pb2.Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
+    return summary_pb2.Summary(value=[value])
+
+
+def _chart(name: str) -> layout_pb2.Chart:
+    series = layout_pb2.MarginChartContent.Series(
+        value=_tag("discrepancy", name),
+        lower=_tag("band", name, "lower"),
+        upper=_tag("band", name, "upper"),
+    )
+    return layout_pb2.Chart(title=_encodable(name), margin=layout_pb2.MarginChartContent(series=[series]))
+
+
+def alert_table(alerts: Iterable[Alert]) -> str:
+    """Alerts as a Markdown table in which every name and message shows as the text it is."""
+    rows = [
+        ("level", "tensor", "verdict", "message"),
+        ("---", "---", "---", "---"),
+        *(tuple(map(_cell, (_level(alert), alert.tensor, alert.verdict, alert.message))) for alert in alerts),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _level(alert: Alert) -> str:
+    return logging.getLevelName(alert.level)
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: what could be markup becomes a character reference."""
+    shown = (char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
+    return "".join(f"&#{ord(char)};" if char in "&<>\\`*_[]!|" else char for char in shown)
+
+
+def _tag(metric: str, *names: str) -> str:
+    return _encodable("/".join([f"gradguard.{metric}", *names]))
+
+
+def _encodable(text: str) -> str:
+    # Protocol buffers hold UTF-8 only, and a name read from a file system may hold a lone surrogate.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_drawable(value: float) -> bool:
+    # TensorBoard keeps scalars as float32, so beyond its range they would turn into infinities.
+    return math.isfinite(value) and abs(value) <= _LARGEST

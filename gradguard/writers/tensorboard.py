@@ -1,0 +1,91 @@
+"""Reports in TensorBoard."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto import event_pb2
+
+from gradguard.report import Report
+from gradguard.writers.event_files import EventFile, is_remote, open_event_file
+from gradguard.writers.folders import make_folder
+from gradguard.writers.summaries import summarize
+
+
+class TensorBoardWriter:
+    """Writes reports as TensorBoard events: curves, bands, histograms, and the text of alerts.
+
+    One check is one event, on its way to the disk when `write` returns. A forked child and an unpickled copy write
+    files of their own. After a failed write, and when somebody removes the file, the next report begins a new one.
+
+    Args:
+        logdir: The run's directory, created when it is missing, or a `scheme://` path that fsspec understands.
+
+    Raises:
+        NotADirectoryError: `logdir` is a file, or leads through one.
+        OSError: `logdir` cannot be created.
+        ImportError, ValueError: Nothing that is installed can write to the `scheme://` path.
+    """
+
+    def __init__(self, logdir: str | os.PathLike[str]) -> None:
+        self.logdir = os.fspath(logdir)
+        self._file: EventFile | None = None
+        self._last_step: int | None = None
+        self._names: tuple[str, ...] = ()
+        self._charted: tuple[str, ...] = ()
+        if is_remote(self.logdir):
+            self._file = open_event_file(self.logdir)
+        else:
+            # A training script may change its working directory.
+            self.logdir = str(Path(self.logdir).absolute())
+            make_folder(Path(self.logdir))
+
+    def write(self, report: Report) -> None:
+        """Write one check as one event.
+
+        Raises:
+            ValueError: The report's step lies before that of the last report written.
+            OSError: The event could not be written; earlier events are safe, and `write` may be called again.
+        """
+        self._check_step(report.step)
+        file = self._open()
+        names = tuple(dict.fromkeys([*self._names, *report.tensors]))
+        summary = summarize(report, charted=names if names != self._charted else ())
+        self._add(file, event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary))
+        self._last_step, self._names, self._charted = report.step, names, names
+
+    def close(self) -> None:
+        """Finish the file; a later `write` begins a new one."""
+        file, self._file = self._file, None
+        if file is not None and file.is_ours():
+            file.close()
+        elif file is not None:
+            file.abandon()
+
+    def _check_step(self, step: int) -> None:
+        if self._last_step is not None and step < self._last_step:
+            raise ValueError(
+                f"expected a step of at least {self._last_step}, the last one written to {self.logdir}, got {step}: "
+                "TensorBoard erases the points that follow a step that goes back; give each run its own logdir"
+            )
+
+    def _open(self) -> EventFile:
+        if self._file is not None and self._file.is_ours():
+            return self._file
+        self.close()
+        self._file = open_event_file(self.logdir)
+        self._charted = ()
+        return self._file
+
+    def _add(self, file: EventFile, event: event_pb2.Event) -> None:
+        try:
+            file.add(event)
+        except BaseException:
+            # No reader sees what stands behind a torn event, so this file must not be continued.
+            self._file = None
+            file.discard_torn()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}

@@ -1,0 +1,19 @@
+"""What gradguard asks of a place that reports go to."""
+
+from typing import Protocol, runtime_checkable
+
+from gradguard.report import Report
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Takes every report of a run, in the order of its checks.
+
+    A writer lets its `OSError` out and stays usable: the guard turns it into one warning, and writes the next report.
+    """
+
+    def write(self, report: Report) -> None:
+        """Record what one check found; what was written survives the process being killed."""
+
+    def close(self) -> None:
+        """Let go of what the writer holds open; closing twice does nothing."""

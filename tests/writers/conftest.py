@@ -1,0 +1,93 @@
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradguard
+from gradguard import Entry, Report, TensorReport, Verdict
+
+MakeTensor = Callable[..., TensorReport]
+MakeReport = Callable[..., Report]
+RunScript = Callable[..., subprocess.CompletedProcess[str]]
+
+_TENSOR = TensorReport(
+    name="W",
+    verdict=Verdict.ok,
+    cause="",
+    explanation="d = 2.8e-05, float precision explains up to 3.4e-05 at this step size",
+    discrepancy=2.8e-5,
+    floor=3.4e-5,
+    ratio=1.0001,
+    ratio_error=1e-4,
+    sign_agreement=1.0,
+    sign_interval=(0.9, 1.0),
+    resolvable=3,
+    sampled=4,
+    unresolved=1,
+    coverage=0.8,
+    step_size=5e-3,
+    noise=1e-8,
+    smallest_visible=1e-4,
+    ratio_drift=1e-5,
+    evidence=-0.5,
+    worst=(Entry((0, 1), 0.25, 0.2501, 1e-4),),
+    ratios=(0.9999, 1.0, 1.0003),
+)
+
+
+def _make_tensor(name: str = "W", **changes: Any) -> TensorReport:
+    return replace(_TENSOR, name=name, **changes)
+
+
+def _make_report(step: int = 0, *tensors: TensorReport, **changes: Any) -> Report:
+    found = tensors or (_make_tensor("W"), _make_tensor("V"))
+    report = Report(
+        step=step,
+        verdict=Verdict.ok,
+        tensors={tensor.name: tensor for tensor in found},
+        precision="native",
+        evaluations=64,
+        seconds=0.5,
+        explanation="all agree",
+        loss=1.6,
+        overhead=0.008,
+    )
+    return replace(report, **changes)
+
+
+@pytest.fixture(scope="session")
+def make_tensor() -> MakeTensor:
+    """Builds a tensor's report: a name, and whatever differs from a healthy one."""
+    return _make_tensor
+
+
+@pytest.fixture(scope="session")
+def make_report() -> MakeReport:
+    """Builds a report: a step, its tensors (W and V unless said), and whatever differs from a healthy one."""
+    return _make_report
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> RunScript:
+    """Runs a script in a process of its own; it finds `reports` unpickled, and its arguments in `sys.argv`."""
+
+    def run(source: str, reports: list[Report], *arguments: object) -> subprocess.CompletedProcess[str]:
+        pickled = tmp_path / "reports.pickle"
+        pickled.write_bytes(pickle.dumps(reports))
+        script = tmp_path / "script.py"
+        script.write_text(f"import pickle, sys\nreports = pickle.load(open({str(pickled)!r}, 'rb'))\n{source}")
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(Path(gradguard.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
