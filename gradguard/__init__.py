@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from gradguard.alerts import GradientError
+from gradguard.arrays import diagnose
 from gradguard.blocks import gates
 from gradguard.callback import GradGuard
 from gradguard.check import check
@@ -23,12 +24,13 @@ __all__ = [
     "GradientError",
     "JSONLWriter",
     "Report",
-    "TensorReport",
     "TensorBoardWriter",
+    "TensorReport",
     "Thresholds",
     "Verdict",
     "Writer",
     "check",
+    "diagnose",
     "gates",
     "snapshot_attributes",
     "snapshot_rng",

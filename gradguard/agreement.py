@@ -55,14 +55,15 @@ class Ratio:
 
 
 def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
-    """n / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
+    """N / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
 
     Source: Huber 1964; the sandwich is not let below the Fisher error.
     """
     used = (g != 0) & np.isfinite(n)
     if not used.any():
         return Ratio(math.nan, math.inf, math.nan, math.nan)
-    n, g, error, rounding = n[used], g[used], np.maximum(error[used], np.finfo(np.float64).tiny), rounding[used]
+    n, g, rounding = n[used], g[used], rounding[used]
+    error = np.maximum(error[used], 1e-15 * np.maximum(np.abs(n), np.abs(g)))
     k = _weighted_median(n / g, np.abs(g) / np.hypot(error, rounding))
     for _ in range(30):
         deviation = np.hypot(error, k * rounding)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from gradguard.diagnosis import BEYOND_FLOOR
+from gradguard.evidence import BEYOND_FLOOR
 from gradguard.report import Alert, Report, TensorReport
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
@@ -75,8 +75,7 @@ def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     uncertainty = 3 * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
     if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):
         return "ratio_drift"
-    low, high = tensor.sign_interval
-    if tensor.sign_agreement < thresholds.sign_agreement and high < thresholds.sign_agreement:
+    if tensor.sign_interval[1] < thresholds.sign_agreement:
         return "sign_agreement"
     return ""
 

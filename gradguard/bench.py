@@ -144,9 +144,9 @@ class Subject:
         return Copied(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
 
     def _shadow(self) -> Shadow:
-        swapped = None if takes_parameters(self.loss) else self.params
-        assert swapped is None or isinstance(swapped, MutableMapping)
-        return Shadow(self.arrays, swapped)
+        if takes_parameters(self.loss) or not isinstance(self.params, MutableMapping):
+            return Shadow(self.arrays)
+        return Shadow(self.arrays, self.params)
 
     def _proven(self, native: Objective, centre: Float64) -> tuple[Objective | None, str]:
         """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
@@ -175,7 +175,7 @@ def _why_not_exact(shadow: Objective, expected: float) -> str:
         for name, array in shadow.space.arrays.items():
             if array.size and not _is_proportional(shadow, name):
                 return f"the loss does not follow moves of {name!r} that float32 would round away"
-    except Exception as error:  # noqa: BLE001 - a loss may refuse float64 in any way, and native remains
+    except Exception as error:
         return f"on float64 copies of the parameters the loss raises {type(error).__name__}: {error}"
     return ""
 

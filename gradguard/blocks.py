@@ -45,7 +45,9 @@ def gates(names: Sequence[str], axis: int) -> Gates:
 Blocks = Mapping[str, Gates | Mapping[str, Any]]
 
 
-def block_masks(blocks: Blocks | None, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+def block_masks(
+    blocks: Blocks | None, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """For each tensor with named blocks, which of its entries each block holds.
 
     Raises:

@@ -17,12 +17,13 @@ import numpy as np
 from gradguard.alerts import Alerts, GradientError
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
-from gradguard.check import ENTRIES, deep_check, report_of
-from gradguard.deep import Examined
-from gradguard.diagnosis import ALARM, diagnose_tensor
+from gradguard.check import deep_check, report_of
+from gradguard.deep import Effort, Examined
+from gradguard.diagnosis import diagnose_tensor
 from gradguard.drift import alarm_level
+from gradguard.evidence import ALARM
 from gradguard.loss import Loss, require_reduction, takes_parameters
-from gradguard.naming import require_constants
+from gradguard.naming import History, Observation, require_constants
 from gradguard.parameters import InPlace, read_gradients, read_parameters
 from gradguard.report import Alert, Report, TensorReport
 from gradguard.routine import TensorState, probe_tensor
@@ -35,12 +36,16 @@ from gradguard.writers.writer import Writer
 LOG = logging.getLogger("gradguard")
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
-CONFIRMING_ENTRIES = 100  # entries of a suspect tensor when an alarm is confirmed
+CONFIRMING = Effort(entries=100)
+CONFIRMING_DRIFT = Effort(entries=30, aligned=60)  # a small error of scale shows in many aligned directions together
+LOOKING = Effort(entries=ROUTINE_ENTRIES)
 DEEP_SECONDS = 10.0  # about what a deep check may take inside a training
 EVALUATIONS_AN_ENTRY = 8
 EVALUATIONS_A_TENSOR = 250  # of directions, pilots and noise
 CHECKS_IN_A_RUN = 10_000
+STREAMS = 3  # a tensor
 HISTORY = 10_000
+RATIOS = 20  # confirmed ratios of a wrong tensor that are remembered, to see which constant they follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class GradGuard:
         self._states: dict[str, TensorState] = {}
         self._tensors: dict[str, TensorReport] = {}
         self._baseline: dict[str, float] = {}
+        self._ratios: dict[str, deque[Observation]] = {}
         self._turn = 0
         self.report: Report | None = None
         self.history: deque[HistoryRow] = deque(maxlen=HISTORY)
@@ -219,15 +225,13 @@ class GradGuard:
         share = self._budget.share
         return dataclasses.replace(report, overhead=share, alerts=self._alerts.of(step, report.tensors)), alarms
 
-    def _first(
-        self, subject: Subject, constants: Mapping[str, float], started: float
-    ) -> tuple[Bench, tuple[str, ...]]:
+    def _first(self, subject: Subject, constants: Mapping[str, float], started: float) -> tuple[Bench, tuple[str, ...]]:
         """Preflight, and a deep check of every tensor."""
         bench = subject.bench(self._precision)
         evaluation = (time.perf_counter() - started) / bench.objective.evaluations
         per_tensor = DEEP_SECONDS / max(evaluation, 1e-9) / len(bench.arrays) - EVALUATIONS_A_TENSOR
-        entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, ROUTINE_ENTRIES, ENTRIES))
-        self._deepen(bench, list(bench.arrays), entries, constants)
+        entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, LOOKING.entries, Effort().entries))
+        self._deepen(bench, list(bench.arrays), Effort(entries), constants)
         if np.isfinite(bench.centre).all():
             self._found = bench
         return bench, ()
@@ -239,13 +243,14 @@ class GradGuard:
         bench = subject.reopened(found.objective.space.precision, found.roundoff)
         names = self._whose_turn(list(bench.arrays), plan.tensors)
         if not np.isfinite(bench.centre).all():
-            self._deepen(bench, names, ROUTINE_ENTRIES, constants)
+            self._deepen(bench, names, LOOKING, constants)
             return bench, ()
         standing = [name for name in names if self._is_standing(bench, name)]
-        alarms = tuple(name for name in names if name not in standing and self._probe(bench, name, plan.entries))
-        if standing or alarms:
-            self._deepen(bench, [*standing, *alarms], CONFIRMING_ENTRIES, constants)
-        return bench, alarms
+        probed = {name: self._probe(bench, name, plan.entries) for name in names if name not in standing}
+        self._deepen(bench, standing, CONFIRMING, constants)
+        for effort in (CONFIRMING, CONFIRMING_DRIFT):
+            self._deepen(bench, [name for name, wanted in probed.items() if wanted is effort], effort, constants)
+        return bench, tuple(name for name, wanted in probed.items() if wanted is not None)
 
     def _whose_turn(self, names: list[str], count: int) -> list[str]:
         turn, self._turn = self._turn % len(names), (self._turn + count) % len(names)
@@ -257,22 +262,31 @@ class GradGuard:
         unexplained = grave and self._tensors[name].verdict is not Verdict.inconclusive
         return unexplained or name not in self._states or not np.isfinite(bench.gradients[name]).all()
 
-    def _probe(self, bench: Bench, name: str, entries: int) -> bool:
-        """Routine probes of one tensor; whether they raise an alarm."""
+    def _probe(self, bench: Bench, name: str, entries: int) -> Effort | None:
+        """Routine probes of one tensor; the deep check that they call for, if they raise an alarm."""
         state = self._states[name]
         evidence, largest = probe_tensor(bench, name, state, entries, self._rng)
-        report = diagnose_tensor(evidence, {}, self._thresholds)
+        report = diagnose_tensor(evidence, History({}), self._thresholds)
         self._tensors[name] = dataclasses.replace(report, evidence=state.evidence)
-        streams = 3 * len(self._states)
-        return largest > ALARM or state.evidence > alarm_level(streams, CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+        if largest > ALARM:
+            return CONFIRMING
+        level = alarm_level(STREAMS * len(self._states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+        return CONFIRMING_DRIFT if state.evidence > level else None
 
-    def _deepen(self, bench: Bench, names: list[str], entries: int, constants: Mapping[str, float]) -> None:
+    def _deepen(self, bench: Bench, names: list[str], effort: Effort, constants: Mapping[str, float]) -> None:
+        """A deep check of some tensors on fresh probes: only that speaks of a bug."""
+        if not names:
+            return
         evidence = {name: state.evidence for name, state in self._states.items()}
-        reports, examined = deep_check(
-            bench, names, entries, self._rng, self._masks, constants, self._thresholds
-        )
+        histories = {name: History(constants, tuple(self._ratios.get(name, ()))) for name in names}
+        reports, examined = deep_check(bench, names, effort, self._rng, self._masks, histories, self._thresholds)
         for name, report in reports.items():
             self._tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
+            if report.verdict in (Verdict.scale, Verdict.sign):
+                seen = self._ratios.setdefault(name, deque(maxlen=RATIOS))
+                seen.append(Observation(report.ratio, report.ratio_error, constants))
+            else:
+                self._ratios.pop(name, None)
         for name, measured in examined.items():
             self._carry_over(name, measured)
 
@@ -284,7 +298,9 @@ class GradGuard:
 
     def _with_drift(self) -> dict[str, TensorReport]:
         """The latest report of every tensor, with how far its ratio is from the first confirmed one."""
-        return {name: dataclasses.replace(tensor, ratio_drift=self._drift(tensor)) for name, tensor in self._tensors.items()}
+        return {
+            name: dataclasses.replace(tensor, ratio_drift=self._drift(tensor)) for name, tensor in self._tensors.items()
+        }
 
     def _drift(self, tensor: TensorReport) -> float:
         first = self._baseline.get(tensor.name)
@@ -318,7 +334,7 @@ class GradGuard:
         """A writer that fails costs its records and one warning, never the training."""
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - whatever a writer raises, training goes on
+        except Exception as error:
             if id(writer) not in self._told_lost:
                 self._told_lost.add(id(writer))
                 warnings.warn(

@@ -8,18 +8,16 @@ from numpy.typing import NDArray
 
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
-from gradguard.deep import Examined, examine
+from gradguard.deep import Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.loss import Loss, require_reduction
-from gradguard.naming import require_constants
+from gradguard.naming import History, require_constants
 from gradguard.parameters import read_gradients, read_parameters
 from gradguard.report import Report, TensorReport
 from gradguard.snapshots import Snapshot, together
 from gradguard.summary import summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
-
-ENTRIES = 300
 
 
 def check(
@@ -59,12 +57,15 @@ def check(
     gradients = read_gradients(grads, arrays)
     masks = block_masks(blocks, {name: array.shape for name, array in arrays.items()})
     known = require_constants(constants)
-    count = _require_entries(entries)
+    effort = Effort() if entries is None else Effort(entries=_require_entries(entries))
     restore = together(snapshot)()
     try:
         subject = Subject(params, arrays, gradients, loss, require_reduction(reduction), restore)
         bench = subject.bench(require_precision(precision))
-        tensors, _ = deep_check(bench, list(arrays), count, np.random.default_rng(seed), masks, known, Thresholds())
+        histories = dict.fromkeys(arrays, History(known))
+        tensors, _ = deep_check(
+            bench, list(arrays), effort, np.random.default_rng(seed), masks, histories, Thresholds()
+        )
     finally:
         restore()
     return report_of(bench, tensors, 0, started)
@@ -79,7 +80,7 @@ def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, star
         precision=bench.objective.space.precision,
         evaluations=bench.objective.evaluations,
         seconds=time.perf_counter() - started,
-        explanation=summary(tensors, bench.loss),
+        explanation=summary(tensors),
         loss=bench.loss,
     )
 
@@ -87,10 +88,10 @@ def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, star
 def deep_check(
     bench: Bench,
     names: Sequence[str],
-    count: int,
+    effort: Effort,
     rng: np.random.Generator,
     masks: Mapping[str, Mapping[str, NDArray[np.bool_]]],
-    constants: Mapping[str, float],
+    histories: Mapping[str, History],
     thresholds: Thresholds,
 ) -> tuple[dict[str, TensorReport], dict[str, Examined]]:
     """The reports of some tensors, and what was measured of those that could be.
@@ -99,7 +100,9 @@ def deep_check(
     """
     if not np.isfinite(bench.centre).all():
         cause = "the training has diverged, or the forward pass overflows: look there first"
-        return unmeasured(names, Verdict.inconclusive, f"the loss is {bench.loss}, nothing can be differenced", cause), {}
+        return unmeasured(
+            names, Verdict.inconclusive, f"the loss is {bench.loss}, nothing can be differenced", cause
+        ), {}
     examined: dict[str, Examined] = {}
     reports: dict[str, TensorReport] = {}
     steady = bench.repeats() and bench.repeats()
@@ -107,13 +110,13 @@ def deep_check(
         if not np.isfinite(bench.gradients[name]).all():
             reports |= _nonfinite(bench, name)
         elif steady and bench.gradients[name].size:
-            examined[name] = examine(bench, name, count, rng, masks.get(name, {}))
-            reports[name] = diagnose_tensor(examined[name].evidence, constants, thresholds)
+            examined[name] = examine(bench, name, effort, rng, masks.get(name, {}))
+            reports[name] = diagnose_tensor(examined[name].evidence, histories[name], thresholds)
         elif steady:
             reports |= unmeasured([name], Verdict.ok, "it has no entries", "")
     if not (steady and bench.repeats()):
         return reports | _nondeterministic(names), {}
-    if examined and not any(measured.evidence.entries.n.any() for measured in examined.values()):
+    if examined and not any(measured.evidence.all.n.any() for measured in examined.values()):
         return reports | _detached(bench, examined), {}
     return reports, examined
 
@@ -146,9 +149,7 @@ def _detached(bench: Bench, examined: Iterable[str]) -> dict[str, TensorReport]:
     return unmeasured(moving, Verdict.inconclusive, says, cause)
 
 
-def _require_entries(entries: int | None) -> int:
-    if entries is None:
-        return ENTRIES
+def _require_entries(entries: int) -> int:
     if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
+        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {Effort.entries}")
     return entries

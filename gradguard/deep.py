@@ -13,21 +13,37 @@ from numpy.typing import NDArray
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
-from gradguard.diagnosis import Evidence, Pairs, significance
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.evidence import Evidence, Pairs
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
 
 ROUNDS = 6
 PILOTS = 6
-DIRECTIONS = 8
-SUSPICIOUS = 3.0  # standard deviations from which a difference is measured again
+KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
+SUSPICIOUS = 4.0  # standard deviations from which a difference is measured again
 AGAIN = 64  # differences measured again at most, while those measured do not move
 OTHER_STEPS = (1 / 2, 1 / 5)
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
 NUDGES = 2
 ASTRAY = 2  # roundings all through a pass, in moves of the parameters by one roundoff
 NUDGED = 16  # differences measured there
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much a deep check measures of a tensor.
+
+    Attributes:
+        entries: Single entries, at most.
+        aligned: Directions along masks of the gradient, which resolve an error of scale best.
+        gaussian: Directions that see what the gradient misses.
+    """
+
+    entries: int = 300
+    aligned: int = 4
+    gaussian: int = 4
+
 
 Measure = Callable[[NDArray[np.intp], Float64], FourPoint]
 
@@ -58,7 +74,15 @@ class Settled:
         """Where a step was found at which truncation is small, or small enough beside the derivative itself."""
         short_enough = self.points.truncation_in_noise(self.sigma) <= noise.TOO_LONG_Z3
         negligible = self.points.truncation_bar(self.sigma) <= 1e-3 * np.abs(self.points.numerical)
-        return np.isfinite(self.points.n) & (short_enough | negligible)
+        return np.isfinite(self.points.n) & (short_enough | negligible) & ~self.kinked
+
+    @property
+    def kinked(self) -> NDArray[np.bool_]:
+        """Where left and right slopes differ: the even part grows as the step, not as its square."""
+        even1, even2 = self.points.even1, self.points.even2
+        growth = np.divide(even2, even1, where=even1 != 0, out=np.zeros_like(even1))
+        grows_linearly = (growth > 1.5) & (growth < 2.7)
+        return grows_linearly & (np.abs(self.points.fourth) > KINK * self.sigma)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +109,28 @@ class Examined:
 
 
 def examine(
-    bench: Bench, name: str, count: int, rng: np.random.Generator, blocks: Mapping[str, NDArray[np.bool_]]
+    bench: Bench, name: str, effort: Effort, rng: np.random.Generator, blocks: Mapping[str, NDArray[np.bool_]]
 ) -> Examined:
-    """Measure `count` entries of a tensor (all, if it has no more) and some directions through it."""
+    """Measure entries of a tensor (all, if it has few) and directions through it."""
     gradient = bench.gradients[name]
     sigma, dtype = noise.jitter(bench.objective, name, bench.centre, rng)
     floor = noise.rounding_floor(bench.objective, bench.centre, dtype)
-    chosen = probes.entries(gradient, count, rng)
-    along = [probes.aligned(gradient, rng) for _ in range(DIRECTIONS // 2)]
-    along += [probes.gaussian(gradient.shape, rng) for _ in range(DIRECTIONS - len(along))]
+    chosen = probes.entries(gradient, effort.entries, rng)
+    along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
+    along += [probes.gaussian(gradient.shape, rng) for _ in range(effort.gaussian)]
     entries = _settle(bench, name, chosen, bench.rounding_of_entry(name), sigma, floor)
     directions = _settle(bench, name, along, bench.rounding_of_direction(name), sigma, floor)
     entry_step = float(np.median(entries.points.step))
     index = tuple(probe.index for probe, kept in zip(chosen, entries.resolved, strict=True) if kept)
     evidence = Evidence(
         name=name,
+        shape=gradient.shape,
+        norm=float(np.linalg.norm(gradient)),
         entries=entries.pairs.where(entries.resolved),
         index=index,
         directions=directions.pairs.where(directions.resolved),
-        unresolved=len(chosen) - len(index),
+        unresolved=int((~entries.resolved & ~entries.kinked).sum()),
+        kinks=int(entries.kinked.sum()),
         coverage=_coverage(gradient, index),
         step_size=entry_step,
         noise=entries.sigma,
@@ -134,9 +161,7 @@ def _coverage(gradient: Float64, index: Sequence[tuple[int, ...]]) -> float:
     return float(np.sum(seen**2) / np.sum((gradient / largest) ** 2))
 
 
-def _settle(
-    bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, prior: float, floor: float
-) -> Settled:
+def _settle(bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, prior: float, floor: float) -> Settled:
     def measure(which: NDArray[np.intp], steps: Float64) -> FourPoint:
         return bench.measure(name, [chosen[i] for i in which], steps)
 
@@ -159,15 +184,13 @@ def _settle(
         np.full(len(chosen), rounding),
         np.zeros(len(chosen)),
     )
-    if significance(settled.pairs.where(settled.resolved)) <= SUSPICIOUS:
+    if settled.pairs.where(settled.resolved).significance <= SUSPICIOUS:
         return settled
     settled = _measured_again(settled, measure)
     return replace(settled, rounding=_amplified(bench, name, chosen, settled))
 
 
-def _pilot(
-    measure: Measure, which: NDArray[np.intp], step: float, prior: float, floor: float
-) -> tuple[float, float]:
+def _pilot(measure: Measure, which: NDArray[np.intp], step: float, prior: float, floor: float) -> tuple[float, float]:
     """The step at which truncation just shows for a few probes of the tensor, and sigma.
 
     The fourth difference holds noise at short steps, and truncation too at long ones: the least of them is sigma.
@@ -236,6 +259,6 @@ def _amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settle
             after = nudged.measure(name, [chosen[i] for i in suspects], before.step)
         furthest = np.maximum(furthest, np.nan_to_num(np.abs(after.n - before.n), nan=np.inf))
     astray = ASTRAY * bench.roundoff / NUDGE * furthest
-    rounding = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
+    rounding: Float64 = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
     rounding[suspects] = np.maximum(rounding[suspects], astray)
     return rounding

@@ -5,6 +5,7 @@ said about a gradient comes from these four values and the one at x.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -16,9 +17,9 @@ from gradguard.loss import Objective
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
 
-NOISE_OF_NUMERICAL = np.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
-NOISE_OF_TRUNCATION = np.sqrt(10) / 12  # of (u2 - 2 u1)/12
-NOISE_OF_FOURTH = np.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
+NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
+NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
+NOISE_OF_FOURTH = math.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
 BACKPROP_ROUNDING = 8  # backprop's own rounding error, in unit roundoffs of ||g||
 
 

@@ -84,8 +84,8 @@ class Objective:
         values = _numbers(result)
         if values.size != 1 and self._reduction is None:
             raise ValueError(
-                f"the loss returned an array of shape {values.shape} and no reduction; say which scalar the gradient is "
-                "of: reduction='sum' or reduction='mean'"
+                f"the loss returned an array of shape {values.shape} and no reduction was given; say which scalar the "
+                "gradient is of: reduction='sum' or reduction='mean'"
             )
         self.dtype = values.dtype
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0

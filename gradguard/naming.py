@@ -33,6 +33,11 @@ class Name:
     under: str = ""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a mere number, with nothing to call it by."""
+        return not self.over and not self.under
+
+    @property
     def meaning(self) -> str:
         """What a ratio n/g of this value says of the backward pass."""
         if self.over and self.under:
@@ -46,22 +51,54 @@ class Name:
         return f"the backward pass is too large by a factor of {1 / self.value:g}"
 
 
-def names_of(ratio: float, error: float, constants: Mapping[str, float]) -> list[Name]:
-    """The simplest known numbers within three errors of |ratio|; several when equally simple ones fit; else none.
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A confirmed ratio, and the constants of its time.
 
-    Args:
-        ratio: n / g; a vague one is not named, since anything would fit.
+    Attributes:
+        ratio: n / g.
         error: Its standard error.
         constants: Numbers of the training by name, all > 0.
     """
-    reach = max(3 * error, 1e-6 * abs(ratio))
-    if reach > VAGUE * abs(ratio):
+
+    ratio: float
+    error: float
+    constants: Mapping[str, float]
+
+    def fitting(self) -> list[list[Name]]:
+        """The known numbers within three errors of |ratio|, in groups of the same simplicity, simplest first.
+
+        A vague ratio is not named, since anything would fit.
+        """
+        reach = max(3 * self.error, 1e-6 * abs(self.ratio))
+        if not reach <= VAGUE * abs(self.ratio):
+            return []
+        return [
+            [name for name in candidates if abs(abs(self.ratio) - name.value) <= reach and abs(name.value - 1) > reach]
+            for candidates in _by_simplicity(self.constants)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The constants now, and earlier ratios with theirs: where constants change, the ratio follows the right one.
+
+    Attributes:
+        constants: Numbers of the training by name, all > 0.
+        before: Earlier confirmed ratios of the same tensor.
+    """
+
+    constants: Mapping[str, float]
+    before: tuple[Observation, ...] = ()
+
+    def names_of(self, ratio: float, error: float) -> list[Name]:
+        """The simplest known numbers that the ratio may be, now and at all earlier times; several when all fit."""
+        always = [{name.label for group in seen.fitting() for name in group} for seen in self.before]
+        for group in Observation(ratio, error, self.constants).fitting():
+            names = [name for name in group if all(name.label in labels for labels in always)]
+            if names:
+                return names
         return []
-    for candidates in _by_simplicity(constants):
-        fitting = [name for name in candidates if abs(abs(ratio) - name.value) <= reach and abs(name.value - 1) > reach]
-        if fitting:
-            return fitting
-    return []
 
 
 def _by_simplicity(constants: Mapping[str, float]) -> Iterator[list[Name]]:

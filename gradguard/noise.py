@@ -39,7 +39,8 @@ def resolution(values: Float64, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def quantum(values: Float64, dtype: np.dtype[Any]) -> Float64:
     """The distance from each value to the next one of its dtype, in float64."""
-    return np.spacing(np.abs(values).astype(dtype)).astype(np.float64)
+    spacing: Float64 = np.spacing(np.abs(values).astype(dtype)).astype(np.float64)
+    return spacing
 
 
 def rounding_floor(objective: Objective, centre: Float64, dtype: np.dtype[Any]) -> float:
@@ -47,9 +48,7 @@ def rounding_floor(objective: Objective, centre: Float64, dtype: np.dtype[Any]) 
     return objective.spread(quantum(centre, dtype)) / float(np.sqrt(12))
 
 
-def jitter(
-    objective: Objective, name: str, centre: Float64, rng: np.random.Generator
-) -> tuple[float, np.dtype[Any]]:
+def jitter(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> tuple[float, np.dtype[Any]]:
     """sigma, and the dtype of the loss's values, from antithetic pairs of points some hundred roundoffs from x.
 
     The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Twelve
@@ -74,7 +73,7 @@ def jitter(
 
 
 def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> float:
-    """sigma from the fourth differences of many probes: their winsorised RMS about their mean.
+    """Sigma from the fourth differences of many probes: their winsorised RMS about their mean.
 
     Args:
         points: Differences at steps where truncation hardly shows.

@@ -124,10 +124,10 @@ class InPlace:
         require_movable(arrays)
         self.arrays = arrays
 
-    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:
+    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:  # noqa: D102 - as in Space
         return _put_back(self.arrays[name])
 
-    def presented(self) -> AbstractContextManager[object]:
+    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
@@ -140,7 +140,7 @@ class Copied:
         self.arrays = dict(arrays)
 
     @contextmanager
-    def moving(self, name: str) -> Iterator[tuple[Array, Array]]:
+    def moving(self, name: str) -> Iterator[tuple[Array, Array]]:  # noqa: D102 - as in Space
         live = self.arrays[name]
         self.arrays[name] = live.copy()
         try:
@@ -148,7 +148,7 @@ class Copied:
         finally:
             self.arrays[name] = live
 
-    def presented(self) -> AbstractContextManager[object]:
+    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
@@ -167,10 +167,10 @@ class Shadow:
         self.arrays: Mapping[str, Array] = {name: array.astype(np.float64) for name, array in arrays.items()}
         self._mapping = stand_in_for
 
-    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:
+    def moving(self, name: str) -> AbstractContextManager[tuple[Array, Array]]:  # noqa: D102 - as in Space
         return _put_back(self.arrays[name])
 
-    def presented(self) -> AbstractContextManager[object]:
+    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext() if self._mapping is None else _swapped(self._mapping, self.arrays)
 
 

@@ -52,6 +52,7 @@ class TensorReport:
         resolvable: Sampled entries whose numerical value stands clear of its error bar.
         sampled: Entries measured.
         unresolved: Entries measured and left out, because no step suited them.
+        kinks: Entries measured and left out, because the loss has a kink there.
         coverage: The share of ||g||^2 that the sampled entries hold.
         step_size: The step of the differences, in units of the parameters.
         noise: The standard deviation of the loss's rounding noise, in units of the loss.
@@ -77,6 +78,7 @@ class TensorReport:
     resolvable: int
     sampled: int
     unresolved: int
+    kinks: int
     coverage: float
     step_size: float
     noise: float

@@ -9,9 +9,9 @@ import numpy as np
 from gradguard import noise, probes
 from gradguard.bench import Bench
 from gradguard.deep import Examined
-from gradguard.diagnosis import Evidence, Pairs
 from gradguard.differences import FourPoint
 from gradguard.drift import Detector
+from gradguard.evidence import Evidence, Pairs
 from gradguard.parameters import Float64
 from gradguard.probes import EntryProbe, Probe
 
@@ -45,9 +45,7 @@ class Stream:
             self.detector.update(z)
             self.variance = noise.updated_variance(self.variance, float(points.fourth[0]), self.checks)
         self.checks += 1
-        self.step = float(
-            np.clip(noise.next_step(self.step, z3), self.start / STEP_RANGE, self.start * STEP_RANGE)
-        )
+        self.step = float(np.clip(noise.next_step(self.step, z3), self.start / STEP_RANGE, self.start * STEP_RANGE))
 
 
 @dataclass(slots=True)
@@ -104,19 +102,20 @@ def probe_tensor(
     gradient = bench.gradients[name]
     floor = noise.rounding_floor(bench.objective, bench.centre, state.dtype)
     stream = state.gaussian if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1 else state.aligned
-    direction = (
-        probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
-    )
+    direction = probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
     state.checks += 1
     along = _probe(bench, name, stream, [direction], state.amplification * bench.rounding_of_direction(name), floor)
     chosen = _some_entries(gradient, entries, rng)
     single = _probe(bench, name, state.entry, chosen, state.amplification * bench.rounding_of_entry(name), floor)
     evidence = Evidence(
         name=name,
+        shape=gradient.shape,
+        norm=float(np.linalg.norm(gradient)),
         entries=single,
-        index=tuple(probe.index for probe in chosen)[: single.n.size],
+        index=tuple(probe.index for probe in chosen)[: single.size],
         directions=along,
         unresolved=0,
+        kinks=0,
         coverage=float(np.sum(single.g**2) / max(np.sum(gradient**2), np.finfo(np.float64).tiny)),
         step_size=state.entry.step,
         noise=float(np.sqrt(stream.variance)),
@@ -126,9 +125,7 @@ def probe_tensor(
     return evidence, float(np.abs(np.concatenate([along.z, single.z])).max(initial=0.0))
 
 
-def _probe(
-    bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float
-) -> Pairs:
+def _probe(bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float) -> Pairs:
     measured = []
     for probe in chosen:
         points = bench.measure(name, [probe], np.array([stream.step]))
@@ -143,14 +140,14 @@ def _probe(
 
 
 def _joined(pairs: Sequence[Pairs]) -> Pairs:
-    joined = Pairs(*(np.empty(0) for _ in range(5)))
+    joined = Pairs.none()
     for pair in pairs:
         joined = joined.plus(pair)
     return joined
 
 
 def _some_entries(gradient: Float64, count: int, rng: np.random.Generator) -> list[EntryProbe]:
-    """Entries drawn in proportion to |g|, and as often to none: large ones show best, small ones are where bugs hide."""
+    """Entries drawn half in proportion to |g|, half uniformly: large ones show best, bugs hide in small ones."""
     size = np.abs(gradient).reshape(-1)
     count = min(count, size.size)
     weight = size + max(float(size.mean()), float(np.finfo(np.float64).tiny))

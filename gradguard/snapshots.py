@@ -30,7 +30,7 @@ def snapshot_attributes(obj: object, *names: str) -> Snapshot:
         ValueError: no names were given.
     """
     if not names:
-        raise ValueError("snapshot_attributes(obj, *names) was given no names; name the attributes that the loss changes")
+        raise ValueError("snapshot_attributes(obj, *names) was given no names; name what the loss changes")
     for name in names:
         if not hasattr(obj, name):
             raise AttributeError(f"{type(obj).__name__} has no attribute {name!r} to take a snapshot of")
@@ -74,7 +74,7 @@ def snapshot_rng(generator: object) -> Snapshot:
 
 
 def _set_bit_generator(generator: np.random.Generator, state: object) -> None:
-    generator.bit_generator.state = copy.deepcopy(state)
+    generator.bit_generator.state = state  # type: ignore[assignment]  # it is what the getter returned
 
 
 def _state_of(get: Callable[[], object], put: Callable[[object], object]) -> Snapshot:

@@ -12,7 +12,7 @@ def worst_verdict(tensors: Mapping[str, TensorReport]) -> Verdict:
     return max((tensor.verdict for tensor in tensors.values()), key=lambda verdict: verdict.level, default=Verdict.ok)
 
 
-def summary(tensors: Mapping[str, TensorReport], loss: float) -> str:
+def summary(tensors: Mapping[str, TensorReport]) -> str:
     """What the check says, in a sentence or two: which tensors are wrong and how, or what float precision explains."""
     wrong = [tensor for tensor in tensors.values() if tensor.verdict.is_bug]
     unclear = [tensor for tensor in tensors.values() if tensor.verdict.is_bug is None]
@@ -26,7 +26,7 @@ def summary(tensors: Mapping[str, TensorReport], loss: float) -> str:
         return f"This check cannot tell. {told[:1].upper()}{told[1:]}."
     furthest = max(tensors.values(), key=lambda tensor: tensor.discrepancy, default=None)
     if furthest is None or furthest.discrepancy == 0:
-        return f"No bug: the gradients agree with the differences of the loss ({loss:.6g})."
+        return "No bug: the gradients agree with the differences of the loss."
     return (
         f"No bug: float precision explains every difference (the largest, on {furthest.name}: {furthest.explanation})."
     )
@@ -64,6 +64,7 @@ def unmeasured(names: Iterable[str], verdict: Verdict, explanation: str, cause: 
             resolvable=0,
             sampled=0,
             unresolved=0,
+            kinks=0,
             coverage=0.0,
             step_size=math.nan,
             noise=math.nan,

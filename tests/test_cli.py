@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -63,7 +64,7 @@ def test_the_example_in_the_help_names_faults_that_exist(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
     example = capsys.readouterr().out.partition("example:\n")[2].split()
-    named = {name for option, name in zip(example, example[1:], strict=False) if option == "--fault"}
+    named = {name for option, name in itertools.pairwise(example) if option == "--fault"}
     assert named
     assert named <= {"list", *FAULTS}
 

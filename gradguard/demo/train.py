@@ -21,7 +21,7 @@ from gradguard.writers import JSONLWriter
 TIMESTEPS = 39
 """T of the question."""
 LEARNING_RATE = 4.0
-MAX_OVERHEAD = 0.5
+MAX_OVERHEAD = 0.2
 """So small a network trains so fast that the usual one percent of its time would be too little for a check."""
 BLOCKS = {"Wx": gates("ifog", axis=1), "Wh": gates("ifog", axis=1), "b": gates("ifog", axis=0)}
 
@@ -174,7 +174,7 @@ def verdict_of_fault(act: Act, fault: Fault) -> str:
     """What the guard said of an act with a fault, beside what it should have said."""
     found = bugs(act.report)
     if not found:
-        return f"The guard saw no bug in {len(act.reports)} checks; the fault spoils {listed(fault.tensors)}."
+        return f"The guard saw no bug in {checks(act)}; the fault spoils {listed(fault.tensors)}."
     verdicts = listed({str(act.report.tensors[name].verdict) for name in found})
     head = f"The guard alarmed at step {act.report.step}: {verdicts} in {listed(found)}"
     if found == fault.tensors:
@@ -187,12 +187,17 @@ def verdict_of_fixed(act: Act) -> str:
     found = bugs(act.report)
     if found:
         return f"A false alarm at step {act.report.step}, in {listed(found)}."
-    return f"The guard raised no alarm in {len(act.reports)} checks: what is left is float precision, not a bug."
+    return f"The guard raised no alarm in {checks(act)}: what is left is float precision, not a bug."
 
 
 def bugs(report: Report) -> set[str]:
     """The tensors that the report calls wrong."""
     return {name for name, tensor in report.tensors.items() if tensor.verdict.is_bug}
+
+
+def checks(act: Act) -> str:
+    """How many checks there were."""
+    return f"{len(act.reports)} check{'s' if len(act.reports) > 1 else ''}"
 
 
 def listed(names: Iterable[str]) -> str:

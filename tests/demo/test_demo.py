@@ -31,7 +31,7 @@ def demo(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def importable() -> dict[str, str]:
     """The environment with this Python's import path, so that a process elsewhere finds the same gradguard."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "default"}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def acts(demo: subprocess.CompletedProcess[str]) -> list[str]:
@@ -73,7 +73,7 @@ def test_the_network_learns_and_better_without_the_fault(demo: subprocess.Comple
 
 
 def test_the_alarm_is_logged_beside_the_progress_bar(demo: subprocess.CompletedProcess[str]) -> None:
-    """While it trains, stderr shows a bar for each act and the alarm on a line of its own; stdout is left for the end."""
+    """While it trains, stderr shows a bar for each act and the alarm on a line of its own; stdout stays clean."""
     lines = re.split(r"[\r\n]+", demo.stderr)
     assert any(re.match(r"1-fault-timesteps: 100%.*200/200", line) for line in lines)
     assert any(re.match(r"2-fixed: 100%.*200/200", line) for line in lines)
@@ -112,7 +112,7 @@ def executable(folder: Path) -> Path:
 
 
 def test_tensorboard_is_named_as_one_would_type_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain when this Python's is on PATH; by its path when none or another is; relative inside the working directory."""
+    """Plain when this Python's is on PATH, else by its path, which is relative inside the working directory."""
     own, other = executable(tmp_path / ".venv" / "bin"), executable(tmp_path / "other")
     monkeypatch.setattr(sys, "executable", str(own.parent / "python"))
     monkeypatch.chdir(tmp_path)
@@ -145,11 +145,11 @@ def measured(name: str | None) -> Act:
 
 
 def test_the_last_word_tells_what_was_found_beside_what_was_planted() -> None:
-    """A fault that was found, one found elsewhere than it was planted, one not found, and a false alarm each read so."""
+    """A fault found, one found in another place, one not found, and a false alarm: each is told as what it is."""
     missing_bias, correct = measured("missing-bias"), measured(None)
     planted, elsewhere = FAULTS["missing-bias"], FAULTS["missing-wh"]
     assert verdict_of_fault(missing_bias, planted).endswith(": missing in b, the very tensors that the fault spoils.")
     assert verdict_of_fault(missing_bias, elsewhere).endswith(": missing in b; the fault spoils Wh.")
-    assert verdict_of_fault(correct, planted) == "The guard saw no bug in 1 checks; the fault spoils b."
+    assert verdict_of_fault(correct, planted) == "The guard saw no bug in 1 check; the fault spoils b."
     assert verdict_of_fixed(missing_bias) == "A false alarm at step 0, in b."
-    assert verdict_of_fixed(correct).startswith("The guard raised no alarm in 1 checks")
+    assert verdict_of_fixed(correct).startswith("The guard raised no alarm in 1 check: ")

@@ -328,7 +328,7 @@ def test_a_writer_may_be_closed_twice_and_written_to_again(tmp_path: Path, make_
 
 
 def test_the_files_of_a_run_are_read_in_order(tmp_path: Path, make_report: MakeReport, run_script: RunScript) -> None:
-    """TensorBoard sorts names as text and never goes back, so a tenth file in a second must not sort before the ninth."""
+    """TensorBoard sorts names as text and never goes back, so the tenth file must not sort before the ninth."""
     script = """
 from gradguard.writers import TensorBoardWriter
 writer = TensorBoardWriter(sys.argv[1])

@@ -1,0 +1,131 @@
+"""The verdict alone, on gradients measured elsewhere: a printed table, another program's check."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gradguard.diagnosis import diagnose_tensor
+from gradguard.evidence import Evidence, Pairs
+from gradguard.lattice import quantum_of
+from gradguard.naming import History, require_constants
+from gradguard.parameters import Float64
+from gradguard.report import Report, TensorReport
+from gradguard.summary import summary, unmeasured, worst_verdict
+from gradguard.thresholds import Thresholds
+from gradguard.verdict import Verdict
+
+ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
+UNIT_ROUNDOFF = 2.0**-24
+
+Error = ArrayLike | Mapping[str, ArrayLike]
+
+
+def diagnose(
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    error: Error | None = None,
+    constants: Mapping[str, float] | None = None,
+    quantum: float | None = None,
+) -> Report:
+    """Verdict and cause from arrays alone.
+
+    Without error bars the quantum of the numerical column is read off the column itself where it shows, and one per
+    cent of truncation is assumed; a smaller error of the gradient is then not told from the differences' own.
+
+    Args:
+        pairs: For each tensor its backprop and its numerical gradient, `{"lstm": (g, n)}`, of one shape.
+        error: The error bar of n: one number, an array, or a mapping from tensors to either.
+        constants: Numbers of the training by name, such as `{"timesteps": 39}`.
+        quantum: The least difference between two values of n: ulp(loss) / 2h for a two-point difference.
+
+    Raises:
+        TypeError: Something is no array of numbers.
+        ValueError: Shapes differ, an array is empty, or a number is out of its range.
+    """
+    started = time.perf_counter()
+    known = require_constants(constants)
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f"pairs is a {type(pairs).__name__}; expected a mapping such as {{'lstm': (g, n)}}")
+    if quantum is not None and not 0 <= quantum < np.inf:
+        raise ValueError(f"quantum is {quantum!r}; expected a number of at least 0, or None")
+    tensors: dict[str, TensorReport] = {}
+    for name, pair in pairs.items():
+        g, n = _read(name, pair)
+        tensors |= _diagnosed(name, g, n, _error_of(name, error, n), known, quantum)
+    return Report(
+        step=0,
+        verdict=worst_verdict(tensors),
+        tensors=tensors,
+        precision="given",
+        evaluations=0,
+        seconds=time.perf_counter() - started,
+        explanation=summary(tensors),
+        loss=float("nan"),
+    )
+
+
+def _diagnosed(
+    name: str, g: Float64, n: Float64, error: Float64 | None, constants: Mapping[str, float], quantum: float | None
+) -> dict[str, TensorReport]:
+    for what, values in (("g", g), ("n", n)):
+        if not np.isfinite(values).all():
+            verdict = Verdict.nonfinite if what == "g" else Verdict.inconclusive
+            says = f"{int((~np.isfinite(values)).sum())} of {values.size} values of {what} are nan or inf"
+            return unmeasured([name], verdict, says, "an overflow, or memory never written")
+    bars = _assumed(n, quantum) if error is None else np.hypot(error, quantum or 0.0)
+    rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
+    deviation = np.hypot(bars, rounding)
+    z = np.divide(n - g, deviation, out=np.zeros(n.size), where=deviation > 0)
+    measured = Pairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel())
+    evidence = Evidence(
+        name=name,
+        shape=n.shape,
+        norm=float(np.linalg.norm(g)),
+        entries=measured,
+        index=tuple(np.ndindex(n.shape)),
+        directions=Pairs.none(),
+        unresolved=0,
+        kinks=0,
+        coverage=1.0,
+        step_size=float("nan"),
+        noise=float("nan"),
+        blocks={},
+    )
+    return {name: diagnose_tensor(evidence, History(constants), Thresholds())}
+
+
+def _assumed(n: Float64, quantum: float | None) -> Float64:
+    """The error bars of n where none are given: a quantum of the loss, and truncation for one step that fits all."""
+    truncation = ASSUMED_TRUNCATION * np.hypot(np.abs(n), np.abs(n).max())
+    bars: Float64 = np.hypot(quantum_of(n.ravel()) if quantum is None else quantum, truncation)
+    return bars
+
+
+def _read(name: str, pair: Sequence[ArrayLike]) -> tuple[Float64, Float64]:
+    if not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+        raise TypeError(f"pairs[{name!r}] is no pair; expected (g, n), the backprop and the numerical gradient")
+    g, n = _numbers(f"g of {name!r}", pair[0]), _numbers(f"n of {name!r}", pair[1])
+    if g.shape != n.shape:
+        raise ValueError(f"g and n of {name!r} have the shapes {g.shape} and {n.shape}; expected the same")
+    if not g.size:
+        raise ValueError(f"g and n of {name!r} are empty; expected at least one value")
+    return g, n
+
+
+def _numbers(what: str, values: ArrayLike) -> Float64:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{what} has dtype {array.dtype}; expected real numbers")
+    return array.astype(np.float64)
+
+
+def _error_of(name: str, error: Error | None, n: Float64) -> Float64 | None:
+    given = error.get(name) if isinstance(error, Mapping) else error
+    if given is None:
+        return None
+    bars = _numbers(f"error of {name!r}", given)
+    if bars.shape not in ((), n.shape) or not (bars >= 0).all():
+        raise ValueError(f"error of {name!r} has shape {bars.shape}; expected numbers of at least 0, one or {n.shape}")
+    return np.broadcast_to(bars, n.shape).astype(np.float64)

@@ -1,0 +1,176 @@
+"""What was measured of one tensor, and how far it is from a correct gradient.
+
+Three tests are needed, since each sees what the others miss: single derivatives, the norm of all of them, and the
+pooled ratio.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard import agreement
+from gradguard.agreement import Ratio, Signs
+from gradguard.differences import FourPoint
+from gradguard.parameters import Float64
+
+ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
+BEYOND_FLOOR = 2.0  # discrepancy in floors; on correct gradients it reached 1.8
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Derivatives of one tensor along m entries or directions; arrays of shape (m,).
+
+    Attributes:
+        n: Numerical.
+        g: Backprop.
+        error: The error bar of n.
+        rounding: Backprop's own rounding error, in the units of g.
+        z: How far n is from g in standard deviations, what truncation explains taken off.
+    """
+
+    n: Float64
+    g: Float64
+    error: Float64
+    rounding: Float64
+    z: Float64
+
+    @classmethod
+    def measured(cls, points: FourPoint, sigma: float, rounding: Float64 | float, moved: Float64) -> Self:
+        """The pairs of four-point differences.
+
+        Args:
+            points: The differences.
+            sigma: The noise of the loss.
+            rounding: Backprop's own rounding error along each probe.
+            moved: How far n moved beyond the noise at other steps; 0 where it was not measured there.
+        """
+        error = np.hypot(points.bar(sigma), moved)
+        return cls(points.n, points.g, error, rounding + np.zeros_like(error), points.evidence(sigma, rounding, moved))
+
+    @classmethod
+    def none(cls) -> Self:
+        """No pairs at all."""
+        return cls(*(np.empty(0) for _ in dataclasses.fields(cls)))
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Pairs":
+        """Some of the pairs."""
+        return Pairs(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+    def plus(self, other: "Pairs") -> "Pairs":
+        """These pairs and then the others."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return Pairs(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
+    @property
+    def size(self) -> int:
+        """How many pairs there are."""
+        return self.n.size
+
+    @property
+    def floor(self) -> float:
+        """The discrepancy that the error bars alone would give."""
+        return agreement.floor(self.n, self.g, self.error, self.rounding)
+
+    @property
+    def discrepancy(self) -> float:
+        """||n - g|| / (||n|| + ||g||)."""
+        return agreement.discrepancy(self.n, self.g)
+
+    @property
+    def ratio(self) -> Ratio:
+        """N / g, pooled."""
+        return agreement.ratio(self.n, self.g, self.error, self.rounding)
+
+    @property
+    def resolvable(self) -> NDArray[np.bool_]:
+        """Where both signs can be told."""
+        return agreement.resolvable(self.n, self.g, self.error, self.rounding)
+
+    @property
+    def signs(self) -> Signs:
+        """How many signs agree, of those that can be told."""
+        return agreement.signs(self.n, self.g, self.error, self.rounding)
+
+    @property
+    def significance(self) -> float:
+        """How many standard deviations the most telling of the three tests is from a correct gradient."""
+        if not self.size:
+            return 0.0
+        return max(float(np.abs(self.z).max()), self._of_norm(), self._of_ratio())
+
+    def _of_norm(self) -> float:
+        if self.discrepancy <= BEYOND_FLOOR * self.floor:
+            return 0.0
+        return math.sqrt(2 * float(np.sum(self.z**2))) - math.sqrt(2 * self.size - 1)
+
+    def _of_ratio(self) -> float:
+        ratio = self.ratio
+        return abs(ratio.value - 1) / ratio.error if math.isfinite(ratio.error) and ratio.error > 0 else 0.0
+
+    @property
+    def smallest_visible(self) -> float:
+        """The smallest relative error of the whole gradient that would have alarmed; inf where none would."""
+        moving = self.where(self.n != 0)
+        information = float(np.sum((moving.n / np.hypot(moving.error, moving.rounding)) ** 2))
+        return ALARM / math.sqrt(information) if information > 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was measured of one tensor.
+
+    Attributes:
+        name: The tensor.
+        shape: Its shape.
+        norm: ||g|| of the whole tensor.
+        entries: Its sampled entries that a step suited.
+        index: Their places in the tensor.
+        directions: Directions through it.
+        unresolved: Entries left out because no step suited them.
+        kinks: Entries left out because the loss has a kink there.
+        coverage: The share of ||g||^2 that the sampled entries hold.
+        step_size: The usual step of the entries.
+        noise: sigma of the loss.
+        blocks: For each named block, which of the sampled entries it holds.
+        deep: Whether this is a deep check: only that may speak of a bug.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    norm: float
+    entries: Pairs
+    index: tuple[tuple[int, ...], ...]
+    directions: Pairs
+    unresolved: int
+    kinks: int
+    coverage: float
+    step_size: float
+    noise: float
+    blocks: Mapping[str, NDArray[np.bool_]]
+    deep: bool = True
+
+    @property
+    def all(self) -> Pairs:
+        """Entries and directions."""
+        return self.entries.plus(self.directions)
+
+    @property
+    def shown(self) -> Pairs:
+        """What discrepancy and floor are of: the entries, joined by the directions where there are few."""
+        return self.entries if self.deep and self.entries.size else self.all
+
+    @property
+    def sampled(self) -> int:
+        """Entries measured, those left out included."""
+        return self.entries.size + self.unresolved + self.kinks
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the gradient is further from its differences than float precision explains."""
+        return max(self.entries.significance, self.directions.significance) > ALARM

@@ -1,0 +1,357 @@
+"""Whether the error bars are honest, and how close the four-point differences come to the truth.
+
+What is measured: differences of the 5-5-5 LSTM's loss (T = 39) along gradient-aligned masks, Gaussian directions and
+single entries, in several states of training and at two batch sizes, against the gradient of a float64 twin, itself
+held to the complex step. Steps and noise are those that the code settles on: "deep" is the settling of a deep check,
+"routine" are a guard's streams over 60 checks that begin where a deep check left off, with a tiny step of training
+between checks.
+
+How to read it: a cell is one state at one batch size. "covered" is the share of differences that lie within 1.96 noise
+bars and one truncation bar of the truth; 0.95 is nominal. "error" is the root mean square error in units of that of a
+two-point difference at the best of a grid of steps, chosen by the truth for each tensor in each cell (the mean over
+cells is geometric): below 1, gradguard knows the derivative better than the classic check could if it knew the best
+step. Probes along which the true derivative is exactly 0 are not counted. "left out" is the share for which the code
+itself says that no step suits.
+
+    python tests/benchmarks/calibration.py
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from common import (
+    FORMS,
+    STATES,
+    Float64,
+    LossForm,
+    State,
+    descend,
+    hold_to_complex_step,
+    in_parallel,
+    subject_of,
+    table,
+    true_gradient,
+)
+from numpy.typing import NDArray
+
+from gradguard import deep, noise, probes
+from gradguard.bench import Bench
+from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.probes import Probe
+from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
+from gradguard.testing import LSTM, Batch
+
+BATCHES = (1, 16)
+DIRECTIONS = ("aligned", "gaussian")
+KINDS = (*DIRECTIONS, "entry")
+GRID = {"native": np.geomspace(1e-5, 1, 16), "float64": np.geomspace(1e-8, 1e-1, 15)}
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+CREEP = 1e-3  # the learning rate between routine checks: the losses' roundings change, the state does not
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is measured.
+
+    Attributes:
+        repeats: Settlings of a deep check's eight directions, per tensor.
+        entries: Entries per tensor, at most.
+        checks: Routine checks.
+    """
+
+    repeats: int = 4
+    entries: int = 40
+    checks: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One state at one batch size, and how much is measured there."""
+
+    state: State
+    batch: int
+    amount: Amount
+
+    @property
+    def name(self) -> str:
+        """For the tables."""
+        return f"{self.state.name} B={self.batch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Some probes of one kind, arrays of shape (K,).
+
+    Attributes:
+        kind: Of the probes.
+        error: |n - the true derivative|.
+        bar: 1.96 noise bars and one truncation bar.
+        usable: Whether the code found a step that suits.
+    """
+
+    kind: str
+    error: Float64
+    bar: Float64
+    usable: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All probes of one kind in one tensor in one cell.
+
+    Attributes:
+        source: "deep" or "routine".
+        form: Of the loss.
+        cell: State and batch size.
+        kind: Of the probes.
+        probes: How many.
+        left_out: For how many the code found no step.
+        covered: How many of the others the bar covers.
+        error: The others' root mean square error, in units of the two-point difference's.
+    """
+
+    source: str
+    form: str
+    cell: str
+    kind: str
+    probes: int
+    left_out: int
+    covered: int
+    error: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each source, form of the loss and kind of probe, and the sum of it all."""
+    options = parser().parse_args(arguments)
+    amount = Amount(1, 4, 4) if options.quick else Amount()
+    states, batches = (STATES[:1], BATCHES[:1]) if options.quick else (STATES, BATCHES)
+    cells = [Cell(state, batch, amount) for batch, state in itertools.product(batches, states)]
+    samples = [sample for found in in_parallel(samples_of, cells, options.processes, "cells") for sample in found]
+    print(
+        table(
+            ("measured", "loss", "probe", "probes", "covered", "worst", "in cell", "error", "left out"), rows(samples)
+        )
+    )
+    print()
+    print(table(("all cells", "loss", "cells", "covered", "worst", "error: directions", "entries"), sums(samples)))
+    if options.cells:
+        print()
+        print(
+            table(("measured", "loss", "probe", "cell", "probes", "covered", "error", "left out"), cell_rows(samples))
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
+    options.add_argument("--cells", action="store_true", help="a row for every cell, too")
+    options.add_argument("--quick", action="store_true", help="one cell, few probes")
+    return options
+
+
+def samples_of(cell: Cell) -> list[Sample]:
+    """All that is measured in one cell."""
+    model, batch = cell.state.reached(cell.batch)
+    hold_to_complex_step(model, batch, true_gradient(model, batch))
+    return [sample for form in FORMS for sample in samples_of_form(model, batch, form, cell)]
+
+
+def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> Iterator[Sample]:
+    """Deep and routine differences of one form of the loss."""
+    rng = np.random.default_rng(0)
+    truth = true_gradient(model, batch)
+    bench = subject_of(model, batch, form, truth).bench(form.precision)
+    oracles = {(name, kind): oracle(bench, name, kind, rng) for name in truth for kind in KINDS}
+    carried = {name: TensorState.after(deep.examine(bench, name, 300, rng, {})) for name in truth}
+    for name in truth:
+        found = list(deep_measurements(bench, name, cell.amount, rng))
+        yield from samples_of_tensor("deep", form, cell, name, found, oracles)
+    routine: dict[str, list[Measurement]] = {name: [] for name in truth}
+    for name, measurement in routine_measurements(model, batch, form, carried, cell.amount.checks, rng):
+        routine[name].append(measurement)
+    for name, found in routine.items():
+        yield from samples_of_tensor("routine", form, cell, name, found, oracles)
+
+
+def samples_of_tensor(
+    source: str,
+    form: LossForm,
+    cell: Cell,
+    name: str,
+    found: Sequence[Measurement],
+    oracles: Mapping[tuple[str, str], float],
+) -> Iterator[Sample]:
+    """The measurements of one tensor, counted by kind."""
+    for kind in KINDS:
+        alike = [measurement for measurement in found if measurement.kind == kind]
+        error, bar, usable = (
+            np.concatenate([getattr(each, field) for each in alike]) for field in ("error", "bar", "usable")
+        )
+        error, bar = error[usable], bar[usable]
+        relative = root_mean_square(error) / oracles[name, kind] if error.size else np.nan
+        covered = int((error <= bar).sum())
+        yield Sample(source, form.name, cell.name, kind, usable.size, int((~usable).sum()), covered, relative)
+
+
+def root_mean_square(values: Float64) -> float:
+    """Over all the values; 0 where there are none."""
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+
+
+def oracle(bench: Bench, name: str, kind: str, rng: np.random.Generator, count: int = 32) -> float:
+    """The rms error of two-point differences along `count` probes at the best of a grid of steps."""
+    chosen = drawn(bench.gradients[name], kind, count, rng)
+    errors = [two_point_errors(bench, name, chosen, step) for step in GRID[bench.objective.space.precision]]
+    return min(root_mean_square(error) for error in errors)
+
+
+def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) -> list[Probe]:
+    """Probes of one kind."""
+    if kind == "entry":
+        return list(probes.entries(gradient, count, rng))
+    draw = probes.aligned if kind == "aligned" else lambda g, rng: probes.gaussian(g.shape, rng)
+    return [draw(gradient, rng) for _ in range(count)]
+
+
+def two_point_errors(bench: Bench, name: str, chosen: Iterable[Probe], step: float) -> Float64:
+    """Of two-point differences over the realised step, where the true derivative is not 0."""
+    errors = []
+    with bench.objective.space.moving(name) as (array, base):
+        for probe in chosen:
+            losses, truths, places = [], [], []
+            for sign in (1, -1):
+                moved = probe.shift(array, base, sign * step)
+                losses.append(bench.objective())
+                truths.append(probe.against(bench.gradients[name], moved))
+                places.append(probe.along(moved))
+            probe.reset(array, base)
+            change = bench.objective.total(losses[0] - losses[1])
+            if truths[0] != truths[1]:
+                errors.append((change - (truths[0] - truths[1])) / (places[0] - places[1]))
+    return np.array(errors)
+
+
+def deep_measurements(bench: Bench, name: str, amount: Amount, rng: np.random.Generator) -> Iterator[Measurement]:
+    """One tensor as a deep check measures it: eight directions at a time, and some entries."""
+    half = deep.DIRECTIONS // 2
+    rounding = bench.rounding_of_direction(name)
+    for _ in range(amount.repeats):
+        chosen = [probe for kind in DIRECTIONS for probe in drawn(bench.gradients[name], kind, half, rng)]
+        points, sigma, usable = settled(bench, name, chosen, rounding, rng)
+        for kind, part in zip(DIRECTIONS, (slice(half), slice(half, None)), strict=True):
+            which = np.arange(len(chosen))[part]
+            yield measurement(kind, points.take(which), sigma, usable[which])
+    chosen = drawn(bench.gradients[name], "entry", amount.entries, rng)
+    yield measurement("entry", *settled(bench, name, chosen, bench.rounding_of_entry(name), rng))
+
+
+def settled(
+    bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, rng: np.random.Generator
+) -> tuple[FourPoint, float, NDArray[np.bool_]]:
+    """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
+    prior, dtype = noise.jitter(bench.objective, name, bench.centre, rng)
+    floor = noise.rounding_floor(bench.objective, bench.centre, dtype)
+    result = deep._settle(bench, name, chosen, rounding, prior, floor)
+    return result.points, result.sigma, result.resolved
+
+
+def routine_measurements(
+    model: LSTM,
+    batch: Batch,
+    form: LossForm,
+    carried: Mapping[str, TensorState],
+    checks: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, Measurement]]:
+    """Every stream of every tensor, once a check, the way `routine.probe_tensor` runs them; by tensor."""
+    for _ in range(checks):
+        descend(model, true_gradient(model, batch), CREEP)
+        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(form.precision, UNIT_ROUNDOFF)
+        for name, state in carried.items():
+            floor = noise.rounding_floor(bench.objective, bench.centre, state.dtype)
+            for kind in KINDS:
+                probe = drawn(bench.gradients[name], kind, 1, rng)
+                yield name, routine_measurement(bench, name, kind, getattr(state, kind), probe, floor)
+
+
+def routine_measurement(
+    bench: Bench, name: str, kind: str, stream: Stream, probe: Sequence[Probe], floor: float
+) -> Measurement:
+    """One probe of a stream, which learns from it."""
+    points = bench.measure(name, probe, np.array([stream.step]))
+    stream.variance = max(stream.variance, floor**2)
+    sigma = float(np.sqrt(stream.variance))
+    stream.learn(points, 0.0)
+    return measurement(kind, points, sigma, points.truncation_in_noise(sigma) <= FAR_TOO_LONG_Z3)
+
+
+def measurement(kind: str, points: FourPoint, sigma: float, usable: NDArray[np.bool_]) -> Measurement:
+    """Errors and bars of differences whose `g` is the true derivative; none where that is 0."""
+    bar = (1.96 * NOISE_OF_NUMERICAL * sigma + points.truncation_bar(sigma)) / points.length
+    counted = points.g != 0
+    return Measurement(kind, np.abs(points.n - points.g)[counted], bar[counted], usable[counted])
+
+
+def rows(samples: Sequence[Sample]) -> Iterator[Row]:
+    """A row for each source, form of the loss and kind of probe."""
+    for source, form, kind in distinct(samples, "source", "form", "kind"):
+        group = [each for each in samples if (each.source, each.form, each.kind) == (source, form, kind)]
+        worst, cell = worst_cell(group)
+        probes, covered, error, left_out = numbers(group)
+        yield source, form, kind, probes, covered, f"{worst:.3f}", cell, error, left_out
+
+
+def sums(samples: Sequence[Sample]) -> Iterator[Row]:
+    """A row for each source and form of the loss: a cell here is one state, batch size and kind of probe."""
+    for source, form in distinct(samples, "source", "form"):
+        group = [each for each in samples if (each.source, each.form) == (source, form)]
+        cells = distinct(group, "cell", "kind")
+        coverages = [coverage([each for each in group if (each.cell, each.kind) == cell]) for cell in cells]
+        of_entries = mean_error([each for each in group if each.kind == "entry"])
+        of_directions = mean_error([each for each in group if each.kind != "entry"])
+        covered, worst = f"{np.mean(coverages):.3f}", f"{min(coverages):.3f}"
+        yield source, form, str(len(cells)), covered, worst, f"{of_directions:.2f}", f"{of_entries:.2f}"
+
+
+def cell_rows(samples: Sequence[Sample]) -> Iterator[Row]:
+    """A row for each cell as well."""
+    fields = ("source", "form", "kind", "cell")
+    for found in distinct(samples, *fields):
+        group = [each for each in samples if tuple(getattr(each, field) for field in fields) == found]
+        yield *found, *numbers(group)
+
+
+def numbers(group: Sequence[Sample]) -> tuple[str, str, str, str]:
+    """Probes, coverage, error and share left out."""
+    probes, left_out = sum(each.probes for each in group), sum(each.left_out for each in group)
+    return str(probes), f"{coverage(group):.3f}", f"{mean_error(group):.2f}", f"{left_out / max(probes, 1):.3f}"
+
+
+def coverage(group: Iterable[Sample]) -> float:
+    """The share covered of what is not left out."""
+    covered, left = map(sum, zip(*((each.covered, each.probes - each.left_out) for each in group), strict=True))
+    return covered / left if left else np.nan
+
+
+def mean_error(group: Iterable[Sample]) -> float:
+    """The geometric mean over tensors and cells."""
+    return float(np.exp(np.mean([np.log(each.error) for each in group if each.error > 0])))
+
+
+def worst_cell(group: Sequence[Sample]) -> tuple[float, str]:
+    """The least coverage of a cell, and the cell."""
+    return min((coverage([each for each in group if each.cell == cell]), cell) for (cell,) in distinct(group, "cell"))
+
+
+def distinct(samples: Iterable[Sample], *fields: str) -> list[tuple[str, ...]]:
+    """The combinations of some fields that occur, in their order."""
+    return list(dict.fromkeys(tuple(getattr(each, field) for field in fields) for each in samples))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What the benchmarks share: networks in several states, the forms a loss comes in, the truth, and tables."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard.bench import Precision, Subject
+from gradguard.loss import Reduction
+from gradguard.testing import LSTM, Batch, random_batch
+
+Float64 = NDArray[np.float64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class LossForm:
+    """A form in which the same loss is handed to gradguard.
+
+    Attributes:
+        name: For the tables.
+        precision: What gradguard evaluates it in.
+        reduction: None for the scalar loss, else how its unreduced losses are reduced.
+    """
+
+    name: str
+    precision: Precision
+    reduction: Reduction | None
+
+    def of(self, model: LSTM, batch: Batch) -> Callable[[], object]:
+        """The loss, as a guard is given it."""
+        return (lambda: model.losses(batch)) if self.reduction else (lambda: model.loss(batch))
+
+
+SCALAR = LossForm("scalar float32", "native", None)
+UNREDUCED = LossForm("unreduced float32", "native", "mean")
+FLOAT64 = LossForm("float64 shadow", "float64", None)
+FORMS = (SCALAR, UNREDUCED, FLOAT64)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A network after some training on one batch, over and over.
+
+    Attributes:
+        name: For the tables.
+        steps: Of plain gradient descent.
+        rate: The learning rate: a high one ends where the loss is sharply curved.
+    """
+
+    name: str
+    steps: int
+    rate: float
+
+    def reached(self, batch: int, hidden: int = 5, timesteps: int = 39) -> tuple[LSTM, Batch]:
+        """The network in this state, and the batch that it was trained on."""
+        model, data = LSTM(hidden=hidden), random_batch(timesteps, batch)
+        for _ in range(self.steps):
+            descend(model, model.loss_and_grads(data)[1], self.rate)
+        return model, data
+
+
+UNTRAINED = State("untrained", 0, 0.0)
+TRAINED = State("trained", 1000, 0.5)
+OVERFIT = State("overfit", 1500, 2.0)
+SHARP = State("sharp", 1500, 4.0)
+STATES = (UNTRAINED, TRAINED, OVERFIT, SHARP)
+
+
+def descend(model: LSTM, grads: Mapping[str, NDArray[Any]], rate: float) -> None:
+    """One step of plain gradient descent, in place."""
+    for name, grad in grads.items():
+        model.params[name] -= rate * grad
+
+
+def true_gradient(model: LSTM, batch: Batch) -> dict[str, Float64]:
+    """The gradient at the parameters as they are, by the network's float64 twin."""
+    twin = LSTM(dtype=np.float64)
+    twin.params = {name: param.astype(np.float64) for name, param in model.params.items()}
+    return {name: grad.astype(np.float64) for name, grad in twin.loss_and_grads(batch)[1].items()}
+
+
+def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float64]) -> None:
+    """Raise `ValueError` where the gradient is not that of the complex step, which shares no code with backprop."""
+    rng = np.random.default_rng(0)
+    for name, grad in gradient.items():
+        direction = rng.standard_normal(grad.shape)
+        params: dict[str, NDArray[Any]] = {key: param.astype(complex) for key, param in model.params.items()}
+        params[name] = params[name] + 1e-30j * direction
+        slope = complex(model.loss(batch, params)).imag / 1e-30
+        if not abs(slope - np.vdot(grad, direction)) <= 1e-9 * float(np.linalg.norm(grad)):
+            raise ValueError(f"the gradient of {name} gives {np.vdot(grad, direction)}, the complex step {slope}")
+
+
+def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> Subject:
+    """What is checked, as `gradguard.check` makes it; nothing needs to be put back."""
+    return Subject(
+        model.params, dict(model.params), dict(gradient), form.of(model, batch), form.reduction, lambda: None
+    )
+
+
+def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, title: str) -> Iterator[Result]:
+    """The results in the order of the items, from some processes, with a bar for the time being."""
+    with tqdm(total=len(items), desc=title, leave=False) as bar:
+        for result in _mapped(work, items, processes):
+            bar.update()
+            yield result
+
+
+def _mapped(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
+    if processes == 1:
+        yield from map(work, items)
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            yield from pool.imap(work, items)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An aligned table: the first column to the left, the others to the right."""
+    cells = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    ruled = [cells[0], ["-" * width for width in widths], *cells[1:]]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in ruled
+    )

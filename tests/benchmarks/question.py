@@ -1,0 +1,113 @@
+"""The question that gradguard grew from, reproduced: float precision, or a bug?
+
+What is measured: the untrained 5-5-5 float32 LSTM on 39 bases of the demo's genome. First as the asker did it:
+d = ||g - n|| / (||g|| + ||n||) of each layer, n by two-point differences of the float32 loss at four step sizes, with
+the LSTM's gradient averaged over the timesteps once more (the bug) and without. Then what gradguard says of the same
+gradients.
+
+How to read it: with the bug, d of the LSTM is 0.95 at every step that moves the loss, and the dense layer is right. At
+a step too small the float32 loss hardly moves, at one too large the difference leaves the tangent: the best is in
+between, and it is not the same for both layers. gradguard's ratio is n / g; its interval is 95 %.
+
+    python tests/benchmarks/question.py
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from common import FLOAT64, SCALAR, Float64, table
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import TensorReport, check
+from gradguard.demo.genome import batches, read_genome
+from gradguard.testing import LSTM, Batch, faulty
+
+TIMESTEPS = 39
+STEPS = (5e-5, 5e-3, 2e-2, 5e-2)
+LAYERS = {"LSTM": ("Wx", "Wh", "b"), "dense": ("V", "c")}
+CODES = {"averaged over time": faulty("timesteps"), "right": LSTM}
+Row = tuple[str, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print both tables."""
+    options = parser().parse_args(arguments)
+    batch = next(batches(read_genome(), 3 if options.quick else TIMESTEPS, options.batch))
+    print(table(("backward pass", "layer", *(f"d at {step:g}" for step in STEPS)), asked(batch)))
+    print()
+    print(table(("backward pass", "loss", "tensor", "verdict", "n / g", "95 % interval", "d", "floor"), told(batch)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument(
+        "--batch", type=int, default=1, help="windows of the genome in the batch (default: %(default)s)"
+    )
+    options.add_argument("--quick", action="store_true", help="three timesteps")
+    return options
+
+
+def asked(batch: Batch) -> Iterator[Row]:
+    """For each backward pass and layer, d at each step."""
+    numerical = [differences(LSTM(), batch, step) for step in tqdm(STEPS, desc="differences", leave=False)]
+    for code, network in CODES.items():
+        _, grads = network().loss_and_grads(batch)
+        for layer, tensors in LAYERS.items():
+            g = joined(grads, tensors)
+            yield code, layer, *(f"{discrepancy(g, joined(n, tensors)):.2g}" for n in numerical)
+
+
+def differences(model: LSTM, batch: Batch, step: float) -> dict[str, Float64]:
+    """(L(x + step) - L(x - step)) / (2 step) along every parameter, by name."""
+    return {name: differences_of(param, model, batch, step) for name, param in model.params.items()}
+
+
+def differences_of(param: NDArray[Any], model: LSTM, batch: Batch, step: float) -> Float64:
+    """The differences along the entries of one live parameter, shape as it."""
+    n = np.empty(param.shape)
+    for index in np.ndindex(param.shape):
+        start = param[index]
+        losses = []
+        for sign in (1, -1):
+            param[index] = start + sign * step
+            losses.append(model.loss(batch))
+        param[index] = start
+        n[index] = float(losses[0] - losses[1]) / (2 * step)
+    return n
+
+
+def joined(tensors: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:
+    """Some tensors as one vector."""
+    return np.concatenate([tensors[name].astype(np.float64).reshape(-1) for name in names])
+
+
+def discrepancy(g: Float64, n: Float64) -> float:
+    """||g - n|| / (||g|| + ||n||)."""
+    return float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n)))
+
+
+def told(batch: Batch) -> Iterator[Row]:
+    """For each backward pass, form of the loss and tensor, what gradguard says."""
+    runs = [(code, network, form) for code, network in CODES.items() for form in (SCALAR, FLOAT64)]
+    for code, network, form in tqdm(runs, desc="gradguard", leave=False):
+        model = network()
+        _, grads = model.loss_and_grads(batch)
+        constants = {"timesteps": len(batch.y)}
+        report = check(model.params, grads, form.of(model, batch), constants=constants, precision=form.precision)
+        for tensor in report.tensors.values():
+            yield code, form.name, tensor.name, *numbers(tensor)
+
+
+def numbers(tensor: TensorReport) -> Row:
+    """Verdict, ratio with its interval, discrepancy and floor."""
+    low, high = (tensor.ratio + 1.96 * side * tensor.ratio_error for side in (-1, 1))
+    interval = f"{low:.7g} .. {high:.7g}"
+    return tensor.verdict, f"{tensor.ratio:.7g}", interval, f"{tensor.discrepancy:.1e}", f"{tensor.floor:.1e}"
+
+
+if __name__ == "__main__":
+    main()
