@@ -9,6 +9,7 @@ from gradguard.callback import GradGuard
 from gradguard.check import check
 from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport
 from gradguard.snapshots import snapshot_attributes, snapshot_rng
+from gradguard.sweep import Sweep, sweep
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 from gradguard.writers import JSONLWriter, Writer
@@ -24,6 +25,7 @@ __all__ = [
     "GradientError",
     "JSONLWriter",
     "Report",
+    "Sweep",
     "TensorBoardWriter",
     "TensorReport",
     "Thresholds",
@@ -34,6 +36,7 @@ __all__ = [
     "gates",
     "snapshot_attributes",
     "snapshot_rng",
+    "sweep",
 ]
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from gradguard.evidence import BEYOND_FLOOR
+from gradguard.evidence import ALARM, BEYOND_FLOOR
 from gradguard.report import Alert, Report, TensorReport
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
@@ -70,9 +70,10 @@ def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
 
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     """The threshold that is crossed and that the error bar does not explain, if any."""
-    if tensor.discrepancy > max(thresholds.discrepancy, BEYOND_FLOOR * tensor.floor):
+    unexplained = (BEYOND_FLOOR if tensor.deep else ALARM) * tensor.floor  # few probes scatter more
+    if tensor.discrepancy > max(thresholds.discrepancy, unexplained):
         return "discrepancy"
-    uncertainty = 3 * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
+    uncertainty = ALARM * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
     if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):
         return "ratio_drift"
     if tensor.sign_interval[1] < thresholds.sign_agreement:

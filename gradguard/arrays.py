@@ -73,7 +73,7 @@ def _diagnosed(
         if not np.isfinite(values).all():
             verdict = Verdict.nonfinite if what == "g" else Verdict.inconclusive
             says = f"{int((~np.isfinite(values)).sum())} of {values.size} values of {what} are nan or inf"
-            return unmeasured([name], verdict, says, "an overflow, or memory never written")
+            return unmeasured({name: n.shape}, verdict, says, "an overflow, or memory never written")
     bars = _assumed(n, quantum) if error is None else np.hypot(error, quantum or 0.0)
     rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
     deviation = np.hypot(bars, rounding)

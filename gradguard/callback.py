@@ -18,7 +18,7 @@ from gradguard.alerts import Alerts, GradientError
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
 from gradguard.check import deep_check, report_of
-from gradguard.deep import Effort, Examined
+from gradguard.deep import ENTRIES, Effort, Examined
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.drift import alarm_level
 from gradguard.evidence import ALARM
@@ -230,7 +230,7 @@ class GradGuard:
         bench = subject.bench(self._precision)
         evaluation = (time.perf_counter() - started) / bench.objective.evaluations
         per_tensor = DEEP_SECONDS / max(evaluation, 1e-9) / len(bench.arrays) - EVALUATIONS_A_TENSOR
-        entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, LOOKING.entries, Effort().entries))
+        entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, LOOKING.entries, ENTRIES))
         self._deepen(bench, list(bench.arrays), Effort(entries), constants)
         if np.isfinite(bench.centre).all():
             self._found = bench

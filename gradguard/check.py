@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
-from gradguard.deep import Effort, Examined, examine
+from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
-from gradguard.parameters import read_gradients, read_parameters
+from gradguard.parameters import Float64, read_gradients, read_parameters
 from gradguard.report import Report, TensorReport
 from gradguard.snapshots import Snapshot, together
-from gradguard.summary import summary, unmeasured, worst_verdict
+from gradguard.summary import read_together, summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 
@@ -98,58 +98,56 @@ def deep_check(
 
     The loss must repeat, bit for bit, before and after, or nothing it says of a gradient holds.
     """
+    shapes = {name: bench.arrays[name].shape for name in names}
     if not np.isfinite(bench.centre).all():
+        says = f"the loss is {bench.loss}, nothing can be differenced"
         cause = "the training has diverged, or the forward pass overflows: look there first"
-        return unmeasured(
-            names, Verdict.inconclusive, f"the loss is {bench.loss}, nothing can be differenced", cause
-        ), {}
+        return unmeasured(shapes, Verdict.inconclusive, says, cause), {}
     examined: dict[str, Examined] = {}
     reports: dict[str, TensorReport] = {}
     steady = bench.repeats() and bench.repeats()
     for name in names:
         if not np.isfinite(bench.gradients[name]).all():
-            reports |= _nonfinite(bench, name)
+            reports |= _nonfinite(name, bench.gradients[name])
         elif steady and bench.gradients[name].size:
             examined[name] = examine(bench, name, effort, rng, masks.get(name, {}))
             reports[name] = diagnose_tensor(examined[name].evidence, histories[name], thresholds)
         elif steady:
-            reports |= unmeasured([name], Verdict.ok, "it has no entries", "")
+            reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
     if not (steady and bench.repeats()):
-        return reports | _nondeterministic(names), {}
+        return reports | _nondeterministic(shapes), {}
     if examined and not any(measured.evidence.all.n.any() for measured in examined.values()):
-        return reports | _detached(bench, examined), {}
-    return reports, examined
+        return reports | _detached({name: shapes[name] for name in examined if bench.gradients[name].any()}), {}
+    return read_together(reports, {name: float(np.linalg.norm(bench.gradients[name])) for name in reports}), examined
 
 
-def _nonfinite(bench: Bench, name: str) -> dict[str, TensorReport]:
-    gradient = bench.gradients[name]
+def _nonfinite(name: str, gradient: Float64) -> dict[str, TensorReport]:
     broken = np.argwhere(~np.isfinite(gradient))
     where = [int(i) for i in broken[0]]
     says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
     cause = "an overflow, a division by zero or memory never written in the backward pass"
-    return unmeasured([name], Verdict.nonfinite, says, cause)
+    return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
 
 
-def _nondeterministic(names: Sequence[str]) -> dict[str, TensorReport]:
+def _nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
     says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
     cause = (
         "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
         "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')"
     )
-    return unmeasured(names, Verdict.nondeterministic, says, cause)
+    return unmeasured(shapes, Verdict.nondeterministic, says, cause)
 
 
-def _detached(bench: Bench, examined: Iterable[str]) -> dict[str, TensorReport]:
-    moving = [name for name in examined if bench.gradients[name].any()]
+def _detached(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
     says = "the loss does not move at all, whichever tensor is moved"
     cause = (
         "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), or the loss is a "
         "value kept from before"
     )
-    return unmeasured(moving, Verdict.inconclusive, says, cause)
+    return unmeasured(shapes, Verdict.inconclusive, says, cause)
 
 
 def _require_entries(entries: int) -> int:
     if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {Effort.entries}")
+        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
     return entries

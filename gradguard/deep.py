@@ -18,6 +18,7 @@ from gradguard.evidence import Evidence, Pairs
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
 
+ENTRIES = 300  # of a tensor, at most, unless asked for otherwise
 ROUNDS = 6
 PILOTS = 6
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
@@ -40,7 +41,7 @@ class Effort:
         gaussian: Directions that see what the gradient misses.
     """
 
-    entries: int = 300
+    entries: int = ENTRIES
     aligned: int = 4
     gaussian: int = 4
 

@@ -1,10 +1,12 @@
 """Verdict and cause, from what was measured of one tensor."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from gradguard import wording
 from gradguard.evidence import ALARM, Evidence, Pairs
-from gradguard.locate import locate
+from gradguard.locate import Place, locate
 from gradguard.naming import History
 from gradguard.report import BlockReport, Entry, TensorReport
 from gradguard.thresholds import Thresholds
@@ -14,6 +16,7 @@ PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structu
 BLIND = 10.0  # floors above this many discrepancy thresholds tell nothing
 LEFT_OUT = 0.2  # of the entries, above which the rest do not speak for the tensor
 CLIPPED = 2  # entries at one extreme value that make it a clip
+SAME = 1e-9  # relative distance of equal derivatives, each measured over a realised step
 
 
 def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds) -> TensorReport:
@@ -25,24 +28,28 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         thresholds: What counts as agreement.
     """
     entries, pairs, shown = evidence.entries, evidence.all, evidence.shown
-    verdict = _kind_of_bug(pairs) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
+    verdict = (
+        _kind_of_bug(pairs, entries) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
+    )
     blocks = {name: _block(name, entries.where(mask), thresholds) for name, mask in evidence.blocks.items()}
     ratio, signs = pairs.ratio, entries.signs
-    wrong = np.abs(entries.z) > ALARM
+    place = _place(evidence) if verdict is Verdict.structure and not blocks else None
     sentence = wording.Wording(
         evidence=evidence,
         blocks=blocks,
         worst=_worst(evidence),
-        place=locate(evidence.index, wrong, evidence.shape) if verdict is Verdict.structure and not blocks else None,
+        place=place,
         names=history.names_of(ratio.value, ratio.error),
         thresholds=thresholds,
     )
     explanation, cause = sentence.of(verdict)
     return TensorReport(
         name=evidence.name,
+        shape=evidence.shape,
         verdict=verdict,
         cause=cause,
         explanation=explanation,
+        guilty=_guilty(blocks, place),
         discrepancy=shown.discrepancy,
         floor=shown.floor,
         ratio=ratio.value,
@@ -64,6 +71,21 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     )
 
 
+def _place(evidence: Evidence) -> Place | None:
+    """Where the wrong entries lie together, among those that could be told right from wrong."""
+    entries = evidence.entries
+    telling = entries.resolvable | (np.abs(entries.z) > ALARM)
+    index = [place for place, tells in zip(evidence.index, telling, strict=True) if tells]
+    return locate(index, np.abs(entries.z[telling]) > ALARM, evidence.shape)
+
+
+def _guilty(blocks: Mapping[str, BlockReport], place: Place | None) -> str:
+    wrong = [block.name for block in blocks.values() if block.verdict.is_bug]
+    if wrong and len(wrong) < len(blocks):
+        return " and ".join(wrong)
+    return place.block_name if place is not None else ""
+
+
 def _worst(evidence: Evidence, count: int = 5) -> tuple[Entry, ...]:
     entries = evidence.entries
     order = np.argsort(-np.abs(entries.z), kind="stable")[:count]
@@ -72,7 +94,7 @@ def _worst(evidence: Evidence, count: int = 5) -> tuple[Entry, ...]:
     )
 
 
-def _kind_of_bug(pairs: Pairs) -> Verdict:
+def _kind_of_bug(pairs: Pairs, entries: Pairs) -> Verdict:
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
         return Verdict.missing
     if not (np.abs(pairs.n) > 3 * pairs.error).any():
@@ -82,16 +104,16 @@ def _kind_of_bug(pairs: Pairs) -> Verdict:
     told = min(abs(ratio.value - 1), abs(ratio.value)) > 3 * ratio.error
     if pure and told:
         return Verdict.sign if ratio.value < 0 else Verdict.scale
-    return Verdict.clipped if _is_clipped(pairs) else Verdict.structure
+    return Verdict.clipped if _is_clipped(entries) else Verdict.structure
 
 
-def _is_clipped(pairs: Pairs) -> bool:
+def _is_clipped(entries: Pairs) -> bool:
     """Whether many |g| are at one extreme value, |n| is larger there, and everything else agrees."""
-    extreme = np.abs(pairs.g).max()
-    clipped = np.abs(pairs.g) == extreme
-    beyond = (np.abs(pairs.n) > extreme) | (np.abs(pairs.z) <= ALARM)
-    same_sign = np.sign(pairs.n) == np.sign(pairs.g)
-    wrong = (np.abs(pairs.z) > ALARM) & ~clipped
+    extreme = np.abs(entries.g).max(initial=0.0)
+    clipped = np.abs(entries.g) >= extreme * (1 - SAME)
+    beyond = (np.abs(entries.n) > extreme) | (np.abs(entries.z) <= ALARM)
+    same_sign = np.sign(entries.n) == np.sign(entries.g)
+    wrong = (np.abs(entries.z) > ALARM) & ~clipped
     return bool(clipped.sum() >= CLIPPED and (beyond & same_sign)[clipped].all() and not wrong.any())
 
 
@@ -115,7 +137,7 @@ def _block(name: str, entries: Pairs, thresholds: Thresholds) -> BlockReport:
     if not entries.size:
         verdict = Verdict.inconclusive
     elif entries.significance > ALARM:
-        verdict = _kind_of_bug(entries)
+        verdict = _kind_of_bug(entries, entries)
     else:
         verdict = _agreement(entries, thresholds)
     ratio, signs = entries.ratio, entries.signs

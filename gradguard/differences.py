@@ -112,8 +112,17 @@ class FourPoint:
             moved: How far n moved beyond the noise at other steps.
         """
         excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
-        deviation = 1.1 * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
-        return np.sign(self.n - self.g) * np.maximum(0, excess) / deviation
+        return np.sign(self.n - self.g) * np.maximum(0, excess) / self._deviation(sigma, rounding)
+
+    def deviation_in_noise(self, sigma: float, rounding: Float64 | float) -> Float64:
+        """N - g in standard deviations, truncation not taken off: small steady shifts show in the sum of many.
+
+        The four points are free of the third derivative; what truncation is left is too small to add up.
+        """
+        return (self.n - self.g) / self._deviation(sigma, rounding)
+
+    def _deviation(self, sigma: float, rounding: Float64 | float) -> Float64:
+        return 1.1 * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
 
     def where(self, redone: NDArray[np.bool_], newer: Self) -> Self:
         """These differences, those marked by `redone` replaced by `newer` ones, in order."""

@@ -31,9 +31,14 @@ class Place:
     block: int = 0
     blocks: int = 0
 
+    @property
+    def block_name(self) -> str:
+        """The equal block by its number, whichever axis it is along; "" if it is none."""
+        return f"block {self.block} of {self.blocks}" if self.block else ""
+
     def __str__(self) -> str:
         if self.block:
-            return f"block {self.block} of {self.blocks} along axis {self.axis}"
+            return f"{self.block_name} along axis {self.axis}"
         if self.first == self.last:
             return f"index {self.first} of axis {self.axis}"
         return f"indices {self.first} to {self.last} of axis {self.axis}"

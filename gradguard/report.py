@@ -40,9 +40,11 @@ class TensorReport:
 
     Attributes:
         name: The tensor's name in `params`.
+        shape: Its shape.
         verdict: What it is.
         cause: The likely cause, in a clause; empty when nothing is wrong.
         explanation: The verdict in a sentence, with the numbers.
+        guilty: The block that alone is wrong; "" where there is none.
         discrepancy: ||n - g|| / (||n|| + ||g||), n numerical, g backprop.
         floor: The discrepancy that rounding and truncation alone could cause here.
         ratio: n / g, pooled; nan where there is none.
@@ -66,9 +68,11 @@ class TensorReport:
     """
 
     name: str
+    shape: tuple[int, ...]
     verdict: Verdict
     cause: str
     explanation: str
+    guilty: str
     discrepancy: float
     floor: float
     ratio: float

@@ -133,7 +133,7 @@ def _probe(bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rou
         sigma = float(np.sqrt(stream.variance))
         pair = Pairs.measured(points, sigma, rounding, np.zeros(1))
         far_too_long = not points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3
-        stream.learn(points, float(pair.z[0] * np.sign(points.predicted[0])))
+        stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
         if not far_too_long:
             measured.append(pair)
     return _joined(measured)

@@ -136,11 +136,10 @@ class Wording:
         )
 
     def _clipped(self) -> tuple[str, str]:
-        g = np.abs(self.evidence.all.g)
-        count = int((g == g.max()).sum())
+        limit = np.abs(self.evidence.entries.g).max()
         return (
-            f"{count} sampled |g| are exactly {g.max():.6g} where |n| is larger, and the others agree",
-            f"the gradient is clipped at {g.max():.6g} before the check; call after_backward before clipping",
+            f"no sampled |g| exceeds {limit:.6g}, many are just that where |n| is larger, and the others agree",
+            f"the gradient is clipped at {limit:.6g} before the check; call after_backward before clipping",
         )
 
     def _structure(self) -> tuple[str, str]:
@@ -168,6 +167,8 @@ class Wording:
 
 def _unnamed(k: float, error: float) -> str:
     size = "small" if k > 1 else "large"
+    if abs(k - 1) < 0.1:
+        return f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout"
     times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
     return f"the backward pass is {times} times too {size}; with constants={{...}} the factor may be named"
 

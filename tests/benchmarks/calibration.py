@@ -45,9 +45,8 @@ from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.testing import LSTM, Batch
 
 BATCHES = (1, 16)
-DIRECTIONS = ("aligned", "gaussian")
-KINDS = (*DIRECTIONS, "entry")
-GRID = {"native": np.geomspace(1e-5, 1, 16), "float64": np.geomspace(1e-8, 1e-1, 15)}
+KINDS = ("aligned", "gaussian", "entry")
+GRID = {"native": np.geomspace(1e-4, 0.5, 12), "float64": np.geomspace(1e-7, 1e-2, 12)}
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 CREEP = 1e-3  # the learning rate between routine checks: the losses' roundings change, the state does not
 Row = tuple[str, ...]
@@ -61,11 +60,13 @@ class Amount:
         repeats: Settlings of a deep check's eight directions, per tensor.
         entries: Entries per tensor, at most.
         checks: Routine checks.
+        oracle: Probes per tensor and kind that find the two-point difference's best step.
     """
 
     repeats: int = 4
     entries: int = 40
     checks: int = 60
+    oracle: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Sample:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each source, form of the loss and kind of probe, and the sum of it all."""
     options = parser().parse_args(arguments)
-    amount = Amount(1, 4, 4) if options.quick else Amount()
+    amount = Amount(1, 4, 4, 4) if options.quick else Amount()
     states, batches = (STATES[:1], BATCHES[:1]) if options.quick else (STATES, BATCHES)
     cells = [Cell(state, batch, amount) for batch, state in itertools.product(batches, states)]
     samples = [sample for found in in_parallel(samples_of, cells, options.processes, "cells") for sample in found]
@@ -166,8 +167,9 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     rng = np.random.default_rng(0)
     truth = true_gradient(model, batch)
     bench = subject_of(model, batch, form, truth).bench(form.precision)
-    oracles = {(name, kind): oracle(bench, name, kind, rng) for name in truth for kind in KINDS}
-    carried = {name: TensorState.after(deep.examine(bench, name, 300, rng, {})) for name in truth}
+    oracles = {(name, kind): oracle(bench, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
+    effort = deep.Effort(cell.amount.entries)
+    carried = {name: TensorState.after(deep.examine(bench, name, effort, rng, {})) for name in truth}
     for name in truth:
         found = list(deep_measurements(bench, name, cell.amount, rng))
         yield from samples_of_tensor("deep", form, cell, name, found, oracles)
@@ -203,7 +205,7 @@ def root_mean_square(values: Float64) -> float:
     return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
-def oracle(bench: Bench, name: str, kind: str, rng: np.random.Generator, count: int = 32) -> float:
+def oracle(bench: Bench, name: str, kind: str, count: int, rng: np.random.Generator) -> float:
     """The rms error of two-point differences along `count` probes at the best of a grid of steps."""
     chosen = drawn(bench.gradients[name], kind, count, rng)
     errors = [two_point_errors(bench, name, chosen, step) for step in GRID[bench.objective.space.precision]]
@@ -238,14 +240,14 @@ def two_point_errors(bench: Bench, name: str, chosen: Iterable[Probe], step: flo
 
 def deep_measurements(bench: Bench, name: str, amount: Amount, rng: np.random.Generator) -> Iterator[Measurement]:
     """One tensor as a deep check measures it: eight directions at a time, and some entries."""
-    half = deep.DIRECTIONS // 2
+    counts = {"aligned": deep.Effort().aligned, "gaussian": deep.Effort().gaussian}
     rounding = bench.rounding_of_direction(name)
     for _ in range(amount.repeats):
-        chosen = [probe for kind in DIRECTIONS for probe in drawn(bench.gradients[name], kind, half, rng)]
+        kinds = np.repeat(list(counts), list(counts.values()))
+        chosen = [probe for kind, count in counts.items() for probe in drawn(bench.gradients[name], kind, count, rng)]
         points, sigma, usable = settled(bench, name, chosen, rounding, rng)
-        for kind, part in zip(DIRECTIONS, (slice(half), slice(half, None)), strict=True):
-            which = np.arange(len(chosen))[part]
-            yield measurement(kind, points.take(which), sigma, usable[which])
+        for kind in counts:
+            yield measurement(kind, points.take(kinds == kind), sigma, usable[kinds == kind])
     chosen = drawn(bench.gradients[name], "entry", amount.entries, rng)
     yield measurement("entry", *settled(bench, name, chosen, bench.rounding_of_entry(name), rng))
 

@@ -1,0 +1,166 @@
+"""A sweep in words, and as a table."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from gradguard.curves import BEYOND_FLOOR, Curve
+from gradguard.naming import History
+from gradguard.printable import printable
+
+SAME = 0.05  # relative change of a ratio from step to step that leaves it the same
+LISTED = 8  # names; the others are only counted
+
+UNSTEADY = (
+    "The loss differs between two evaluations at the same parameters (fresh dropout masks, a hidden state carried "
+    "over, a count of calls), so that none of these numbers means anything: pass what puts it back, "
+    "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')."
+)
+DETACHED = (
+    "The loss does not move at all, whichever entry is moved and however far: the arrays given as params are not the "
+    "ones that the loss reads (a copy, or rebound since), or the loss is a value kept from before."
+)
+MISSING = "g is zero and n is not"
+STRUCTURE = "no one factor n/g explains that"
+NOT_MENDED = (
+    "No step size mends that: it is not float precision but a bug, or a kink of the loss; gradguard.check tells which."
+)
+
+Curves = Mapping[str, Curve]
+Cells = Sequence[str]
+
+
+def explanation(whole: Curve, tensors: Curves, quantum: float, constants: Mapping[str, float]) -> str:
+    """Where the loss stops moving, which step is best, and whether float precision explains what is left there.
+
+    Args:
+        whole: The curve of all entries together.
+        tensors: That of each tensor, by name.
+        quantum: The distance from the loss to the next number that its dtype has.
+        constants: Numbers of the training, to name a ratio after.
+    """
+    if whole.moves:
+        return " ".join([_stillness(whole, quantum), _best(whole), *_conclusion(tensors, constants)])
+    return DETACHED if whole.discrepancy.any() else "The loss does not move at any step, and the gradient is zero."
+
+
+def _stillness(whole: Curve, quantum: float) -> str:
+    last = whole.still_step
+    if last is None:
+        return f"The loss moves at every step, for most entries; its quantum is {quantum:.2g}."
+    where = f"At steps of {last:.3g} and below the loss does not move at all for most entries"
+    share = f"{whole.still[0]:.0%} of them at {whole.steps[0]:.3g}"
+    if whole.stuck[whole.steps == last].item() > 0.5:
+        return f"{where} ({share}): their own dtype rounds the step away."
+    return f"{where} ({share}): the step changes it by less than its quantum, {quantum:.2g}."
+
+
+def _best(whole: Curve) -> str:
+    at = whole.best
+    end = ", the end of the sweep" if at in (0, len(whole.steps) - 1) else ""
+    return (
+        f"The best step is {whole.best_step:.3g}{end}: float precision explains a discrepancy of {whole.floor[at]:.1e} "
+        f"there (noise {whole.noise[at]:.1e}, truncation {whole.truncation[at]:.1e}), and d is "
+        f"{whole.discrepancy[at]:.1e}."
+    )
+
+
+def _conclusion(tensors: Curves, constants: Mapping[str, float]) -> list[str]:
+    wrong = {name: curve for name, curve in tensors.items() if curve.explained is False}
+    unclear = {name: curve for name, curve in tensors.items() if curve.explained is None}
+    right = [name for name, curve in tensors.items() if curve.explained]
+    told = [_wrong(kind, group) for kind, group in _grouped(wrong, lambda curve: _kind(curve, constants))]
+    told += [NOT_MENDED] if wrong else []
+    told += [f"Nothing can be told of {_listed(group)}: {why}." for why, group in _grouped(unclear, _why_unclear)]
+    if right:
+        told.append(f"Float precision explains what is left{f' of {_listed(right)}' if wrong or unclear else ''}.")
+    return told
+
+
+def _grouped(tensors: Curves, of: Callable[[Curve], str]) -> Iterable[tuple[str, Curves]]:
+    groups: dict[str, dict[str, Curve]] = {}
+    for name, curve in tensors.items():
+        groups.setdefault(of(curve), {})[name] = curve
+    return groups.items()
+
+
+def _wrong(kind: str, group: Curves) -> str:
+    furthest = max(group.values(), key=lambda curve: curve.discrepancy[curve.best])
+    at = furthest.best
+    explained = f"d is {furthest.discrepancy[at]:.2g} where float precision explains {furthest.floor[at]:.1e}"
+    reach = "" if kind in (MISSING, STRUCTURE) else _reach(group.values())
+    return f"{_listed(group)}: {explained}, and {kind}{reach}."
+
+
+def _kind(curve: Curve, constants: Mapping[str, float]) -> str:
+    """What is wrong, in words that are the same for tensors that are wrong alike."""
+    k, error = float(curve.ratio[curve.best]), float(curve.ratio_error[curve.best])
+    if not np.isfinite(k):
+        return MISSING
+    if curve.purity[curve.best] > BEYOND_FLOOR**2:
+        return STRUCTURE
+    names = [name.label for name in History(constants).names_of(k, error)]
+    return f"n = {k:.3g} x g" + (f" ({' or '.join(names)})" if names else "")
+
+
+def _reach(alike: Iterable[Curve]) -> str:
+    """From which step to which the ratio of all these curves stays what it is at their best steps."""
+    reaches = [_same_ratio(curve) for curve in alike]
+    first, last = max(reach[0] for reach in reaches), min(reach[1] for reach in reaches)
+    return f" at every step from {first:.3g} to {last:.3g}"
+
+
+def _same_ratio(curve: Curve) -> tuple[float, float]:
+    k = curve.ratio[curve.best]
+    differs = np.flatnonzero(~(np.abs(curve.ratio - k) <= SAME * np.abs(k)))
+    before, after = differs[differs < curve.best], differs[differs > curve.best]
+    first = before[-1] + 1 if before.size else 0
+    last = after[0] - 1 if after.size else len(curve.steps) - 1
+    return float(curve.steps[first]), float(curve.steps[last])
+
+
+def _why_unclear(curve: Curve) -> str:
+    if not curve.moves:
+        return "the loss does not move with it at any step, and its gradient is not zero"
+    if not np.isfinite(curve.discrepancy[curve.best]):
+        return "its gradient holds nan or inf"
+    return "at every step the loss is too noisy for its slope"
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [printable(name) for name in names]
+    more = len(shown) - LISTED
+    shown = [*shown[:LISTED], f"{more} more"] if more > 1 else shown
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def table(whole: Curve, tensors: Curves) -> str:
+    """All entries together at each step, the best marked; then each tensor at its own best step."""
+    steps = aligned([("", "step", "d", "floor", "noise", "truncation", "still"), *_rows(whole)])
+    each = aligned([("", "best step", "d", "floor", "n/g"), *(_row(name, curve) for name, curve in tensors.items())])
+    return f"{steps}\n\n{each}"
+
+
+def _rows(whole: Curve) -> Iterable[Cells]:
+    for j, step in enumerate(whole.steps):
+        parts = (whole.discrepancy[j], whole.floor[j], whole.noise[j], whole.truncation[j])
+        yield (
+            "best" if j == whole.best else "",
+            f"{step:.3g}",
+            *(f"{part:.1e}" for part in parts),
+            f"{whole.still[j]:.0%}",
+        )
+
+
+def _row(name: str, curve: Curve) -> Cells:
+    at = curve.best
+    numbers = (f"{curve.discrepancy[at]:.1e}", f"{curve.floor[at]:.1e}", f"{curve.ratio[at]:.5g}")
+    return printable(name), f"{curve.best_step:.3g}", *numbers
+
+
+def aligned(rows: Sequence[Cells]) -> str:
+    """A table in columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )

@@ -1,0 +1,103 @@
+"""What a check costs: evaluations of the loss, and the time beside them.
+
+What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of three sizes (T = 39, B = 16),
+and how long a check takes in units of that many bare evaluations. Times are medians of several. A routine check makes
+one evaluation at the parameters as they are, and four for each probe: one direction and three entries of each of the 5
+tensors. The deep check measures all 250 entries of the smallest network, a sample of the larger ones' entries, and
+eight directions of each tensor.
+
+How to read it: "an entry" is all of a deep check's evaluations over the entries it measured: four are the difference
+itself, the rest is directions, and finding steps and noise. "overhead" is time(check) / (evaluations x time of one
+evaluation): what is over 1 is gradguard's own arithmetic. It depends on the machine; the evaluations do not.
+
+    python tests/benchmarks/evaluations.py
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from common import FLOAT64, SCALAR, LossForm, descend, table
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import GradGuard, Report, check
+from gradguard.testing import LSTM, Batch, random_batch
+
+SIZES = (5, 32, 128)
+ENTRIES = {5: 300, 32: 50, 128: 10}  # of each tensor, at most, in a deep check
+REPEATS = 9
+Row = tuple[str, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each size, form of the loss and kind of check."""
+    options = parser().parse_args(arguments)
+    sizes, timesteps, repeats = (SIZES[:1], 2, 2) if options.quick else (SIZES, 39, REPEATS)
+    head = ("check", "loss", "H", "parameters", "entries", "evaluations", "an entry", "ms each", "ms", "overhead")
+    print(table(head, rows(sizes, random_batch(timesteps, 16), repeats)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="the smallest network only, three timesteps")
+    return options
+
+
+def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:
+    """Routine and deep checks of networks of some sizes."""
+    runs = [(hidden, form) for hidden in sizes for form in (SCALAR, FLOAT64)]
+    for hidden, form in tqdm(runs, desc="checks", leave=False):
+        each = time_of_evaluation(LSTM(hidden=hidden), batch, form, repeats)
+        yield row("routine", hidden, form, routine_checks(hidden, batch, form, repeats), each)
+        yield row("deep", hidden, form, [deep_check(hidden, batch, form)], each)
+
+
+def row(kind: str, hidden: int, form: LossForm, reports: Sequence[Report], each: float) -> Row:
+    """One kind of check, `each` the seconds of an evaluation."""
+    evaluations = statistics.median(report.evaluations for report in reports)
+    seconds = statistics.median(report.seconds for report in reports)
+    parameters = sum(param.size for param in LSTM(hidden=hidden).params.values())
+    entries = sum(tensor.sampled for tensor in reports[-1].tensors.values())
+    times = (f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{seconds / evaluations / each:.2f}")
+    counts = (str(hidden), str(parameters), str(entries), f"{evaluations:g}", f"{evaluations / entries:.1f}")
+    return kind, form.name, *counts, *times
+
+
+def time_of_evaluation(model: LSTM, batch: Batch, form: LossForm, repeats: int) -> float:
+    """Seconds of a bare evaluation in the precision that the check uses, the median of many."""
+    dtype = "float64" if form.precision == "float64" else "float32"
+    params = {name: param.astype(dtype) for name, param in model.params.items()}
+    return statistics.median(timed(lambda: model.loss(batch, params)) for _ in range(10 * repeats))
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Seconds it takes."""
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Report]:
+    """The checks of a training after the first, one a step."""
+    model, reports = LSTM(hidden=hidden), list[Report]()
+    guard = GradGuard(model.params, every_n_steps=1, max_overhead=None, precision=form.precision)
+    for step in range(repeats + 1):
+        _, grads = model.loss_and_grads(batch)
+        report = guard.after_backward(step, grads, form.of(model, batch))
+        reports += [report] if report is not None else []
+        descend(model, grads, 0.01)
+    return [report for report in reports[1:] if not any(tensor.deep for tensor in report.tensors.values())]
+
+
+def deep_check(hidden: int, batch: Batch, form: LossForm) -> Report:
+    """One deep check of the untrained network."""
+    model = LSTM(hidden=hidden)
+    _, grads = model.loss_and_grads(batch)
+    loss = form.of(model, batch)
+    return check(model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Whether a guard leaves a training as it is, bit for bit.
+
+What is measured: a training of 2,000 steps on the demo's genome, without a guard and with guards that check every 50
+steps in each form of the loss. All parameters are hashed after every step, in one running hash.
+
+How to read it: "same" is whether the running hash (every parameter after every step) and the parameters at the end are,
+bit for bit, those of the training without a guard. Anything but "yes" is a bug of gradguard.
+
+    python tests/benchmarks/identical.py
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from common import LossForm, descend, table
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import GradGuard
+from gradguard.demo.genome import batches, read_genome
+from gradguard.testing import LSTM
+
+FORMS = tuple(
+    LossForm(f"{'unreduced' if reduction else 'scalar'}, {precision}", precision, reduction)
+    for precision in ("native", "float64")
+    for reduction in (None, "mean")
+)
+RATE = 1.0
+EVERY_N_STEPS = 50
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One training as it went.
+
+    Attributes:
+        hash: Of all parameters after each step, running.
+        end: The bytes of all parameters after the last.
+        loss: The last.
+        evaluations: Of the loss, by the guard.
+        checks: By the guard.
+    """
+
+    hash: str
+    end: bytes
+    loss: float
+    evaluations: int
+    checks: int
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each guard."""
+    options = parser().parse_args(arguments)
+    steps, timesteps = (20, 3) if options.quick else (2000, 39)
+    print(
+        table(("guard", "steps", "checks", "evaluations", "last loss", "running hash", "same"), rows(steps, timesteps))
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="20 steps")
+    return options
+
+
+def rows(steps: int, timesteps: int) -> Iterator[Row]:
+    """The training without a guard, and with each."""
+    with tqdm(total=(1 + len(FORMS)) * steps, desc="steps", leave=False) as bar:
+        alone = course(None, steps, timesteps, bar)
+        yield row("none", steps, alone, "")
+        for form in FORMS:
+            guarded = course(form, steps, timesteps, bar)
+            same = (guarded.hash, guarded.end) == (alone.hash, alone.end)
+            yield row(form.name, steps, guarded, "yes" if same else "NO")
+
+
+def row(guard: str, steps: int, of: Course, same: str) -> Row:
+    """One training, its hash shortened."""
+    return guard, str(steps), str(of.checks), str(of.evaluations), f"{of.loss:.9g}", of.hash[:12], same
+
+
+def course(form: LossForm | None, steps: int, timesteps: int, bar: tqdm) -> Course:
+    """Train, under a guard that is handed that form of the loss, if any."""
+    model, running, loss = LSTM(), hashlib.sha256(), 0.0
+    guard = None if form is None else guard_of(model, form)
+    stream = batches(read_genome(), timesteps, 4)
+    for step in range(steps):
+        batch = next(stream)
+        value, grads = model.loss_and_grads(batch)
+        loss = float(value)
+        if guard is not None and form is not None:
+            guard.after_backward(step, grads, form.of(model, batch))
+        descend(model, grads, RATE)
+        running.update(contents(model))
+        bar.update()
+    history = [] if guard is None else list(guard.history)
+    return Course(running.hexdigest(), contents(model), loss, sum(row.evaluations for row in history), len(history))
+
+
+def guard_of(model: LSTM, form: LossForm) -> GradGuard:
+    """A guard that checks as often as it is due."""
+    return GradGuard(
+        model.params,
+        every_n_steps=EVERY_N_STEPS,
+        max_overhead=None,
+        precision=form.precision,
+        reduction=form.reduction,
+    )
+
+
+def contents(model: LSTM) -> bytes:
+    """Every bit of the parameters."""
+    return b"".join(param.tobytes() for param in model.params.values())
+
+
+if __name__ == "__main__":
+    main()

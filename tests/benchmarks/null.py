@@ -1,0 +1,232 @@
+"""How often gradguard cries wolf: routine probes of correct gradients over whole trainings.
+
+What is measured: networks of several sizes trained from the start at learning rates from low to so high that the loss
+jumps about, each under a guard with no bound on its overhead, in each form of the loss. Counted are the routine probes,
+the alarms that they raise (each starts a deep check on fresh probes), and the bugs told after that.
+
+How to read it: every bug told is false, the goal is 0. A raw alarm costs a deep check and nothing else. |Z| is what of
+n - g the bars do not explain, in standard deviations; for N(0, 1) it would be over 3 in 0.27 % of the probes.
+"evidence" is the largest log10 of the sequential evidence; it alarms at about 7. "unclear" is the share of the checks
+of a tensor that end with "inconclusive". "from" and "to" are the losses of the first and of the last batch.
+
+    python tests/benchmarks/null.py
+    python tests/benchmarks/null.py --probes 5000
+"""
+
+import argparse
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import numpy as np
+from common import FORMS, Float64, LossForm, descend, in_parallel, table
+
+from gradguard import Alert, GradGuard, Report, Verdict
+from gradguard.bench import Bench
+from gradguard.demo.genome import batches, read_genome
+from gradguard.evidence import Evidence
+from gradguard.routine import TensorState, probe_tensor
+from gradguard.testing import LSTM, Batch, random_batch
+
+EVERY_N_STEPS = 20
+STEPS_PER_PROBE = 25  # a training that raises no probes ends, too
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training under guard.
+
+    Attributes:
+        hidden: Cells of the LSTM.
+        batch: Sequences in a batch.
+        timesteps: Their length.
+        rate: The learning rate.
+        data: "genome" for the demo's, "one batch" for random targets learnt by heart.
+        form: Of the loss.
+        probes: To be made before it ends.
+    """
+
+    hidden: int
+    batch: int
+    timesteps: int
+    rate: float
+    data: str
+    form: LossForm
+    probes: int
+
+    def stream(self) -> Iterator[Batch]:
+        """The batches."""
+        if self.data == "genome":
+            return batches(read_genome(), self.timesteps, self.batch)
+        return itertools.repeat(random_batch(self.timesteps, self.batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a guard made of one training.
+
+    Attributes:
+        training: The training.
+        steps: Taken.
+        losses: The first and the last.
+        z: Of every routine probe.
+        alarms: Raised by routine probes.
+        bugs: Told: all of them false.
+        unclear: The share of tensors' checks that end inconclusive.
+        evidence: The largest.
+    """
+
+    training: Training
+    steps: int
+    losses: tuple[float, float]
+    z: Float64
+    alarms: int
+    bugs: tuple[str, ...]
+    unclear: float
+    evidence: float
+
+
+NETWORKS = (
+    # hidden, batch, timesteps, learning rate, data
+    (5, 1, 39, 0.1, "genome"),
+    (5, 4, 39, 1.0, "genome"),
+    (5, 16, 39, 4.0, "genome"),
+    (5, 1, 10, 4.0, "one batch"),
+    (5, 1, 39, 2.0, "one batch"),
+    (5, 16, 39, 8.0, "one batch"),
+    (16, 4, 10, 1.0, "genome"),
+    (16, 1, 39, 1.0, "one batch"),
+    (16, 4, 39, 4.0, "one batch"),
+    (32, 4, 10, 4.0, "one batch"),
+    (32, 1, 39, 0.3, "genome"),
+    (32, 16, 39, 1.0, "genome"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each training, their sums, and how to reproduce each false bug."""
+    options = parser().parse_args(arguments)
+    wanted = 100 if options.quick else options.probes
+    networks = NETWORKS[3:4] if options.quick else NETWORKS
+    share = -(-wanted // (len(networks) * len(FORMS)))
+    trainings = [Training(*network, form, share) for network in networks for form in FORMS]
+    outcomes = list(in_parallel(outcome_of, trainings, options.processes, "trainings"))
+    print(table(("loss", "H", "B", "T", "rate", "data", "steps", "from", "to", *HEAD), map(row, outcomes)))
+    print()
+    print(table(("sum", "trainings", *HEAD), sums(outcomes)))
+    for outcome in outcomes:
+        for bug in outcome.bugs:
+            print(f"FALSE BUG in {outcome.training}: {bug}")
+
+
+HEAD = ("probes", "alarms", "bugs", "unclear", "|Z| > 3", "max |Z|", "evidence")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--probes", type=int, default=50_000, help="in all (default: %(default)s)")
+    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="one network, 100 probes")
+    return options
+
+
+def outcome_of(training: Training) -> Outcome:
+    """Train under guard until the probes are made."""
+    logging.getLogger("gradguard").addHandler(logging.NullHandler())
+    model, told = LSTM(hidden=training.hidden), list[Alert]()
+    with recorded() as seen, guard_of(model, training, told) as guard:
+        reports, losses = trained(model, guard, training, seen)
+    verdicts = [verdict for row in list(guard.history)[1:] for verdict in row.verdicts.values()]
+    return Outcome(
+        training=training,
+        steps=len(losses),
+        losses=(losses[0], losses[-1]),
+        z=np.concatenate([np.empty(0), *seen]),
+        alarms=sum(len(row.alarms) for row in guard.history),
+        bugs=tuple(alert.message for alert in told if alert.verdict.is_bug),
+        unclear=float(np.mean([verdict is Verdict.inconclusive for verdict in verdicts])),
+        evidence=max(tensor.evidence for report in reports for tensor in report.tensors.values()),
+    )
+
+
+def guard_of(model: LSTM, training: Training, told: list[Alert]) -> GradGuard:
+    """A guard that checks as often as it is due."""
+    return GradGuard(
+        model.params,
+        every_n_steps=EVERY_N_STEPS,
+        max_overhead=None,
+        precision=training.form.precision,
+        reduction=training.form.reduction,
+        on_alert=told.append,
+    )
+
+
+@contextmanager
+def recorded() -> Iterator[list[Float64]]:
+    """Z of the routine probes that guards make meanwhile."""
+    seen: list[Float64] = []
+
+    def probe(
+        bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator
+    ) -> tuple[Evidence, float]:
+        evidence, largest = probe_tensor(bench, name, state, entries, rng)
+        seen.append(np.concatenate([evidence.directions.z, evidence.entries.z]))
+        return evidence, largest
+
+    with mock.patch("gradguard.callback.probe_tensor", probe):
+        yield seen
+
+
+def trained(
+    model: LSTM, guard: GradGuard, training: Training, seen: Sequence[Float64]
+) -> tuple[list[Report], list[float]]:
+    """Plain gradient descent; the reports, and the loss at each step."""
+    reports, losses = [], []
+    for step, batch in zip(range(STEPS_PER_PROBE * training.probes), training.stream(), strict=False):
+        loss, grads = model.loss_and_grads(batch)
+        losses.append(float(loss))
+        report = guard.after_backward(step, grads, training.form.of(model, batch))
+        if report is not None:
+            reports.append(report)
+            if sum(z.size for z in seen) >= training.probes or not np.isfinite(loss):
+                break
+        descend(model, grads, training.rate)
+    return reports, losses
+
+
+def row(outcome: Outcome) -> Row:
+    """One training."""
+    of = outcome.training
+    network = (of.form.name, str(of.hidden), str(of.batch), str(of.timesteps), f"{of.rate:g}", of.data)
+    return *network, str(outcome.steps), *(f"{loss:.2f}" for loss in outcome.losses), *numbers([outcome])
+
+
+def sums(outcomes: Sequence[Outcome]) -> Iterator[Row]:
+    """All trainings of each form of the loss, and all."""
+    for form in dict.fromkeys(outcome.training.form for outcome in outcomes):
+        group = [outcome for outcome in outcomes if outcome.training.form == form]
+        yield form.name, str(len(group)), *numbers(group)
+    yield "all", str(len(outcomes)), *numbers(outcomes)
+
+
+def numbers(outcomes: Sequence[Outcome]) -> Row:
+    """What `HEAD` says of some trainings."""
+    z = np.abs(np.concatenate([outcome.z for outcome in outcomes]))
+    return (
+        str(z.size),
+        str(sum(outcome.alarms for outcome in outcomes)),
+        str(sum(len(outcome.bugs) for outcome in outcomes)),
+        f"{np.mean([outcome.unclear for outcome in outcomes]):.3f}",
+        f"{np.mean(z > 3):.3%}",
+        f"{z.max(initial=0.0):.2f}",
+        f"{max(outcome.evidence for outcome in outcomes):.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

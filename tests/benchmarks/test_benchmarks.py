@@ -1,0 +1,32 @@
+"""The benchmarks run: each with its smallest settings, so that they keep up with the code."""
+
+import importlib
+import re
+
+import pytest
+
+HEADS = {
+    "question": ("backward pass", "verdict"),
+    "calibration": ("covered", "error: directions"),
+    "null": ("alarms", "bugs"),
+    "evaluations": ("evaluations", "overhead"),
+    "identical": ("running hash", "same"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --quick it prints its heads, a rule and rows as wide."""
+    importlib.import_module(name).main(["--quick"])
+    printed = capsys.readouterr().out
+    assert all(head in printed for head in HEADS[name])
+    head, rule, *rows = printed.partition("\n\n")[0].splitlines()
+    assert re.fullmatch("-+(  -+)+", rule)
+    assert rows
+    assert {len(head)} == {len(row) for row in rows} == {len(rule)}
+
+
+def test_the_guarded_trainings_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Twenty steps end, bit for bit, where they end without a guard."""
+    importlib.import_module("identical").main(["--quick"])
+    assert capsys.readouterr().out.count(" yes") == 4

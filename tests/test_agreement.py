@@ -1,0 +1,205 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gradguard import agreement
+from gradguard.agreement import Signs, clopper_pearson
+from gradguard.parameters import Float64
+
+# (numerical, backprop) as printed in the question that gradguard grew from; the quantum of n is 2^-23 / 0.01.
+QUESTION = [
+    (-0.015223, -0.000385),
+    (0.000000, 0.000000),
+    (-0.058794, -0.001509),
+    (-0.000381, -9.238e-06),
+    (9.537e-05, 2.473e-06),
+    (0.000215, 6.266e-06),
+    (-0.015223, -0.000385),
+]
+
+values = st.floats(-1e3, 1e3).filter(lambda value: value == 0 or abs(value) > 1e-9)
+in_float32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+bars = st.floats(0, allow_infinity=False, width=32)
+vectors = st.integers(1, 8).flatmap(lambda size: st.tuples(*2 * [st.lists(values, min_size=size, max_size=size)]))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def zeros(like: Float64) -> Float64:
+    """No error at all."""
+    return np.zeros(like.size)
+
+
+@given(pair=vectors, power=st.integers(-900, 900))
+def test_the_discrepancy_is_a_share_symmetric_and_without_scale(
+    pair: tuple[list[float], list[float]], power: int
+) -> None:
+    """It lies in [0, 1], does not ask which of the two is right, nor in what units they are, however large or small."""
+    n, g = map(np.array, pair)
+    d = agreement.discrepancy(n, g)
+    assert 0 <= d <= 1 + 1e-15
+    assert agreement.discrepancy(g, n) == d
+    assert agreement.discrepancy(-n * 2.0**power, -g * 2.0**power) == pytest.approx(d, rel=1e-12, abs=0)
+    assert (d == 0) == np.array_equal(n, g)
+
+
+@given(g=st.lists(values, min_size=1, max_size=8), k=st.floats(0, 1e6))
+def test_the_discrepancy_of_a_factor_is_known(g: list[float], k: float) -> None:
+    """|k - 1| / (k + 1) where n = k g, and 1 where the sign is wrong or one of them is zero."""
+    array = np.array(g)
+    assume(array.any())
+    assert agreement.discrepancy(k * array, array) == pytest.approx(abs(k - 1) / (k + 1), rel=1e-9, abs=1e-15)
+    assert agreement.discrepancy(-k * array, array) == pytest.approx(1)
+    assert agreement.discrepancy(zeros(array), zeros(array)) == 0
+
+
+def test_the_question_has_its_ratio_and_its_discrepancy() -> None:
+    """Seven printed rows give n/g = 39 within two in a hundred, and 0.95; the row of zeros does no harm."""
+    n, g = np.array(QUESTION).T
+    error = np.hypot(2.0**-23 / 0.01, 5e-3 * np.abs(n))
+    found = agreement.ratio(n, g, error, zeros(n))
+    assert found.value == pytest.approx(39, rel=0.02)
+    assert abs(found.value - 39) < 3 * found.error
+    assert agreement.discrepancy(n, g) == pytest.approx(0.950, abs=5e-4)
+    assert agreement.signs(n, g, error, zeros(n)) == Signs(agreeing=6, resolvable=6)
+
+
+@given(pair=vectors, share=st.floats(1e-9, 10))
+def test_the_floor_is_the_discrepancy_of_the_bars(pair: tuple[list[float], list[float]], share: float) -> None:
+    """What a difference of one bar everywhere would come to."""
+    n, g = map(np.array, pair)
+    bars = np.full(n.size, share)
+    total = math.hypot(*n) + math.hypot(*g)
+    expected = share * math.sqrt(n.size) / total if total else math.inf
+    assert agreement.floor(n, g, bars, zeros(n)) == pytest.approx(expected, rel=1e-12)
+    assert agreement.floor(n, g, zeros(n), bars) == pytest.approx(expected, rel=1e-12)
+    assert agreement.floor(n, g, 3 * bars, 4 * bars) == pytest.approx(5 * expected, rel=1e-12)
+    assert agreement.floor(zeros(n), zeros(n), zeros(n), zeros(n)) == 0
+
+
+def scaled(seed: int, k: float, size: int = 60, relative: float = 1e-2) -> tuple[Float64, Float64, Float64]:
+    """N = k g with known, unequal errors, and g over two orders of magnitude; n, g and the errors."""
+    rng = np.random.default_rng(seed)
+    g = rng.standard_normal(size) * 10.0 ** rng.uniform(-2, 0, size)
+    error = abs(k) * relative * 10.0 ** rng.uniform(-1, 0, size)
+    return k * g + error * rng.standard_normal(size), g, error
+
+
+@given(seed=seeds, k=st.sampled_from([39.0, -39.0, 1.0, 1 / 39, 1.01, -1.0]))
+def test_the_ratio_recovers_the_factor_within_its_error(seed: int, k: float) -> None:
+    """Five of its standard errors hold it, the error is small, and the relation is seen to be pure."""
+    n, g, error = scaled(seed, k)
+    found = agreement.ratio(n, g, error, zeros(n))
+    assert abs(found.value - k) < 5.5 * found.error
+    assert found.error < 0.01 * abs(k)
+    assert found.purity < 2.2
+
+
+def test_the_error_of_the_ratio_is_honest() -> None:
+    """About 95 of 100 intervals of 1.96 errors hold the factor, and the errors are not wide for nothing."""
+    found = [agreement.ratio(n, g, error, zeros(n)) for n, g, error in (scaled(seed, 39.0) for seed in range(400))]
+    deviations = np.array([(ratio.value - 39) / ratio.error for ratio in found])
+    assert 0.92 < np.mean(np.abs(deviations) < 1.96) < 0.99
+    assert 0.8 < deviations.std() < 1.2
+    assert 0.8 < np.mean([ratio.purity for ratio in found]) < 1.2
+
+
+@given(seed=seeds)
+def test_a_few_wrong_entries_do_not_carry_the_ratio_away(seed: int) -> None:
+    """Three of sixty entries wrong by a hundred times move it by less than a hundredth, and spoil the purity."""
+    n, g, error = scaled(seed, 39.0)
+    n[:3] *= -100
+    found = agreement.ratio(n, g, error, zeros(n))
+    assert found.value == pytest.approx(39, rel=0.01)
+    assert found.purity > 3
+    assert found.worst > 100
+
+
+def test_backprop_s_own_rounding_counts_in_the_units_of_g() -> None:
+    """With a factor of 39 the roundings of g are 39 times larger in n: they widen the error, and excuse the rest."""
+    n, g, _ = scaled(0, 39.0, relative=0)
+    rng = np.random.default_rng(1)
+    found = agreement.ratio(n, g + 1e-3 * rng.standard_normal(g.size), zeros(n), np.full(n.size, 1e-3))
+    assert abs(found.value - 39) < 4 * found.error
+    assert 0.5 < found.purity < 2
+
+
+def test_without_a_gradient_there_is_no_ratio() -> None:
+    """Nan with an infinite error where g is 0 or n is not finite; entries that are fine are used."""
+    n, none = np.array([1.0, 2.0, 3.0]), np.zeros(3)
+    for found in (
+        agreement.ratio(n, none, none, none),
+        agreement.ratio(np.full(3, np.nan), n, none, none),
+        agreement.ratio(np.empty(0), np.empty(0), np.empty(0), np.empty(0)),
+    ):
+        assert math.isnan(found.value)
+        assert found.error == math.inf
+    some = agreement.ratio(np.array([2.0, np.nan, 5.0]), np.array([1.0, 1.0, 0.0]), np.full(3, 1e-3), none)
+    assert some.value == pytest.approx(2)
+
+
+@given(rows=st.lists(st.tuples(in_float32, in_float32, bars, bars), max_size=6))
+def test_no_finite_measurements_upset_the_arithmetic(rows: list[tuple[float, float, float, float]]) -> None:
+    """Zeros, equal values, bars of any size a float32 can have: numbers come out, and NumPy has no cause to warn."""
+    n, g, error, rounding = np.array(rows).reshape(-1, 4).T
+    found = agreement.ratio(n, g, error, rounding)
+    assert math.isfinite(found.value) == bool(g.any())
+    assert found.error >= 0
+    assert agreement.signs(n, g, error, rounding).resolvable <= n.size
+
+
+def test_signs_are_counted_where_they_can_be_told() -> None:
+    """An entry within three bars of zero, or a g within backprop's rounding, says nothing of the signs."""
+    n = np.array([1.0, -1.0, 0.2, 1.0, 1.0])
+    g = np.array([1.0, 1.0, -1.0, -1e-9, 0.0])
+    error, rounding = np.full(5, 0.1), np.full(5, 1e-8)
+    assert agreement.resolvable(n, g, error, rounding).tolist() == [True, True, False, False, False]
+    signs = agreement.signs(n, g, error, rounding)
+    assert signs == Signs(agreeing=1, resolvable=2)
+    assert signs.share == 0.5
+    assert signs.interval == clopper_pearson(1, 2)
+
+
+def test_where_no_sign_can_be_told_none_disagrees() -> None:
+    """The share is 1, and its interval says that it is worth nothing."""
+    signs = agreement.signs(np.zeros(4), np.ones(4), np.ones(4), np.zeros(4))
+    assert (signs.share, signs.interval) == (1.0, (0.0, 1.0))
+
+
+def at_most(successes: int, trials: int, p: float) -> float:
+    """The binomial probability of so many successes or fewer, in exact arithmetic."""
+    share = Fraction(p)
+    return float(sum(math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in range(successes + 1)))
+
+
+@given(data=st.data(), trials=st.integers(1, 60), level=st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_ends_of_the_interval_leave_half_of_the_rest_each(data: st.DataObject, trials: int, level: float) -> None:
+    """The identity that defines the Clopper-Pearson interval, with binomial tails in exact fractions."""
+    successes = data.draw(st.integers(0, trials))
+    low, high = clopper_pearson(successes, trials, level)
+    tail = (1 - level) / 2
+    assert 0 <= low <= successes / trials <= high <= 1
+    assert low == 0 if successes == 0 else 1 - at_most(successes - 1, trials, low) == pytest.approx(tail, rel=1e-6)
+    assert high == 1 if successes == trials else at_most(successes, trials, high) == pytest.approx(tail, rel=1e-6)
+    mirrored = clopper_pearson(trials - successes, trials, level)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize("trials", [5, 20])
+def test_the_interval_covers_every_share_often_enough(trials: int) -> None:
+    """Whatever the true share, at least 95 of 100 samples give an interval that holds it."""
+    intervals = [clopper_pearson(successes, trials) for successes in range(trials + 1)]
+    for p in np.linspace(0.01, 0.99, 25):
+        chances = [math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(trials + 1)]
+        covered = sum(chance for chance, (low, high) in zip(chances, intervals, strict=True) if low <= p <= high)
+        assert covered >= 0.95
+
+
+def test_many_agreeing_signs_narrow_the_interval() -> None:
+    """300 of 300 put the share above 0.98; no count is too large to compute."""
+    assert clopper_pearson(300, 300)[0] == pytest.approx(0.025 ** (1 / 300), rel=1e-6)
+    low, high = clopper_pearson(9_960, 9_963)
+    assert 0.999 < low < 9_960 / 9_963 < high < 1

@@ -1,0 +1,109 @@
+import itertools
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradguard.drift import Detector, alarm_level
+
+LEVEL = alarm_level(streams=15, checks=10_000, false_alarms=0.01)
+
+
+def track(values: Iterable[float]) -> list[float]:
+    """The evidence after each value."""
+    detector, evidence = Detector(), []
+    for z in values:
+        detector.update(float(z))
+        evidence.append(detector.evidence)
+    return evidence
+
+
+def delay(values: Iterable[float]) -> int:
+    """How many checks it takes to alarm; 500 if it takes more."""
+    return next((check for check, evidence in enumerate(track(values), start=1) if evidence > LEVEL), 500)
+
+
+def test_on_correct_gradients_the_evidence_stays_below_its_level() -> None:
+    """By construction its mean after k checks is at most k, so that it rarely exceeds 20 k, and never alarms here."""
+    rng, checks = np.random.default_rng(0), 250
+    tracks = np.array([track(rng.standard_normal(checks)) for _ in range(120)])
+    assert tracks.max() < LEVEL
+    reached = tracks > np.log10(20 * np.arange(1, checks + 1))
+    assert reached.mean(axis=0).max() <= 0.1
+    assert tracks[:, -1].mean() < math.log10(checks)
+    assert 0.05 < np.mean(10.0 ** np.minimum(tracks[:, 20], 4)) / 21 < 3
+
+
+def test_it_is_as_calm_on_evidence_that_is_narrower_than_it_should_be() -> None:
+    """Error bars on the safe side, such as the factor of 1.1 in Z, only make it rarer."""
+    rng = np.random.default_rng(1)
+    narrow = np.mean([track(0.7 * rng.standard_normal(150))[-1] for _ in range(40)])
+    usual = np.mean([track(rng.standard_normal(150))[-1] for _ in range(40)])
+    assert narrow < usual
+
+
+@pytest.mark.parametrize(("shift", "most"), [(1.0, 45), (2.0, 14), (0.5, 160), (-1.0, 45)])
+def test_a_shift_is_found_in_few_checks(shift: float, most: int) -> None:
+    """The median delay of a shift of one standard deviation is some thirty checks, at one false alarm in 100 runs."""
+    rng = np.random.default_rng(2)
+    delays = [delay(rng.standard_normal(300) + shift) for _ in range(25)]
+    assert 3 < np.median(delays) <= most
+
+
+def test_a_shift_is_found_as_quickly_after_a_long_calm() -> None:
+    """Hundreds of checks on a correct gradient do not count against a bug that comes late."""
+    rng = np.random.default_rng(3)
+    delays = []
+    for _ in range(10):
+        evidence = track(np.concatenate([rng.standard_normal(400), rng.standard_normal(100) + 1]))
+        delays.append(next((check for check, value in enumerate(evidence[400:], start=1) if value > LEVEL), 500))
+    assert np.median(delays) <= 45
+
+
+def test_errors_of_changing_sign_are_found_too() -> None:
+    """A wrong gradient need not lean to one side: alternating deviations alarm, at the same speed whatever the sign."""
+    assert 3 < delay(itertools.cycle([3.0, -3.0])) < 20
+    assert delay(itertools.cycle([3.0, -3.0])) == delay(itertools.cycle([-3.0, 3.0]))
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=12))
+def test_the_evidence_does_not_ask_for_the_sign(values: list[float]) -> None:
+    """Too large and too small gradients are found alike."""
+    assert track(values) == pytest.approx(track([-z for z in values]), rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(5, 1e300))
+def test_one_wild_probe_does_not_alarm(z: float) -> None:
+    """It counts as five standard deviations at most: the confirmation judges it, not the sum."""
+    assert track([z]) == track([5.0])
+    assert track([0.0, z, 0.0])[-1] < LEVEL
+
+
+def test_the_evidence_of_a_long_fault_is_finite() -> None:
+    """It grows with each check and never overflows."""
+    evidence = track([5.0] * 400)
+    assert np.isfinite(evidence).all()
+    assert all(after > before for before, after in itertools.pairwise(evidence))
+    assert evidence[-1] > 1000
+
+
+def test_a_cleared_stream_starts_over() -> None:
+    """After a restart it is as new."""
+    detector, new = Detector(), Detector()
+    for _ in range(30):
+        detector.update(5.0)
+    detector.restart()
+    assert detector.evidence == new.evidence < 0
+    detector.update(0.5)
+    new.update(0.5)
+    assert detector.evidence == new.evidence
+
+
+def test_the_alarm_level_shares_one_chance_among_all_checks_and_streams() -> None:
+    """More streams, more checks or a smaller chance ask for more evidence: 1e7 for ten streams and ten thousand checks."""
+    assert alarm_level(10, 10_000, 0.01) == pytest.approx(7)
+    assert alarm_level(20, 10_000, 0.01) == pytest.approx(7 + math.log10(2))
+    assert alarm_level(10, 20_000, 0.02) == pytest.approx(7)

@@ -1,0 +1,112 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gradguard.naming import History, Observation, require_constants
+
+TRAINING = {"timesteps": 39.0, "batch": 16.0}
+
+
+def labels(ratio: float, error: float = 1e-4, **constants: float) -> list[str]:
+    """What a ratio n / g is called, given the constants of the training."""
+    return [name.label for name in History(constants or TRAINING).names_of(ratio, error)]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "label", "meaning"),
+    [
+        (39.01, "`timesteps`", "the backward pass divides by the number of timesteps and the loss does not"),
+        (1 / 16, "1/`batch`", "the loss divides by the batch size and the backward pass does not"),
+        (39 * 16, "`batch` x `timesteps`", "divides by the batch size times the number of timesteps"),
+        (39 / 16, "`timesteps`/`batch`", "divides by the number of timesteps where the loss divides by the batch size"),
+        (39 * 39, "`timesteps` x `timesteps`", "the number of timesteps times the number of timesteps"),
+        (2 * 39, "2 x `timesteps`", "divides by twice the number of timesteps"),
+        (2 / 39, "2/`timesteps`", "the loss divides by half of the number of timesteps"),
+        (2.0, "2", "the backward pass lost a factor of 2"),
+        (0.5, "1/2", "the backward pass is too large by a factor of 2"),
+        (2.0**12, "2^12", "the backward pass lost a factor of 2^12"),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_ratio_is_named_and_explained(ratio: float, label: str, meaning: str, sign: int) -> None:
+    """Constants, their products, quotients and doubles, whatever the sign, with what they say of the backward pass."""
+    found = History(TRAINING).names_of(sign * ratio, 0.005 * ratio)
+    assert label in [name.label for name in found]
+    assert meaning in next(name for name in found if name.label == label).meaning
+
+
+def test_a_constant_of_the_user_s_own_is_called_what_they_call_it() -> None:
+    """A name that is not known is quoted."""
+    name = History({"heads": 12.0}).names_of(12.0, 1e-3)[0]
+    assert name.label == "`heads`"
+    assert name.meaning == "the backward pass divides by `heads` and the loss does not"
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.0004, 17.0, 38.9, 0.4])
+def test_a_ratio_that_is_nothing_known_has_no_name(ratio: float) -> None:
+    """Three errors decide; and nothing is called after 1, which is no error at all."""
+    assert labels(ratio, error=2e-4) == []
+
+
+@pytest.mark.parametrize("error", [math.inf, math.nan, 2.0, 40.0])
+def test_a_vague_ratio_is_not_named(error: float) -> None:
+    """With an error bar that anything would fit, a name would be a guess."""
+    assert labels(39.0, error) == []
+
+
+def test_the_simplest_name_wins_and_equals_are_all_told() -> None:
+    """A constant before a plain 2, that before products; and two constants of one value are both suspects."""
+    assert labels(2.0, timesteps=2.0, batch=16.0) == ["`timesteps`"]
+    assert labels(2.0, timesteps=32.0, batch=16.0) == ["2"]
+    assert labels(39.0, timesteps=39.0, batch=39.0) == ["`timesteps`", "`batch`"]
+    assert labels(64.0, batch=64.0) == ["`batch`"]
+
+
+def test_a_constant_of_one_names_nothing() -> None:
+    """With a batch of one, dividing by the batch is no error, and a product with it is not told."""
+    assert labels(39.0, timesteps=39.0, batch=1.0) == ["`timesteps`"]
+    assert labels(3.0, batch=1.0) == []
+
+
+def test_where_constants_change_the_ratio_follows_the_right_one() -> None:
+    """A ratio of 16 may be two things; when the next sequence is longer, only one of them still fits."""
+    first = Observation(16.0, 1e-3, {"timesteps": 16.0, "batch": 16.0})
+    now = {"timesteps": 20.0, "batch": 16.0}
+    assert [name.label for name in History(now, (first,)).names_of(20.0, 1e-3)] == ["`timesteps`"]
+    assert [name.label for name in History(now, (first,)).names_of(16.0, 1e-3)] == ["`batch`"]
+    assert History(now, (first,)).names_of(17.0, 1e-3) == []
+
+
+@given(a=st.integers(2, 300), b=st.integers(2, 300), error=st.floats(0, 1e-3))
+def test_every_named_number_is_within_three_errors_of_the_ratio(a: int, b: int, error: float) -> None:
+    """Whatever is named is what the ratio is, and the right name is among those found."""
+    assume(a != b)
+    ratio = a / b
+    found = History({"a": float(a), "b": float(b)}).names_of(ratio, error * ratio)
+    assert all(abs(name.value - ratio) <= max(3 * error * ratio, 1.01e-6 * ratio) for name in found)
+    assert found or abs(ratio - 1) <= 3 * error * ratio
+
+
+@pytest.mark.parametrize("value", [0, -3, math.nan, math.inf, "39 steps", None, [39]])
+def test_a_constant_that_is_no_positive_number_is_refused(value: Any) -> None:
+    """The message says which one and what it is."""
+    with pytest.raises(ValueError, match=r"constant 'timesteps' is .*expected a positive number") as raised:
+        require_constants({"batch": 16, "timesteps": value})
+    assert repr(value) in str(raised.value)
+
+
+def test_constants_may_be_any_positive_numbers() -> None:
+    """Integers, floats, and none at all."""
+    assert require_constants({"timesteps": 39, "loss_scale": 0.5}) == {"timesteps": 39.0, "loss_scale": 0.5}
+    assert require_constants(None) == {}
+
+
+@pytest.mark.xfail(reason="`[39].items()` raises a bare AttributeError")
+def test_constants_that_are_no_mapping_are_told() -> None:
+    """The message speaks of the constants, and shows how they are given."""
+    constants: Any = [39]
+    with pytest.raises((TypeError, ValueError), match="constants"):
+        require_constants(constants)

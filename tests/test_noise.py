@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradguard import noise
+from gradguard.differences import FourPoint
+from gradguard.loss import Objective
+from gradguard.parameters import Float64, InPlace
+from gradguard.testing import LSTM, Batch, random_batch
+
+positive = st.floats(1e-12, 1e6)
+
+
+def lstm(timesteps: int = 20, batch: int = 2) -> tuple[LSTM, Batch]:
+    """A float32 network and a batch."""
+    return LSTM(3, 4, 3), random_batch(timesteps, batch, inputs=3, outputs=3)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("f2", 2.0**-11), ("f4", 2.0**-24), ("f8", 2.0**-53)])
+def test_the_unit_roundoff_is_half_a_digit(dtype: str, expected: float) -> None:
+    """1 + u rounds to 1 and 1 + 2u does not."""
+    kind = np.dtype(dtype).type
+    assert noise.unit_roundoff(np.dtype(dtype)) == expected
+    assert kind(1 + expected) == 1 < kind(1 + 2 * expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("given", [np.float64, np.float32])
+def test_the_resolution_of_losses_shows_in_their_values(dtype: type, given: type) -> None:
+    """A float32 loss handed over as a Python float is seen to be one; no dtype is claimed finer than the one given."""
+    values = np.random.default_rng(0).uniform(1, 2, 9).astype(dtype).astype(given).astype(np.float64)
+    expected = min(np.dtype(dtype), np.dtype(given), key=lambda kind: kind.itemsize)
+    assert noise.resolution(values, np.dtype(given)) == expected
+
+
+def test_whole_numbers_resolve_to_a_float_too() -> None:
+    """A loss that returns an int has a resolution, and one beyond the range of a dtype does not fit it."""
+    assert noise.resolution(np.array([1.0 + 2.0**-40]), np.dtype(int)) == np.float64
+    assert noise.resolution(np.array([1e30]), np.dtype(np.float64)) == np.float64
+    assert noise.resolution(np.array([2.0**40]), np.dtype(np.float64)) == np.float32
+
+
+@given(values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1))
+def test_the_quantum_is_the_distance_to_the_next_float(values: list[float]) -> None:
+    """In float32 and in float64."""
+    array = np.array(values)
+    for kind in (np.float32, np.float64):
+        sizes = np.abs(array).astype(kind)
+        expected = np.nextafter(sizes, kind(np.inf)).astype(np.float64) - sizes.astype(np.float64)
+        assert np.array_equal(noise.quantum(array, np.dtype(kind)), expected)
+
+
+@pytest.mark.parametrize("form", ["loss", "losses"])
+def test_jitter_measures_the_noise_that_a_float64_twin_shows(form: str) -> None:
+    """Against the true rounding errors of a real float32 LSTM it is right within a factor of two and a half."""
+    model, batch = lstm()
+    objective = Objective(
+        lambda: getattr(model, form)(batch), InPlace(model.params), "mean" if form == "losses" else None, lambda: None
+    )
+    rng = np.random.default_rng(0)
+    base = model.params["Wh"].copy()
+    errors = []
+    for _ in range(150):
+        model.params["Wh"][...] = base * (1 + 1e-4 * rng.standard_normal(base.shape))
+        exact = {name: param.astype(np.float64) for name, param in model.params.items()}
+        errors.append(objective.total(objective() - getattr(model, form)(batch, exact).reshape(-1)))
+    model.params["Wh"][...] = base
+    before = {name: param.tobytes() for name, param in model.params.items()}
+    centre, evaluations = objective(), objective.evaluations
+    sigmas = []
+    for seed in range(12):
+        sigma, dtype = noise.jitter(objective, "Wh", centre, np.random.default_rng(seed))
+        sigmas.append(sigma)
+        assert dtype == np.float32
+    truth = np.std(errors)
+    assert truth / 2.5 < np.sqrt(np.mean(np.square(sigmas))) < 2.5 * truth
+    assert objective.evaluations - evaluations == 12 * 12
+    assert before == {name: param.tobytes() for name, param in model.params.items()}
+
+
+def test_noise_is_never_below_what_rounding_the_loss_adds() -> None:
+    """Where nothing else is rounded, sigma is the quantum of the loss over the root of twelve."""
+    weights = np.ones(3, np.float32)
+    objective = Objective(lambda: np.float32(1.5), InPlace({"w": weights}), None, lambda: None)
+    sigma, dtype = noise.jitter(objective, "w", objective(), np.random.default_rng(0))
+    quantum = 2.0**-23 if dtype == np.float32 else 2.0**-10
+    assert sigma == pytest.approx(quantum / np.sqrt(12))
+
+
+def calm(fourth: Float64) -> FourPoint:
+    """Differences with given fourth differences, the rest zero."""
+    zero, one = np.zeros(fourth.size), np.ones(fourth.size)
+    return FourPoint(one, zero, zero, zero, fourth, zero, zero, 2 * one, 4 * one, zero)
+
+
+@pytest.mark.parametrize("shared", [0.0, 100.0])
+@pytest.mark.parametrize("outliers", [0, 10])
+def test_fourth_differences_tell_the_noise(shared: float, outliers: int) -> None:
+    """Neither the error of the loss at the centre, which all probes share, nor some with truncation spoil it."""
+    sigma, rng = 1e-7, np.random.default_rng(0)
+    fourth = sigma * (np.sqrt(34) * rng.standard_normal(300) + 6 * shared)
+    fourth[:outliers] += 1e-3
+    estimate = noise.from_fourth_differences(calm(fourth), sigma, 0.0)
+    assert 0.85 * sigma < estimate < (1.2 if not outliers else 1.6) * sigma
+
+
+def test_few_fourth_differences_leave_the_earlier_estimate() -> None:
+    """One difference, or none that is finite, tells nothing; and no estimate is below the floor."""
+    assert noise.from_fourth_differences(calm(np.array([5.0])), 1e-7, 1e-9) == 1e-7
+    assert noise.from_fourth_differences(calm(np.array([np.nan, np.inf, 1.0])), 1e-7, 1e-9) == 1e-7
+    assert noise.from_fourth_differences(calm(np.zeros(50)), 1e-12, 1e-9) == 1e-9
+
+
+@given(step=positive, z3=st.floats(0, 1e12), weak=st.booleans())
+def test_a_step_changes_the_way_truncation_asks_for(step: float, z3: float, weak: bool) -> None:
+    """Shorter where truncation shows, longer only where the difference is weak, and never by more than four times."""
+    better = float(noise.better_step(np.array([step]), np.array([z3]), np.array([weak]))[0])
+    if z3 > 6:
+        assert step / 4 <= better <= step / 1.3
+    elif weak and z3 < 2:
+        assert better == 2.5 * step
+    else:
+        assert better == step
+
+
+@pytest.mark.parametrize("z3", [np.nan, np.inf])
+def test_a_step_at_which_the_loss_overflows_is_shortened(z3: float) -> None:
+    """Whatever else is known of it, in a deep check and in a routine one."""
+    assert noise.better_step(np.ones(1), np.array([z3]), np.array([True]))[0] == 1 / 4
+    assert noise.next_step(1.0, z3) == pytest.approx(1 / 3)
+
+
+@given(curvature=st.floats(-30, 30), start=st.floats(-20, 0))
+def test_steps_settle_where_truncation_just_shows(curvature: float, start: float) -> None:
+    """From far too short or far too long, routine steps come to rest at a z3 between 2 and 6, and stay."""
+    step = 10.0**start
+    for _ in range(400):
+        step = noise.next_step(step, 10.0**curvature * step**3)
+    assert 1 < 10.0**curvature * step**3 < 6.1
+
+
+def test_the_running_variance_finds_the_noise_from_far_off() -> None:
+    """From ten times too large or too small a sigma, a hundred fourth differences bring it within a third."""
+    for start in (10.0, 0.1):
+        rng, variance = np.random.default_rng(0), start**2
+        track = []
+        for check in range(400):
+            variance = noise.updated_variance(variance, np.sqrt(70) * rng.standard_normal(), check)
+            track.append(variance)
+        assert 0.67 < np.sqrt(np.mean(track[100:])) < 1.33
+
+
+@given(fourth=st.floats(-1e150, 1e150), checks=st.integers(0, 1000))
+def test_one_wild_difference_hardly_moves_the_variance(fourth: float, checks: int) -> None:
+    """A kink within one step at most doubles it."""
+    assert 0.85 <= noise.updated_variance(1.0, fourth, checks) <= 2.1

@@ -1,0 +1,151 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gradguard.parameters import Array, Float64
+from gradguard.probes import Direction, EntryProbe, Probe, aligned, entries, gaussian
+
+SHAPES = [(), (1,), (5,), (2, 3), (2, 1, 4)]
+
+shapes = st.sampled_from(SHAPES)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def probes_of(shape: tuple[int, ...], seed: int) -> list[Probe]:
+    """One of each kind."""
+    rng = np.random.default_rng(seed)
+    last = EntryProbe(tuple(length - 1 for length in shape))
+    return [last, gaussian(shape, rng), aligned(np.asarray(rng.standard_normal(shape)), rng)]
+
+
+def drawn(shape: tuple[int, ...], seed: int, dtype: str) -> Array:
+    """Parameters of very different sizes."""
+    rng = np.random.default_rng(seed)
+    array: Array = np.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 3, shape)).astype(dtype)
+    return array
+
+
+@given(
+    shape=shapes, seed=seeds, dtype=st.sampled_from(["f2", "f4", "f8", ">f4"]), amount=st.floats(-0.1, 0.1), order=seeds
+)
+def test_the_displacement_is_what_the_dtype_made_of_it(
+    shape: tuple[int, ...], seed: int, dtype: str, amount: float, order: int
+) -> None:
+    """It is, bit for bit, how far the array is from its base; along and against are its products."""
+    base = drawn(shape, seed, dtype)
+    array = base.copy(order="F" if order % 2 else "C")
+    gradient = np.asarray(np.random.default_rng(order).standard_normal(shape))
+    for probe in probes_of(shape, order):
+        moved = probe.shift(array, base, amount)
+        realised = array.astype(np.float64) - base.astype(np.float64)
+        if isinstance(probe, EntryProbe):
+            assert np.count_nonzero(realised) <= 1
+            assert moved == probe.along(moved) == realised[probe.index]
+            assert probe.against(gradient, moved) == gradient[probe.index] * realised[probe.index]
+        else:
+            assert isinstance(probe, Direction)
+            assert np.array_equal(moved, realised)
+            assert probe.along(moved) == pytest.approx(np.sum(probe.vector * realised), rel=1e-12, abs=1e-15)
+            assert probe.against(gradient, moved) == pytest.approx(np.sum(gradient * realised), rel=1e-9, abs=1e-12)
+        probe.reset(array, base)
+        assert array.tobytes() == base.tobytes()
+
+
+@given(shape=shapes, seed=seeds)
+def test_every_probe_is_a_unit_vector(shape: tuple[int, ...], seed: int) -> None:
+    """In float64, where rounding is no matter, the displacement along a probe is the amount asked for."""
+    base = drawn(shape, seed, "f8")
+    for probe in probes_of(shape, seed):
+        moved = probe.shift(base.copy(), base, 0.5)
+        assert probe.along(moved) == pytest.approx(0.5, rel=1e-9)
+        assert math.sqrt(float(np.sum(np.square(moved)))) == pytest.approx(0.5, rel=1e-9)
+
+
+@given(seed=seeds, size=st.integers(1, 40), power=st.integers(-900, 900))
+def test_an_aligned_probe_follows_the_gradient_at_any_scale(seed: int, size: int, power: int) -> None:
+    """Half of the entries, drawn at random, each moved in proportion to its gradient and up the slope."""
+    gradient = np.random.default_rng(seed).standard_normal(size) * 2.0**power
+    probe = aligned(gradient, np.random.default_rng(seed))
+    moved = probe.vector != 0
+    assert np.linalg.norm(probe.vector) == pytest.approx(1, rel=1e-12)
+    factor = probe.vector[moved] / (gradient[moved] / 2.0**power)
+    if not moved.all():  # all of them at once are either very few entries, or a Gaussian where none was drawn
+        assert (factor > 0).all()
+        assert factor == pytest.approx(factor[0], rel=1e-9)
+        assert probe.against(gradient, probe.vector) > 0
+
+
+def test_aligned_probes_move_each_entry_half_of_the_time() -> None:
+    """No entry is left out for good, and no two probes are alike."""
+    rng = np.random.default_rng(0)
+    moved = np.mean([aligned(np.ones(50), rng).vector != 0 for _ in range(400)], axis=0)
+    assert moved.min() > 0.35
+    assert moved.max() < 0.65
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where_the_gradient_is_zero_an_aligned_probe_goes_anywhere(shape: tuple[int, ...]) -> None:
+    """A missing gradient has no direction of its own, and must be looked for all the same."""
+    probe = aligned(np.zeros(shape), np.random.default_rng(0))
+    assert probe.vector.shape == shape
+    assert np.all(probe.vector != 0)
+    assert np.linalg.norm(probe.vector) == pytest.approx(1)
+
+
+def test_gaussian_probes_have_no_preferred_direction() -> None:
+    """Their second moment is the identity over the dimension."""
+    rng = np.random.default_rng(0)
+    vectors = np.array([gaussian((2, 3), rng).vector.reshape(-1) for _ in range(3000)])
+    assert np.abs(vectors.T @ vectors / 3000 - np.eye(6) / 6).max() < 0.015
+
+
+def flat(probes: list[EntryProbe], gradient: Float64) -> NDArray[np.intp]:
+    """The entries as places in the flat tensor; each index must exist."""
+    return np.array([np.ravel_multi_index(probe.index, gradient.shape) for probe in probes], dtype=np.intp)
+
+
+@given(shape=shapes, seed=seeds)
+def test_a_small_tensor_is_sampled_whole(shape: tuple[int, ...], seed: int) -> None:
+    """Every entry once."""
+    gradient = np.asarray(np.random.default_rng(seed).standard_normal(shape))
+    chosen = flat(entries(gradient, max(1, gradient.size), np.random.default_rng(seed)), gradient)
+    assert chosen.tolist() == list(range(gradient.size))
+
+
+@given(seed=seeds, size=st.integers(2, 400), data=st.data())
+def test_a_sample_has_the_size_asked_for_and_holds_the_largest_gradients(seed: int, size: int, data: Any) -> None:
+    """A fifth of the entries are those of the largest |g|, and no entry is measured twice."""
+    count = data.draw(st.integers(1, size - 1))
+    gradient = np.random.default_rng(seed).standard_normal((size, 1)) ** 3
+    chosen = flat(entries(gradient, count, np.random.default_rng(seed)), gradient)
+    assert len(set(chosen)) == len(chosen) == count
+    largest = np.argsort(-np.abs(gradient).ravel())[: count // 5]
+    assert set(largest) <= set(chosen)
+
+
+@pytest.mark.xfail(reason="a fifth of fewer than five entries is none")
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_even_the_smallest_sample_holds_the_largest_gradient(count: int) -> None:
+    """The entry that the optimizer moves most is always looked at."""
+    gradient = np.random.default_rng(0).standard_normal(1000)
+    samples = [flat(entries(gradient, count, np.random.default_rng(seed)), gradient) for seed in range(20)]
+    assert all(int(np.abs(gradient).argmax()) in chosen for chosen in samples)
+
+
+def test_a_sample_reaches_gradients_of_every_size() -> None:
+    """Bugs hide in small entries: over many checks every entry has its turn."""
+    gradient = np.geomspace(1, 1e-8, 200)
+    seen = {place for seed in range(60) for place in flat(entries(gradient, 40, np.random.default_rng(seed)), gradient)}
+    assert len(seen) > 195
+
+
+def test_a_sample_repeats_with_its_seed() -> None:
+    """The same seed draws the same entries, another seed others."""
+    gradient = np.random.default_rng(0).standard_normal((30, 30))
+    first, again, other = (entries(gradient, 50, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first == again != other
