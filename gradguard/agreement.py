@@ -57,6 +57,8 @@ class Ratio:
 def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     """N / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
 
+    Backprop's own rounding may push all entries the same way, and does not average out.
+
     Source: Huber 1964; the sandwich is not let below the Fisher error.
     """
     used = (g != 0) & np.isfinite(n)
@@ -74,8 +76,9 @@ def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     residual = (n - k * g) / deviation
     fisher = 1 / _norm(g / deviation)
     sandwich = _norm(weight * g * (n - k * g)) / float(np.sum(weight * g**2))
+    coherent = abs(k) * float(np.sum(weight * np.abs(g) * rounding) / np.sum(weight * g**2))
     purity = float(np.sum(residual**2)) / max(1, n.size - 1)
-    return Ratio(k, max(fisher, sandwich), purity, float(np.abs(residual).max()))
+    return Ratio(k, math.hypot(max(fisher, sandwich), coherent / 2), purity, float(np.abs(residual).max()))
 
 
 def _weighted_median(values: Float64, weights: Float64) -> float:

@@ -91,6 +91,7 @@ def _diagnosed(
         coverage=1.0,
         step_size=float("nan"),
         noise=float("nan"),
+        rough=False,
         blocks={},
     )
     return {name: diagnose_tensor(evidence, History(constants), Thresholds())}

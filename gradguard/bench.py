@@ -10,13 +10,15 @@ import numpy as np
 
 from gradguard.differences import BACKPROP_ROUNDING, FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
-from gradguard.noise import resolution, unit_roundoff
+from gradguard.noise import listen, resolution, unit_roundoff
 from gradguard.parameters import Array, Copied, Float64, InPlace, Shadow, Space, typical_size
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 
 Precision = Literal["native", "float64", "auto"]
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
+LARGEST_ROUNDOFF = 1e-3
+LISTENED = 4  # tensors along which the native noise is measured
 UNSEEN_BY_FLOAT32 = 2.0**-30  # a relative move that float32 parameters round away
 
 
@@ -40,19 +42,30 @@ class Bench:
         arrays: The tensors as the user has them.
         gradients: Their gradients, in float64.
         centre: The unreduced losses at the unperturbed parameters.
-        roundoff: The unit roundoff that the gradients were computed with.
+        unit: The unit roundoff of what the gradients were computed with.
+        noise: sigma of the loss in native precision.
     """
 
     objective: Objective
     arrays: Mapping[str, Array]
     gradients: Mapping[str, Float64]
     centre: Float64
-    roundoff: float
+    unit: float
+    noise: float = 0.0
 
     @property
     def loss(self) -> float:
         """The loss at the unperturbed parameters."""
         return self.objective.total(self.centre)
+
+    @property
+    def roundoff(self) -> float:
+        """The relative rounding of a backward pass: a unit roundoff, or the loss's own noise where that is larger.
+
+        A loss that is the small difference of large numbers has a gradient that is, too.
+        """
+        relative = self.noise / abs(self.loss) if self.loss else 0.0
+        return min(max(self.unit, relative / 4), LARGEST_ROUNDOFF)
 
     def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences of one tensor along some probes."""
@@ -114,30 +127,41 @@ class Subject:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
         """
         native = self._objective(self._native())
-        bench = self._open(native, self._roundoff())
-        bench = replace(bench, roundoff=max(bench.roundoff, unit_roundoff(resolution(bench.centre, native.dtype))))
-        if precision == "native" or not np.isfinite(bench.centre).all():
+        bench = self._open(native, self._unit(), 0.0)
+        if not np.isfinite(bench.centre).all():
+            return bench
+        bench = replace(bench, noise=self._noise(native, bench.centre))
+        bench = replace(bench, unit=max(bench.unit, unit_roundoff(resolution(bench.centre, native.dtype))))
+        if precision == "native":
             return bench
         shadow, refusal = self._proven(native, bench.centre)
         if shadow is not None:
             shadow.evaluations += native.evaluations
-            return self._open(shadow, bench.roundoff)
+            return self._open(shadow, bench.unit, bench.noise)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
 
-    def reopened(self, precision: str, roundoff: float) -> Bench:
-        """The bench in a precision that an earlier check has proven."""
-        return self._open(self._objective(self._native() if precision == "native" else self._shadow()), roundoff)
+    def reopened(self, found: Bench) -> Bench:
+        """The bench in the precision that an earlier check has proven."""
+        space = self._native() if found.objective.space.precision == "native" else self._shadow()
+        return self._open(self._objective(space), found.unit, found.noise)
 
-    def _open(self, objective: Objective, roundoff: float) -> Bench:
+    def _open(self, objective: Objective, unit: float, noise: float) -> Bench:
         exact = {name: gradient.astype(np.float64) for name, gradient in self.gradients.items()}
-        return Bench(objective, self.arrays, exact, objective(), roundoff)
+        return Bench(objective, self.arrays, exact, objective(), unit, noise)
+
+    def _noise(self, native: Objective, centre: Float64) -> float:
+        """Sigma along a few of the tensors: the largest of them."""
+        names = [name for name, array in self.arrays.items() if array.size and np.isfinite(array).all()]
+        rng = np.random.default_rng(0)
+        few = names[:: -(-len(names) // LISTENED)] if names else []
+        return max((listen(native, name, centre, rng).sigma for name in few), default=0.0)
 
     def _objective(self, space: Space) -> Objective:
         return Objective(self.loss, space, self.reduction, self.restore)
 
-    def _roundoff(self) -> float:
+    def _unit(self) -> float:
         return max(unit_roundoff(array.dtype) for array in (*self.arrays.values(), *self.gradients.values()))
 
     def _native(self) -> Space:

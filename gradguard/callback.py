@@ -240,7 +240,7 @@ class GradGuard:
         self, subject: Subject, found: Bench, constants: Mapping[str, float], plan: Plan
     ) -> tuple[Bench, tuple[str, ...]]:
         """Routine probes of the tensors whose turn it is, and a deep check of those that raise an alarm."""
-        bench = subject.reopened(found.objective.space.precision, found.roundoff)
+        bench = subject.reopened(found)
         names = self._whose_turn(list(bench.arrays), plan.tensors)
         if not np.isfinite(bench.centre).all():
             self._deepen(bench, names, LOOKING, constants)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from gradguard import agreement
 from gradguard.parameters import Float64
 
-CONSISTENT = 2.0  # standard deviations of the noise, all entries together, within which two steps agree
+CONSISTENT = 3.0  # standard deviations of the noise, all entries together, within which two steps agree
+KINK = 25.0  # standard deviations of the noise by which the even part shows a kink
 MOST = 0.5  # of the entries
 BEYOND_FLOOR = (
     3.0  # discrepancy in floors; on correct gradients it reached 1.9 at the best step, in tensors of 5 entries
@@ -33,7 +34,7 @@ class Differences:
         steps: h, (J,), rising.
         n: Numerical derivatives, (J, m); 0 where the parameter's dtype rounds the step away.
         deviation: The standard deviation that the loss's noise gives each, (J, m).
-        truncation: How far truncation moved each, (J, m); inf where n is not finite.
+        truncation: How far truncation or a kink moved each, (J, m); inf where n is not finite.
         still: Where the loss was the same at both points, (J, m).
         stuck: Where the two points were the same, since the parameter's dtype rounds the step away, (J, m).
         g: What backprop says of each entry, (m,).
@@ -64,7 +65,7 @@ class Curve:
         discrepancy: ||n - g|| / (||n|| + ||g||), n numerical, g backprop; nan where the loss overflowed.
         floor: The discrepancy that a correct gradient would show, from loss values alone.
         noise: Its part from the rounding noise of the loss, sigma / (sqrt(2) h).
-        truncation: Its part from the curvature of the loss, which grows with the step.
+        truncation: Its part from the curvature of the loss, which grows with the step, and from kinks.
         rounding: Its part from backprop's own rounding, the same at each step.
         still: The share of entries for which the loss does not move, of those that move it at any step.
         stuck: The share of entries that do not move themselves, since their dtype rounds the step away.
@@ -189,8 +190,7 @@ def truncation(steps: Float64, n: Float64, deviation: Float64) -> Float64:
 
 def _truncation(steps: Float64, n: Float64, deviation: Float64) -> Float64:
     nearby = _from_neighbours(steps, n, deviation)
-    longest = _longest_consistent(n, deviation)
-    truest = best_of(np.hypot(deviation, nearby)[: longest + 1])
+    truest = int(np.argmin(_norms(np.hypot(deviation, nearby)) + _astray(n, deviation)))
     falling = np.minimum(1, (steps / steps[truest]) ** 2)[:, None] * nearby[truest]
     distance = _beyond_noise(n - n[truest], np.hypot(deviation, deviation[truest]))
     errors: Float64 = falling + np.where((steps > steps[truest])[:, None], distance, 0.0)
@@ -205,18 +205,17 @@ def _from_neighbours(steps: Float64, n: Float64, deviation: Float64) -> Float64:
     return at_each
 
 
-def _longest_consistent(n: Float64, deviation: Float64) -> int:
-    """The longest step that agrees, within the noise, with all shorter ones.
+def _astray(n: Float64, deviation: Float64) -> Float64:
+    """How far each step is from any shorter one, as vectors, beyond what the noise of both explains, (J,).
 
-    Source: Lepski 1991, on the choice of a bandwidth.
+    Where the loss saturates, n changes little from step to step and is far from what it was.
+
+    Source: Goldenshluger and Lepski 2011, on the choice of a bandwidth.
     """
-    variance = np.sum(deviation**2, axis=1)
-    allowed = CONSISTENT**2 * (1 + 2 * math.sqrt(2 / n.shape[1]))  # few entries scatter more
-    for j in range(1, len(n)):
-        apart = np.sum((n[j] - n[:j]) ** 2, axis=1)
-        if (apart > allowed * (variance[j] + variance[:j])).any():
-            return j - 1
-    return len(n) - 1
+    noise = _norms(deviation)
+    apart = np.linalg.norm(n[:, None] - n, axis=-1) - CONSISTENT * np.hypot(noise[:, None], noise)
+    furthest: Float64 = np.tril(apart, -1).max(axis=1)
+    return furthest
 
 
 def _beyond_noise(change: Float64, deviation: Float64) -> Float64:
@@ -225,6 +224,27 @@ def _beyond_noise(change: Float64, deviation: Float64) -> Float64:
     share = np.maximum(0, 1 - np.divide(noise, squares, out=np.ones_like(noise), where=squares > 0))
     beyond: Float64 = np.sqrt(share)[:, None] * np.abs(change)
     return beyond
+
+
+def kinks(steps: Float64, even: Float64, length: Float64, sigma: float) -> Float64:
+    """How far a kink may have moved each difference, (J, m): half of how much the slopes left and right differ.
+
+    Of a smooth loss the even part L(x + h) - 2 L(x) + L(x - h) grows as h^2, of one with a kink near x as h; which it
+    is shows where it first stands clear of the noise.
+
+    Args:
+        steps: h, (J,).
+        even: The even parts, (J, m).
+        length: The realised distance of the outer points, (J, m).
+        sigma: The noise of one loss.
+    """
+    size = np.abs(even)
+    clear = size > KINK * sigma
+    first = np.minimum(clear.argmax(axis=0), len(steps) - 2)
+    entry = np.arange(even.shape[1])
+    at_first, after = size[first, entry], size[first + 1, entry]
+    kinked = clear[first, entry] & (after < (steps[first + 1] / steps[first]) ** 1.5 * at_first)
+    return np.divide(size, length, out=np.zeros_like(size), where=clear & kinked & (length > 0))
 
 
 def _ratio(measured: Differences, j: int) -> agreement.Ratio:

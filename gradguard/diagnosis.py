@@ -31,7 +31,9 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     verdict = (
         _kind_of_bug(pairs, entries) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
     )
-    blocks = {name: _block(name, entries.where(mask), thresholds) for name, mask in evidence.blocks.items()}
+    blocks = {
+        name: _block(name, entries.where(mask), evidence.rough, thresholds) for name, mask in evidence.blocks.items()
+    }
     ratio, signs = pairs.ratio, entries.signs
     place = _place(evidence) if verdict is Verdict.structure and not blocks else None
     sentence = wording.Wording(
@@ -133,10 +135,10 @@ def _agreement(pairs: Pairs, thresholds: Thresholds) -> Verdict:
     return Verdict.float_precision if pairs.discrepancy > thresholds.discrepancy else Verdict.ok
 
 
-def _block(name: str, entries: Pairs, thresholds: Thresholds) -> BlockReport:
+def _block(name: str, entries: Pairs, rough: bool, thresholds: Thresholds) -> BlockReport:
     if not entries.size:
         verdict = Verdict.inconclusive
-    elif entries.significance > ALARM:
+    elif entries.significance(rough) > ALARM:
         verdict = _kind_of_bug(entries, entries)
     else:
         verdict = _agreement(entries, thresholds)

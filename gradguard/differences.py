@@ -20,6 +20,8 @@ from gradguard.probes import Probe
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
 NOISE_OF_FOURTH = math.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
+ENOUGH_TO_RECENTRE = 8
+KINK_IN_NOISE = 12  # two standard deviations of a fourth difference, in those of the loss
 BACKPROP_ROUNDING = 8  # backprop's own rounding error, in unit roundoffs of ||g||
 
 
@@ -93,10 +95,11 @@ class FourPoint:
     def truncation_bar(self, sigma: float) -> Float64:
         """How far truncation may have moved N, where it stands clear of the noise.
 
-        A kink within the step need not show in u2 - 2 u1, but it shows in the fourth difference.
+        A kink need not show in u2 - 2 u1, but it shows in the fourth difference: of slopes that differ by J at x it
+        makes 2 J h, and N is off by up to J h / 2.
         """
         smooth = np.maximum(0, self.truncation - NOISE_OF_TRUNCATION * sigma)
-        kink = np.maximum(0, np.abs(self.fourth) - 25 * sigma) / 4
+        kink = np.maximum(0, np.abs(self.fourth) - KINK_IN_NOISE * sigma) / 4
         return smooth + kink
 
     def bar(self, sigma: float) -> Float64:
@@ -123,6 +126,11 @@ class FourPoint:
 
     def _deviation(self, sigma: float, rounding: Float64 | float) -> Float64:
         return 1.1 * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
+
+    def recentred(self) -> Self:
+        """The same, freed of the noise of L(0): all probes share it, and the median fourth difference shows it."""
+        shared = float(np.median(self.fourth)) / 6 if self.fourth.size >= ENOUGH_TO_RECENTRE else 0.0
+        return dataclasses.replace(self, even1=self.even1 + 2 * shared, even2=self.even2 + 2 * shared)
 
     def where(self, redone: NDArray[np.bool_], newer: Self) -> Self:
         """These differences, those marked by `redone` replaced by `newer` ones, in order."""

@@ -97,12 +97,17 @@ class Pairs:
         """How many signs agree, of those that can be told."""
         return agreement.signs(self.n, self.g, self.error, self.rounding)
 
-    @property
-    def significance(self) -> float:
-        """How many standard deviations the most telling of the three tests is from a correct gradient."""
+    def significance(self, rough: bool) -> float:
+        """How many standard deviations the most telling of the three tests is from a correct gradient.
+
+        Args:
+            rough: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
+                does not average out, and only single ones count.
+        """
         if not self.size:
             return 0.0
-        return max(float(np.abs(self.z).max()), self._of_norm(), self._of_ratio())
+        single = float(np.abs(self.z).max())
+        return single if rough else max(single, self._of_norm(), self._of_ratio())
 
     def _of_norm(self) -> float:
         if self.discrepancy <= BEYOND_FLOOR * self.floor:
@@ -137,6 +142,7 @@ class Evidence:
         coverage: The share of ||g||^2 that the sampled entries hold.
         step_size: The usual step of the entries.
         noise: sigma of the loss.
+        rough: Whether the loss is not smooth on the scale of the steps.
         blocks: For each named block, which of the sampled entries it holds.
         deep: Whether this is a deep check: only that may speak of a bug.
     """
@@ -152,6 +158,7 @@ class Evidence:
     coverage: float
     step_size: float
     noise: float
+    rough: bool
     blocks: Mapping[str, NDArray[np.bool_]]
     deep: bool = True
 
@@ -173,4 +180,4 @@ class Evidence:
     @property
     def is_suspect(self) -> bool:
         """Whether the gradient is further from its differences than float precision explains."""
-        return max(self.entries.significance, self.directions.significance) > ALARM
+        return max(self.entries.significance(self.rough), self.directions.significance(self.rough)) > ALARM

@@ -4,6 +4,7 @@ The rounding noise of a loss is no fixed multiple of its last digit: 0.005 to 73
 is measured, never assumed. sigma is always the standard deviation of one evaluation of the (reduced) loss.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gradguard.parameters import Float64
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 6
+WIDENINGS = (1, 16, 256)  # of the jitter, while the loss does not move
 TARGET_Z3 = 3.5  # the step is best where truncation just shows
 TOO_LONG_Z3 = 6.0
 TOO_SHORT_Z3 = 2.0
@@ -37,39 +39,89 @@ def resolution(values: Float64, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return next(fits, dtype if dtype.kind == "f" else np.dtype(np.float64))
 
 
-def quantum(values: Float64, dtype: np.dtype[Any]) -> Float64:
-    """The distance from each value to the next one of its dtype, in float64."""
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How noisy the loss is near the unperturbed parameters.
+
+    Attributes:
+        sigma: Standard deviation of one evaluation.
+        floor: What rounding the losses to their quanta adds by itself; sigma is not less.
+        dtype: The coarsest dtype that holds the losses.
+        coarseness: `floor` in units of what rounding to `dtype` would add.
+    """
+
+    sigma: float
+    floor: float
+    dtype: np.dtype[Any]
+    coarseness: float
+
+    def floor_at(self, objective: Objective, centre: Float64) -> float:
+        """The floor for other losses, of another batch: as much coarser than their dtype as these were."""
+        return self.coarseness * _rounding(objective, _ulp(centre, self.dtype))
+
+
+def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
+    """The noise of the loss, from antithetic pairs of points some hundred roundoffs from x.
+
+    The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Twelve
+    evaluations; more where the loss does not move at all so close.
+
+    Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
+    """
+    for widening in WIDENINGS:
+        pairs = _pairs(objective, name, widening, rng)
+        losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
+        if (losses != centre).any():
+            break
+    sums = [objective.total(above + below - 2 * centre) for above, below in pairs]
+    dtype = resolution(losses.reshape(-1), objective.dtype)
+    floor = _rounding(objective, quanta(losses, dtype))
+    least = _rounding(objective, _ulp(centre, dtype))
+    sigma = float(np.std(sums, ddof=1) / np.sqrt(2))
+    return Noise(max(sigma, floor), floor, dtype, floor / least if least > 0 else 1.0)
+
+
+def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Generator) -> Float64:
+    """Losses at antithetic pairs of points, shape (PAIRS, 2, m)."""
+    losses = []
+    with objective.space.moving(name) as (array, base):
+        roundoff = unit_roundoff(base.dtype)
+        for _ in range(PAIRS):
+            offset = widening * JITTER * roundoff * rng.standard_normal(base.shape) * base
+            for sign in (1, -1):
+                array[...] = base + sign * offset
+                losses.append(objective())
+    return np.stack(losses).reshape(PAIRS, 2, -1)
+
+
+def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
+    """The lattice that each loss lies on, shape (m,): coarse where a small loss is the difference of large numbers.
+
+    The quantum is the largest power of two that divides all changes of a loss; where one does not change, it is the
+    coarsest of the others'.
+
+    Args:
+        losses: Losses at k points, shape (k, m), the first of them unperturbed.
+        dtype: The coarsest that holds them; no quantum is below its spacing.
+    """
+    changes = losses[1:] - losses[0]
+    mantissa, exponent = np.frexp(changes)
+    digits = (mantissa * 2.0**53).astype(np.int64)
+    dividing = np.where(changes != 0, np.ldexp((digits & -digits).astype(np.float64), exponent - 53), np.inf)
+    found = dividing.min(axis=0)
+    coarsest = found[np.isfinite(found)].max(initial=0.0)
+    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), _ulp(losses[0], dtype))
+    return lattice
+
+
+def _ulp(values: Float64, dtype: np.dtype[Any]) -> Float64:
     spacing: Float64 = np.spacing(np.abs(values).astype(dtype)).astype(np.float64)
     return spacing
 
 
-def rounding_floor(objective: Objective, centre: Float64, dtype: np.dtype[Any]) -> float:
-    """The sigma that rounding each loss to its dtype adds by itself: its quantum over sqrt(12)."""
-    return objective.spread(quantum(centre, dtype)) / float(np.sqrt(12))
-
-
-def jitter(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> tuple[float, np.dtype[Any]]:
-    """sigma, and the dtype of the loss's values, from antithetic pairs of points some hundred roundoffs from x.
-
-    The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Twelve
-    evaluations.
-
-    Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
-    """
-    sums, seen = [], [centre]
-    with objective.space.moving(name) as (array, base):
-        roundoff = unit_roundoff(base.dtype)
-        for _ in range(PAIRS):
-            offset = JITTER * roundoff * rng.standard_normal(base.shape) * base
-            pair = []
-            for sign in (1, -1):
-                array[...] = base + sign * offset
-                pair.append(objective())
-            sums.append(objective.total(pair[0] + pair[1] - 2 * centre))
-            seen += pair
-    dtype = resolution(np.concatenate(seen), objective.dtype)
-    sigma = float(np.std(sums, ddof=1) / np.sqrt(2))
-    return max(sigma, rounding_floor(objective, centre, dtype)), dtype
+def _rounding(objective: Objective, quantum: Float64) -> float:
+    """The sigma that rounding each loss to its quantum adds by itself."""
+    return objective.spread(quantum) / float(np.sqrt(12))
 
 
 def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from gradguard.deep import Examined
 from gradguard.differences import FourPoint
 from gradguard.drift import Detector
 from gradguard.evidence import Evidence, Pairs
+from gradguard.noise import Noise
 from gradguard.parameters import Float64
 from gradguard.probes import EntryProbe, Probe
 
@@ -56,7 +56,7 @@ class TensorState:
         aligned: Along masks of the gradient.
         gaussian: Along Gaussian vectors.
         entry: Along single entries.
-        dtype: What the loss's values are rounded to.
+        noise: The noise of the loss when the deep check was made.
         amplification: How much larger backprop's own rounding error is than its usual bound.
         checks: Routine checks so far.
     """
@@ -64,7 +64,7 @@ class TensorState:
     aligned: Stream
     gaussian: Stream
     entry: Stream
-    dtype: np.dtype[Any]
+    noise: Noise
     amplification: float
     checks: int = 0
 
@@ -80,7 +80,7 @@ class TensorState:
             aligned=stream(*along),
             gaussian=stream(*along),
             entry=stream(examined.entry_step, examined.entry_sigma),
-            dtype=examined.dtype,
+            noise=examined.noise,
             amplification=examined.amplification,
         )
 
@@ -100,7 +100,7 @@ def probe_tensor(
 ) -> tuple[Evidence, float]:
     """One direction and some entries of a tensor; the pairs, and the largest |Z| among them."""
     gradient = bench.gradients[name]
-    floor = noise.rounding_floor(bench.objective, bench.centre, state.dtype)
+    floor = state.noise.floor_at(bench.objective, bench.centre)
     stream = state.gaussian if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1 else state.aligned
     direction = probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
     state.checks += 1
@@ -119,6 +119,7 @@ def probe_tensor(
         coverage=float(np.sum(single.g**2) / max(np.sum(gradient**2), np.finfo(np.float64).tiny)),
         step_size=state.entry.step,
         noise=float(np.sqrt(stream.variance)),
+        rough=False,
         blocks={},
         deep=False,
     )

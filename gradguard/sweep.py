@@ -17,6 +17,7 @@ from gradguard.curves import Curve, Differences
 from gradguard.differences import BACKPROP_ROUNDING
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
+from gradguard.noise import Noise
 from gradguard.parameters import Array, Float64, read_gradients, read_parameters, typical_size
 from gradguard.probes import Probe
 from gradguard.snapshots import Snapshot, together
@@ -128,12 +129,17 @@ def sweep(
         subject = Subject(params, arrays, gradients, loss, require_reduction(reduction), restore)
         bench = subject.bench(require_precision(precision))
         sizes = _default_steps(bench) if steps is None else _require_steps(steps)
-        steady, measured = _measured(bench, sizes, count, np.random.default_rng(seed), progress)
+        _require_finite(bench)
+        rng = np.random.default_rng(seed)
+        chosen = {name: probes.entries(g, count, rng) for name, g in bench.gradients.items() if g.size}
+        with np.errstate(all="ignore"):  # the longest steps may well overflow
+            heard = {name: noise.listen(bench.objective, name, bench.centre, rng) for name in chosen}
+            steady, measured = _measured(bench, chosen, sizes, heard, progress)
     finally:
         restore()
     tensors = {name: curves.curve(differences) for name, differences in measured.items()}
     whole = curves.curve(curves.joined(list(measured.values())))
-    quantum = _quantum(bench)
+    quantum = math.sqrt(12) * min(one.floor for one in heard.values())
     says = sweep_words.explanation(whole, tensors, quantum, known) if steady else sweep_words.UNSTEADY
     return Sweep(
         **{field.name: getattr(whole, field.name) for field in dataclasses.fields(Curve)},
@@ -149,32 +155,26 @@ def sweep(
 
 
 def _measured(
-    bench: Bench, steps: Float64, count: int, rng: np.random.Generator, progress: bool
+    bench: Bench, chosen: Mapping[str, Sequence[Probe]], steps: Float64, heard: Mapping[str, Noise], progress: bool
 ) -> tuple[bool, dict[str, Differences]]:
-    """Whether the loss repeats, and the differences of some entries of each tensor that has any."""
-    if not np.isfinite(bench.centre).all():
-        raise ValueError(
-            f"the loss is {bench.loss} at the parameters as they are, so that nothing can be differenced: the training "
-            "has diverged, or the forward pass overflows"
-        )
-    chosen = {name: probes.entries(g, count, rng) for name, g in bench.gradients.items() if g.size}
-    if not chosen:
-        raise ValueError("no parameter has any entries; expected at least one number to move")
+    """Whether the loss repeats, and the differences along the probes of each tensor."""
     steady = bench.repeats()
-    with _bar(sum(map(len, chosen.values())), progress) as tick, np.errstate(all="ignore"):
-        measured = {name: _differences(bench, name, entries, steps, rng, tick) for name, entries in chosen.items()}
+    with _bar(sum(map(len, chosen.values())), progress) as tick:
+        measured = {
+            name: _differences(bench, name, entries, steps, _sigma(bench, name, entries, heard[name]), tick)
+            for name, entries in chosen.items()
+        }
     return steady and bench.repeats(), measured
 
 
 def _differences(
-    bench: Bench, name: str, chosen: Sequence[Probe], steps: Float64, rng: np.random.Generator, tick: Tick
+    bench: Bench, name: str, chosen: Sequence[Probe], steps: Float64, sigma: float, tick: Tick
 ) -> Differences:
-    sigma = _sigma(bench, name, chosen, rng)
-    change, length = _two_point(bench, name, chosen, steps, tick)
+    change, even, length = _two_point(bench, name, chosen, steps, tick)
     stuck = length == 0
     n = np.divide(change, length, out=np.zeros_like(change), where=~stuck)
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
-    truncation = curves.truncation(steps, n, deviation)
+    truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
     best = curves.best_of(np.hypot(deviation, truncation))
     rounding = BACKPROP_ROUNDING * bench.roundoff * float(np.abs(n[best]).max())
     return Differences(
@@ -189,43 +189,51 @@ def _differences(
     )
 
 
-def _two_point(bench: Bench, name: str, chosen: Sequence[Probe], steps: Float64, tick: Tick) -> tuple[Float64, Float64]:
-    """L(x + h) - L(x - h), and the realised distance of the two points, for J steps and m entries: (J, m) each."""
-    change, length = np.empty((2, len(steps), len(chosen)))
+def _two_point(
+    bench: Bench, name: str, chosen: Sequence[Probe], steps: Float64, tick: Tick
+) -> tuple[Float64, Float64, Float64]:
+    """L(x + h) - L(x - h), L(x + h) - 2 L(x) + L(x - h) and the realised distance of the two points, (J, m) each."""
     objective = bench.objective
+    odd, even, length = np.empty((3, len(steps), len(chosen)))
     with objective.space.moving(name) as (array, base):
         for i, probe in enumerate(chosen):
             for j, step in enumerate(steps):
                 above = probe.along(probe.shift(array, base, step))
-                losses = objective()
+                upper = objective()
                 below = probe.along(probe.shift(array, base, -step))
-                change[j, i] = objective.total(losses - objective())
+                lower = objective()
+                odd[j, i] = objective.total(upper - lower)
+                even[j, i] = objective.total(upper - 2 * bench.centre + lower)
                 length[j, i] = above - below
             probe.reset(array, base)
             tick()
-    return change, length
+    return odd, even, length
 
 
-def _sigma(bench: Bench, name: str, chosen: Sequence[Probe], rng: np.random.Generator) -> float:
+def _sigma(bench: Bench, name: str, chosen: Sequence[Probe], heard: Noise) -> float:
     """The noise of the loss along entries of a tensor, from four-point differences at steps too short to be curved.
 
     At ever shorter steps the points share their roundings and it reads low, by twice or so; where it reads lower still,
     the longer ones were curved.
     """
-    prior, dtype = noise.jitter(bench.objective, name, bench.centre, rng)
-    floor = noise.rounding_floor(bench.objective, bench.centre, dtype)
     pilots = [chosen[i] for i in np.linspace(0, len(chosen) - 1, PILOTS).astype(int)]
     # Few entries come round several times: at other points each time, or they would show the same roundings.
     apart = bench.start_step(name) * np.linspace(1, 0.5, PILOTS)
     longer, shorter = (
-        noise.from_fourth_differences(bench.measure(name, pilots, steps), prior, floor) for steps in (apart, apart / 4)
+        noise.from_fourth_differences(bench.measure(name, pilots, steps), heard.sigma, heard.floor)
+        for steps in (apart, apart / 4)
     )
     return min(longer, 3 * shorter)
 
 
-def _quantum(bench: Bench) -> float:
-    dtype = noise.resolution(bench.centre, bench.objective.dtype)
-    return bench.objective.spread(noise.quantum(bench.centre, dtype).max(keepdims=True))
+def _require_finite(bench: Bench) -> None:
+    if not np.isfinite(bench.centre).all():
+        raise ValueError(
+            f"the loss is {bench.loss} at the parameters as they are, so that nothing can be differenced: the training "
+            "has diverged, or the forward pass overflows"
+        )
+    if not any(gradient.size for gradient in bench.gradients.values()):
+        raise ValueError("no parameter has any entries; expected at least one number to move")
 
 
 def _default_steps(bench: Bench) -> Float64:

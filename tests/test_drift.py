@@ -34,7 +34,7 @@ def test_on_correct_gradients_the_evidence_stays_below_its_level() -> None:
     reached = tracks > np.log10(20 * np.arange(1, checks + 1))
     assert reached.mean(axis=0).max() <= 0.1
     assert tracks[:, -1].mean() < math.log10(checks)
-    assert 0.05 < np.mean(10.0 ** np.minimum(tracks[:, 20], 4)) / 21 < 3
+    assert np.mean(10.0 ** tracks[:, 9]) < 3 * 10
 
 
 def test_it_is_as_calm_on_evidence_that_is_narrower_than_it_should_be() -> None:
@@ -65,8 +65,8 @@ def test_a_shift_is_found_as_quickly_after_a_long_calm() -> None:
 
 def test_errors_of_changing_sign_are_found_too() -> None:
     """A wrong gradient need not lean to one side: alternating deviations alarm, at the same speed whatever the sign."""
-    assert 3 < delay(itertools.cycle([3.0, -3.0])) < 20
-    assert delay(itertools.cycle([3.0, -3.0])) == delay(itertools.cycle([-3.0, 3.0]))
+    assert 3 < delay([3.0, -3.0] * 20) < 20
+    assert delay([3.0, -3.0] * 20) == delay([-3.0, 3.0] * 20)
 
 
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=12))
@@ -103,7 +103,7 @@ def test_a_cleared_stream_starts_over() -> None:
 
 
 def test_the_alarm_level_shares_one_chance_among_all_checks_and_streams() -> None:
-    """More streams, more checks or a smaller chance ask for more evidence: 1e7 for ten streams and ten thousand checks."""
+    """More streams, more checks or a smaller chance ask for more evidence: 1e7 for ten streams and 10,000 checks."""
     assert alarm_level(10, 10_000, 0.01) == pytest.approx(7)
     assert alarm_level(20, 10_000, 0.01) == pytest.approx(7 + math.log10(2))
     assert alarm_level(10, 20_000, 0.02) == pytest.approx(7)
