@@ -68,7 +68,7 @@ def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     error = np.maximum(error[used], 1e-15 * np.maximum(np.abs(n), np.abs(g)))
     k = _weighted_median(n / g, np.abs(g) / np.hypot(error, rounding))
     for _ in range(30):
-        deviation = np.hypot(error, k * rounding)
+        deviation = np.hypot(error, max(1.0, abs(k)) * rounding)
         weight = np.minimum(1, HUBER / np.maximum(np.abs(n - k * g) / deviation, HUBER)) / deviation**2
         previous, k = k, float(np.sum(weight * g * n) / np.sum(weight * g**2))
         if abs(k - previous) <= 1e-14 * abs(k):
@@ -79,6 +79,21 @@ def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     coherent = abs(k) * float(np.sum(weight * np.abs(g) * rounding) / np.sum(weight * g**2))
     purity = float(np.sum(residual**2)) / max(1, n.size - 1)
     return Ratio(k, math.hypot(max(fisher, sandwich), coherent / 2), purity, float(np.abs(residual).max()))
+
+
+def evidence_of_factor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
+    """How many standard deviations the one factor between n and g is from 1: the score test, with Huber's weights.
+
+    It asks what the data would be if the factor were 1, so that a g of mere rounding is not taken for a small factor.
+    """
+    used = (g != 0) & np.isfinite(n)
+    deviation = np.hypot(error, rounding)[used]
+    if not used.any() or not (deviation > 0).all():
+        return 0.0
+    residual, slope = (n - g)[used] / deviation, g[used] / deviation
+    weight = np.minimum(1, HUBER / np.maximum(np.abs(residual), HUBER))
+    coherent = float(np.sum(weight * np.abs(slope) * rounding[used] / deviation)) / 2
+    return abs(float(np.sum(weight * slope * residual))) / math.hypot(_norm(slope), coherent)
 
 
 def _weighted_median(values: Float64, weights: Float64) -> float:

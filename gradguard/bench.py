@@ -19,7 +19,9 @@ Precision = Literal["native", "float64", "auto"]
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
 LARGEST_ROUNDOFF = 1e-3
 LISTENED = 4  # tensors along which the native noise is measured
-UNSEEN_BY_FLOAT32 = 2.0**-30  # a relative move that float32 parameters round away
+UNSEEN_BY_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, also twice as far
+SEEN_BY_FLOAT32 = 2.0**-10
+FINER = 1e-3  # of a float32 quantum, which no float32 loss can change by
 
 
 def require_precision(precision: str) -> Precision:
@@ -205,10 +207,14 @@ def _why_not_exact(shadow: Objective, expected: float) -> str:
 
 
 def _is_proportional(shadow: Objective, name: str) -> bool:
+    """Whether the loss follows moves of one tensor that float32 would round away.
+
+    It changes in proportion to them, or by so little that a float32 loss would not have changed, or the tensor has no
+    effect at all. A tensor of zeros proves nothing: float32 holds the smallest moves of it.
+    """
     rng = np.random.default_rng(0)
     with shadow.space.moving(name) as (array, base):
-        typical = typical_size(base, 1.0)
-        offset = (np.abs(base) + typical) * rng.standard_normal(base.shape)
+        offset = base * rng.uniform(-1, 1, base.shape)
 
         def change(amount: float) -> float:
             array[...] = base + amount * offset
@@ -216,7 +222,10 @@ def _is_proportional(shadow: Objective, name: str) -> bool:
             array[...] = base - amount * offset
             return shadow.total(above - shadow())
 
-        once, twice = change(UNSEEN_BY_FLOAT32), change(2 * UNSEEN_BY_FLOAT32)
-        if once == twice == 0:
-            return change(2.0**-10) == 0
-        return math.isclose(twice, 2 * once, rel_tol=1e-2)
+        quantum = float(np.spacing(np.float32(abs(shadow.total(shadow())))))
+        changes = [(change(amount), change(2 * amount)) for amount in UNSEEN_BY_FLOAT32]
+        if any(once and math.isclose(twice, 2 * once, rel_tol=1e-2) for once, twice in changes):
+            return True
+        if any(0 < abs(once) < FINER * quantum for once, _ in changes):
+            return True
+        return not any(once or twice for once, twice in changes) and abs(change(SEEN_BY_FLOAT32)) < FINER * quantum

@@ -115,8 +115,7 @@ class Pairs:
         return math.sqrt(2 * float(np.sum(self.z**2))) - math.sqrt(2 * self.size - 1)
 
     def _of_ratio(self) -> float:
-        ratio = self.ratio
-        return abs(ratio.value - 1) / ratio.error if math.isfinite(ratio.error) and ratio.error > 0 else 0.0
+        return agreement.evidence_of_factor(self.n, self.g, self.error, self.rounding)
 
     @property
     def smallest_visible(self) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradguard import noise
 from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.evidence import Pairs
+from gradguard.evidence import ALARM, Pairs
 from gradguard.noise import Noise
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
@@ -28,6 +28,9 @@ MOVES = 5.0  # standard deviations by which a difference moves from step to step
 RETREATS = 5  # to shorter steps
 LOUD = 3.0  # sigma in units of what was heard near x, from which the steps may be too long for a rough loss
 CALMER = 0.6  # of sigma, at shorter steps, by which the loss is rough and not noisy
+REPEATS = 9
+CONFIRMED = 3  # disagreements that are measured so often
+LASTING = 0.6  # of a disagreement that remains at a shorter step, if it is a bug's
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
 NUDGES = 2
 NUDGED = 16  # differences measured there
@@ -73,6 +76,16 @@ class Settled:
         return (fourth > KINK * self.sigma) & (fourth > 0.5 * np.abs(self.points.even1))
 
     @property
+    def suspects(self) -> NDArray[np.intp]:
+        """The probes, those first that disagree most with the gradient."""
+        return np.argsort(np.where(self.resolved, -np.abs(self.pairs.z), 0.0), kind="stable")
+
+    @property
+    def largest(self) -> float:
+        """The largest disagreement of a resolved difference, in standard deviations."""
+        return float(np.abs(self.pairs.z[self.resolved]).max(initial=0.0))
+
+    @property
     def significance(self) -> float:
         """How far the resolved differences are from the gradient, in standard deviations."""
         return self.pairs.where(self.resolved).significance(self.rough)
@@ -97,18 +110,20 @@ def settle(bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, he
     settled = Settled(points, sigma, np.full(len(chosen), rounding), np.zeros(len(chosen)))
     settled = replace(settled, rough=bool((~settled.resolved).any()))
     for _ in range(RETREATS):
-        moves = False
+        moves, survives = False, True
         if settled.significance > SUSPICIOUS:
-            settled, moves = _measured_again(settled, measure)
+            settled, moves, survives = _measured_again(settled, measure)
         if not moves and settled.sigma <= LOUD * heard.sigma:
             break
         nearer = _retreated(settled, measure, shortest, heard)
         if not moves and nearer.sigma > CALMER * settled.sigma:
             break
         settled = nearer
-    if settled.significance <= SUSPICIOUS:
-        return settled
-    return replace(settled, rounding=_amplified(bench, name, chosen, settled))
+    if settled.significance > ALARM:
+        settled = replace(settled, rounding=_amplified(bench, name, chosen, settled))
+    if settled.largest > ALARM and not (survives or _repeats(settled, measure)):
+        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
+    return settled
 
 
 def _retreated(settled: Settled, measure: Measure, shortest: float, heard: Noise) -> Settled:
@@ -168,16 +183,19 @@ def _next_steps(points: FourPoint, sigma: float, roundoff: float) -> Float64:
     return np.where(fine, points.step, noise.better_step(points.step, z3, weak))
 
 
-def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
-    """The differences that disagree most with the gradient, measured at other steps; and whether anything moves.
+def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool, bool]:
+    """The differences that disagree most with the gradient, measured at other steps.
 
     Rounding noise is the same at every step. What grows with the step, in n or in the fourth difference, is of the
     loss itself.
+
+    Returns:
+        The differences with wider bars; whether anything moves; whether the disagreement survives the shortest step.
     """
-    suspects = np.argsort(-np.abs(settled.pairs.z), kind="stable")[:AGAIN]
+    suspects = settled.suspects[:AGAIN]
     before = settled.points.take(suspects)
     noisy = noise.from_fourth_differences(before, settled.sigma, 0.0)
-    moved, moves = settled.moved.copy(), False
+    moved, moves, survives = settled.moved.copy(), False, False
     for factor in OTHER_STEPS:
         again = measure(suspects, before.step * factor)
         distance = np.nan_to_num(np.abs(again.n - before.n), nan=np.inf)
@@ -186,7 +204,21 @@ def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
         moves |= bool((distance > MOVES * spread).any()) or grown > 1 + 4 / np.sqrt(suspects.size)
         beyond = distance if settled.rough else np.maximum(0, distance - 3 * spread)
         moved[suspects] = np.maximum(moved[suspects], beyond)
-    return replace(settled, moved=moved), moves
+        z = again.evidence(settled.sigma, settled.rounding[suspects])
+        survives = bool((z * np.sign(before.n - before.g) > ALARM).any())
+    return replace(settled, moved=moved), moves, survives
+
+
+def _repeats(settled: Settled, measure: Measure) -> bool:
+    """Whether the worst disagreements hold at a third of the step, measured so often that it shows as clearly there."""
+    for suspect in settled.suspects[:CONFIRMED]:
+        before = settled.points.take(np.array([suspect]))
+        steps = before.step * np.linspace(0.28, 0.39, REPEATS)
+        again = measure(np.full(REPEATS, suspect), steps)
+        lasting = float(np.mean(again.n)) - float(before.g[0])
+        if abs(lasting) > LASTING * abs(before.n[0] - before.g[0]) and lasting * (before.n[0] - before.g[0]) > 0:
+            return True
+    return False
 
 
 def _amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled) -> Float64:
@@ -195,7 +227,7 @@ def _amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settle
     Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
     parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back.
     """
-    suspects = np.argsort(-np.abs(settled.pairs.z), kind="stable")[:NUDGED]
+    suspects = settled.suspects[:NUDGED]
     before = settled.points.take(suspects)
     furthest = np.zeros(suspects.size)
     for seed in range(NUDGES):

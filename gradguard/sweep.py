@@ -170,9 +170,9 @@ def _measured(
 def _differences(
     bench: Bench, name: str, chosen: Sequence[Probe], steps: Float64, sigma: float, tick: Tick
 ) -> Differences:
-    change, even, length = _two_point(bench, name, chosen, steps, tick)
+    odd, even, length = _two_point(bench, name, chosen, steps, tick)
     stuck = length == 0
-    n = np.divide(change, length, out=np.zeros_like(change), where=~stuck)
+    n = np.divide(odd, length, out=np.zeros_like(odd), where=~stuck)
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
     truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
     best = curves.best_of(np.hypot(deviation, truncation))
@@ -182,7 +182,7 @@ def _differences(
         n=n,
         deviation=deviation,
         truncation=truncation,
-        still=change == 0,
+        still=(odd == 0) & (even == 0),
         stuck=stuck,
         g=np.array([probe.against(bench.gradients[name], 1.0) for probe in chosen]),
         rounding=np.full(len(chosen), rounding),

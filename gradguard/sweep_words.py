@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gradguard.curves import BEYOND_FLOOR, Curve
+from gradguard.curves import TOO_FAR, UNRESOLVED, Curve
 from gradguard.naming import History
 from gradguard.printable import printable
 
@@ -17,9 +17,10 @@ UNSTEADY = (
     "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')."
 )
 DETACHED = (
-    "The loss does not move at all, whichever entry is moved and however far: the arrays given as params are not the "
+    "The loss does not move at all, whichever entry is moved and at whatever step: the arrays given as params are not the "
     "ones that the loss reads (a copy, or rebound since), or the loss is a value kept from before."
 )
+SPURIOUS = "the loss does not depend on it beyond its noise, and g is not zero"
 MISSING = "g is zero and n is not"
 STRUCTURE = "no one factor n/g explains that"
 NOT_MENDED = (
@@ -41,7 +42,11 @@ def explanation(whole: Curve, tensors: Curves, quantum: float, constants: Mappin
     """
     if whole.moves:
         return " ".join([_stillness(whole, quantum), _best(whole), *_conclusion(tensors, constants)])
-    return DETACHED if whole.discrepancy.any() else "The loss does not move at any step, and the gradient is zero."
+    if whole.explained is False:
+        return DETACHED
+    return (
+        f"The loss does not move at any of these steps, and nothing can be told: the longest is {whole.steps[-1]:.3g}."
+    )
 
 
 def _stillness(whole: Curve, quantum: float) -> str:
@@ -68,13 +73,19 @@ def _best(whole: Curve) -> str:
 def _conclusion(tensors: Curves, constants: Mapping[str, float]) -> list[str]:
     wrong = {name: curve for name, curve in tensors.items() if curve.explained is False}
     unclear = {name: curve for name, curve in tensors.items() if curve.explained is None}
-    right = [name for name, curve in tensors.items() if curve.explained]
-    told = [_wrong(kind, group) for kind, group in _grouped(wrong, lambda curve: _kind(curve, constants))]
+    right = {name: curve for name, curve in tensors.items() if curve.explained}
+    told = [_wrong(kind, group, constants) for kind, group in _grouped(wrong, _kind)]
     told += [NOT_MENDED] if wrong else []
     told += [f"Nothing can be told of {_listed(group)}: {why}." for why, group in _grouped(unclear, _why_unclear)]
-    if right:
-        told.append(f"Float precision explains what is left{f' of {_listed(right)}' if wrong or unclear else ''}.")
-    return told
+    return told + ([_right(right, bool(wrong or unclear))] if right else [])
+
+
+def _right(tensors: Curves, named: bool) -> str:
+    """That float precision explains it, and which error of a whole gradient would not have shown."""
+    hidden = 2 * TOO_FAR * max((curve.floor[curve.best] for curve in tensors.values() if curve.moves), default=0.0)
+    whose = f" of {_listed(tensors)}" if named else ""
+    says = f"Float precision explains what is left{whose}"
+    return f"{says}, and would hide an error of the gradient below {100 * hidden:.1g} %."
 
 
 def _grouped(tensors: Curves, of: Callable[[Curve], str]) -> Iterable[tuple[str, Curves]]:
@@ -84,33 +95,40 @@ def _grouped(tensors: Curves, of: Callable[[Curve], str]) -> Iterable[tuple[str,
     return groups.items()
 
 
-def _wrong(kind: str, group: Curves) -> str:
+def _wrong(kind: str, group: Curves, constants: Mapping[str, float]) -> str:
     furthest = max(group.values(), key=lambda curve: curve.discrepancy[curve.best])
     at = furthest.best
     explained = f"d is {furthest.discrepancy[at]:.2g} where float precision explains {furthest.floor[at]:.1e}"
-    reach = "" if kind in (MISSING, STRUCTURE) else _reach(group.values())
-    return f"{_listed(group)}: {explained}, and {kind}{reach}."
+    if kind == SPURIOUS:
+        return f"{_listed(group)}: {kind}."
+    why = kind if kind in (MISSING, STRUCTURE) else _factor(list(group.values()), constants)
+    return f"{_listed(group)}: {explained}, and {why}."
 
 
-def _kind(curve: Curve, constants: Mapping[str, float]) -> str:
-    """What is wrong, in words that are the same for tensors that are wrong alike."""
-    k, error = float(curve.ratio[curve.best]), float(curve.ratio_error[curve.best])
+def _kind(curve: Curve) -> str:
+    """What is wrong: the same for tensors that are wrong alike."""
+    k = curve.ratio[curve.best]
+    if curve.floor[curve.best] > UNRESOLVED:
+        return SPURIOUS
     if not np.isfinite(k):
         return MISSING
-    if curve.purity[curve.best] > BEYOND_FLOOR**2:
-        return STRUCTURE
+    is_factor = curve.left[curve.best] <= TOO_FAR * curve.floor[curve.best]
+    return f"{k:.2g}" if is_factor else STRUCTURE
+
+
+def _factor(alike: Sequence[Curve], constants: Mapping[str, float]) -> str:
+    """The factor of the curve that tells it best, its name, and the steps at which all of them show it."""
+    sharpest = min(alike, key=lambda curve: curve.ratio_error[curve.best] / abs(curve.ratio[curve.best]))
+    k, error = float(sharpest.ratio[sharpest.best]), float(sharpest.ratio_error[sharpest.best])
     names = [name.label for name in History(constants).names_of(k, error)]
-    return f"n = {k:.3g} x g" + (f" ({' or '.join(names)})" if names else "")
-
-
-def _reach(alike: Iterable[Curve]) -> str:
-    """From which step to which the ratio of all these curves stays what it is at their best steps."""
+    known = f" ({' or '.join(names)})" if names else ""
     reaches = [_same_ratio(curve) for curve in alike]
     first, last = max(reach[0] for reach in reaches), min(reach[1] for reach in reaches)
-    return f" at every step from {first:.3g} to {last:.3g}"
+    return f"n = {k:.4g} x g{known} at every step from {first:.3g} to {last:.3g}"
 
 
 def _same_ratio(curve: Curve) -> tuple[float, float]:
+    """From which step to which the ratio stays what it is at the best one."""
     k = curve.ratio[curve.best]
     differs = np.flatnonzero(~(np.abs(curve.ratio - k) <= SAME * np.abs(k)))
     before, after = differs[differs < curve.best], differs[differs > curve.best]
@@ -120,11 +138,11 @@ def _same_ratio(curve: Curve) -> tuple[float, float]:
 
 
 def _why_unclear(curve: Curve) -> str:
-    if not curve.moves:
-        return "the loss does not move with it at any step, and its gradient is not zero"
     if not np.isfinite(curve.discrepancy[curve.best]):
         return "its gradient holds nan or inf"
-    return "at every step the loss is too noisy for its slope"
+    if not curve.moves:
+        return "the loss does not move with it at any step"
+    return "at every step the loss is too noisy, or too kinked, for its slope"
 
 
 def _listed(names: Iterable[str]) -> str:
