@@ -48,6 +48,8 @@ class Alerts:
         level, what = _state(tensor, self._thresholds)
         before = self._told.get(tensor.name)
         if level == logging.NOTSET:
+            if tensor.verdict.is_bug is None:  # a check that cannot tell is no recovery
+                return None
             if self._told.pop(tensor.name, None) is None:
                 return None
             message = f"step {step} {tensor.name}: recovered, {tensor.explanation}"

@@ -4,19 +4,20 @@ import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from gradguard.differences import BACKPROP_ROUNDING, FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
-from gradguard.noise import listen, resolution, unit_roundoff
+from gradguard.noise import listen, unit_roundoff
 from gradguard.parameters import Array, Copied, Float64, InPlace, Shadow, Space, typical_size
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 
 Precision = Literal["native", "float64", "auto"]
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
+FLOAT32_UNIT = 2.0**-24
 LARGEST_ROUNDOFF = 1e-3
 LISTENED = 4  # tensors along which the native noise is measured
 UNSEEN_BY_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, also twice as far
@@ -132,8 +133,8 @@ class Subject:
         bench = self._open(native, self._unit(), 0.0)
         if not np.isfinite(bench.centre).all():
             return bench
-        bench = replace(bench, noise=self._noise(native, bench.centre))
-        bench = replace(bench, unit=max(bench.unit, unit_roundoff(resolution(bench.centre, native.dtype))))
+        noise, dtype = self._heard(native, bench.centre)
+        bench = replace(bench, noise=noise, unit=max(bench.unit, min(unit_roundoff(dtype), FLOAT32_UNIT)))
         if precision == "native":
             return bench
         shadow, refusal = self._proven(native, bench.centre)
@@ -153,12 +154,13 @@ class Subject:
         exact = {name: gradient.astype(np.float64) for name, gradient in self.gradients.items()}
         return Bench(objective, self.arrays, exact, objective(), unit, noise)
 
-    def _noise(self, native: Objective, centre: Float64) -> float:
-        """Sigma along a few of the tensors: the largest of them."""
-        names = [name for name, array in self.arrays.items() if array.size and np.isfinite(array).all()]
+    def _heard(self, native: Objective, centre: Float64) -> tuple[float, np.dtype[Any]]:
+        """The largest sigma along a few of the tensors, and the finest dtype of the losses there."""
+        names = [name for name, array in self.arrays.items() if array.size]
         rng = np.random.default_rng(0)
-        few = names[:: -(-len(names) // LISTENED)] if names else []
-        return max((listen(native, name, centre, rng).sigma for name in few), default=0.0)
+        heard = [listen(native, name, centre, rng) for name in names[:: -(-len(names) // LISTENED)]] if names else []
+        sigma = max((noise.sigma for noise in heard), default=0.0)
+        return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 
     def _objective(self, space: Space) -> Objective:
         return Objective(self.loss, space, self.reduction, self.restore)
@@ -181,14 +183,32 @@ class Subject:
                 f"loss() reads the live arrays and params is a {type(self.params).__name__} whose entries cannot be "
                 "swapped; expected a mutable mapping such as a dict, or loss(params)"
             )
+        name = next(iter(self.arrays))
+        if not takes_parameters(self.loss) and not _swaps(self.params, name):
+            return (
+                None,
+                f"the mapping params copies what is assigned to {name!r}, so that its entries cannot be swapped",
+            )
         shadow = self._objective(self._shadow())
-        refusal = _why_not_exact(shadow, native.total(centre))
+        refusal = _why_not_exact(shadow, native, native.total(centre))
         native.evaluations += shadow.evaluations
         shadow.evaluations = 0
         return (None, refusal) if refusal else (shadow, "")
 
 
-def _why_not_exact(shadow: Objective, expected: float) -> str:
+def _swaps(mapping: Any, name: str) -> bool:
+    """Whether a mapping holds the very array that is assigned to it; it is left as it was, whatever it does."""
+    kept = mapping[name]
+    saved, stand_in = kept.copy(), kept.astype(np.float64)
+    mapping[name] = stand_in
+    took = mapping[name] is stand_in
+    mapping[name] = kept
+    if not took:
+        kept[...] = saved
+    return took
+
+
+def _why_not_exact(shadow: Objective, native: Objective, expected: float) -> str:
     """Why the loss on float64 copies is not the same loss in float64; "" when it is proven to be.
 
     Proof: it has the native loss's value, and along moves too small for float32 it changes in proportion.
@@ -199,33 +219,39 @@ def _why_not_exact(shadow: Objective, expected: float) -> str:
         if not abs(value - expected) <= 1e-3 * max(abs(expected), largest) + 1e-6:
             return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
         for name, array in shadow.space.arrays.items():
-            if array.size and not _is_proportional(shadow, name):
+            if array.size and not _is_proportional(shadow, native, name):
                 return f"the loss does not follow moves of {name!r} that float32 would round away"
     except Exception as error:
         return f"on float64 copies of the parameters the loss raises {type(error).__name__}: {error}"
     return ""
 
 
-def _is_proportional(shadow: Objective, name: str) -> bool:
+def _is_proportional(shadow: Objective, native: Objective, name: str) -> bool:
     """Whether the loss follows moves of one tensor that float32 would round away.
 
-    It changes in proportion to them, or by so little that a float32 loss would not have changed, or the tensor has no
-    effect at all. A tensor of zeros proves nothing: float32 holds the smallest moves of it.
+    It changes in proportion to them, or by so little that a float32 loss would not have changed. Where it does not
+    change at all, larger moves must show it to be as indifferent to the live tensor. A tensor of zeros proves nothing
+    else: float32 holds the smallest moves of it.
     """
+    quantum = float(np.spacing(np.float32(abs(shadow.total(shadow())))))
+    changes = [(_change(shadow, name, move), _change(shadow, name, 2 * move)) for move in UNSEEN_BY_FLOAT32]
+    if any(once and math.isclose(twice, 2 * once, rel_tol=1e-2) for once, twice in changes):
+        return True
+    if any(0 < abs(once) < FINER * quantum for once, _ in changes):
+        return True
+    seen, live = abs(_change(shadow, name, SEEN_BY_FLOAT32)), abs(_change(native, name, SEEN_BY_FLOAT32))
+    is_zero = not shadow.space.arrays[name].any()
+    alike = math.isclose(seen, live, rel_tol=0.1, abs_tol=64 * quantum)
+    return not any(map(any, changes)) and alike and (is_zero or seen < FINER * quantum)
+
+
+def _change(objective: Objective, name: str, amount: float) -> float:
+    """The change of the loss between two opposite moves of a tensor, of a share `amount` of it (of 1 where it is 0)."""
     rng = np.random.default_rng(0)
-    with shadow.space.moving(name) as (array, base):
-        offset = base * rng.uniform(-1, 1, base.shape)
-
-        def change(amount: float) -> float:
-            array[...] = base + amount * offset
-            above = shadow()
-            array[...] = base - amount * offset
-            return shadow.total(above - shadow())
-
-        quantum = float(np.spacing(np.float32(abs(shadow.total(shadow())))))
-        changes = [(change(amount), change(2 * amount)) for amount in UNSEEN_BY_FLOAT32]
-        if any(once and math.isclose(twice, 2 * once, rel_tol=1e-2) for once, twice in changes):
-            return True
-        if any(0 < abs(once) < FINER * quantum for once, _ in changes):
-            return True
-        return not any(once or twice for once, twice in changes) and abs(change(SEEN_BY_FLOAT32)) < FINER * quantum
+    with objective.space.moving(name) as (array, base):
+        size = base if base.any() else np.ones_like(base)
+        offset = amount * size * rng.uniform(-1, 1, base.shape) if base.any() or amount == SEEN_BY_FLOAT32 else 0 * size
+        array[...] = base + offset
+        above = objective()
+        array[...] = base - offset
+        return objective.total(above - objective())

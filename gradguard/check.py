@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
 from gradguard.parameters import Float64, read_gradients, read_parameters
 from gradguard.report import Report, TensorReport
+from gradguard.schedule import is_whole
 from gradguard.snapshots import Snapshot, together
 from gradguard.summary import read_together, summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
@@ -111,9 +113,14 @@ def deep_check(
             reports |= _nonfinite(name, bench.gradients[name])
         elif steady and bench.gradients[name].size:
             examined[name] = examine(bench, name, effort, rng, masks.get(name, {}))
-            reports[name] = diagnose_tensor(examined[name].evidence, histories[name], thresholds)
         elif steady:
             reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
+    # A kink that shows in one tensor is a kink of the loss, and may hide in another.
+    rough = any(measured.evidence.rough or measured.evidence.kinks for measured in examined.values())
+    for name, measured in examined.items():
+        evidence = replace(measured.evidence, rough=rough)
+        reports[name] = diagnose_tensor(evidence, histories[name], thresholds)
+    reports = {name: reports[name] for name in names if name in reports}
     if not (steady and bench.repeats()):
         return reports | _nondeterministic(shapes), {}
     if examined and not any(measured.evidence.all.n.any() for measured in examined.values()):
@@ -148,6 +155,6 @@ def _detached(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
 
 
 def _require_entries(entries: int) -> int:
-    if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
+    if not is_whole(entries) or entries < 1:
         raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
     return entries

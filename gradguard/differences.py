@@ -170,12 +170,16 @@ def measure(
                 against[c], along[c] = probe.against(gradient, moved), probe.along(moved)
                 losses[c] = objective()
             probe.reset(array, base)
+            with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
+                changes = (
+                    losses[1] - losses[-1],
+                    losses[2] - losses[-2],
+                    losses[1] - 2 * centre + losses[-1],
+                    losses[2] - 2 * centre + losses[-2],
+                )
             row[:] = (
                 step,
-                objective.total(losses[1] - losses[-1]),
-                objective.total(losses[2] - losses[-2]),
-                objective.total(losses[1] - 2 * centre + losses[-1]),
-                objective.total(losses[2] - 2 * centre + losses[-2]),
+                *map(objective.total, changes),
                 against[1] - against[-1],
                 against[2] - against[-2],
                 along[1] - along[-1],

@@ -34,7 +34,8 @@ def takes_parameters(loss: Loss) -> bool:
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    if len(needed) > 1:
+    by_keyword = any(parameter.kind is parameter.KEYWORD_ONLY and parameter.name in needed for parameter in parameters)
+    if len(needed) > 1 or by_keyword:
         raise TypeError(f"loss wants the arguments {', '.join(needed)}; expected a callable, loss() or loss(params)")
     return len(needed) == 1
 
@@ -80,7 +81,8 @@ class Objective:
         self._restore()
         self.evaluations += 1
         with self.space.presented():
-            result = self._loss(self.space.arrays) if self._takes_parameters else self._loss()
+            # The loss may rebind the entries of the mapping it is handed: it gets one of its own.
+            result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
         values = _numbers(result)
         if values.size != 1 and self._reduction is None:
             raise ValueError(

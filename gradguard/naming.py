@@ -131,8 +131,11 @@ def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]
     """The constants as floats.
 
     Raises:
+        TypeError: `constants` is no mapping.
         ValueError: one is no positive finite number.
     """
+    if constants is not None and not isinstance(constants, Mapping):
+        raise TypeError(f"constants is a {type(constants).__name__}; expected a mapping such as {{'timesteps': 39}}")
     read = {}
     for name, value in (constants or {}).items():
         try:

@@ -73,11 +73,14 @@ def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Gene
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
         if (losses != centre).any():
             break
-    sums = [objective.total(above + below - 2 * centre) for above, below in pairs]
+    with np.errstate(invalid="ignore"):
+        sums = [objective.total(above + below - 2 * centre) for above, below in pairs]
     dtype = resolution(losses.reshape(-1), objective.dtype)
     floor = _rounding(objective, quanta(losses, dtype))
     least = _rounding(objective, _ulp(centre, dtype))
-    sigma = float(np.std(sums, ddof=1) / np.sqrt(2))
+    sigma = (
+        float(np.std(np.array(sums)[np.isfinite(sums)], ddof=1) / np.sqrt(2)) if np.isfinite(sums).sum() > 1 else 0.0
+    )
     return Noise(max(sigma, floor), floor, dtype, floor / least if least > 0 else 1.0)
 
 
@@ -87,7 +90,9 @@ def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Gene
     with objective.space.moving(name) as (array, base):
         roundoff = unit_roundoff(base.dtype)
         for _ in range(PAIRS):
-            offset = widening * JITTER * roundoff * rng.standard_normal(base.shape) * base
+            offset = np.where(
+                np.isfinite(base), widening * JITTER * roundoff * rng.standard_normal(base.shape) * base, 0
+            )
             for sign in (1, -1):
                 array[...] = base + sign * offset
                 losses.append(objective())
@@ -104,7 +109,9 @@ def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
         losses: Losses at k points, shape (k, m), the first of them unperturbed.
         dtype: The coarsest that holds them; no quantum is below its spacing.
     """
-    changes = losses[1:] - losses[0]
+    with np.errstate(invalid="ignore"):
+        changes = losses[1:] - losses[0]
+    changes[~np.isfinite(changes)] = 0
     mantissa, exponent = np.frexp(changes)
     digits = (mantissa * 2.0**53).astype(np.int64)
     dividing = np.where(changes != 0, np.ldexp((digits & -digits).astype(np.float64), exponent - 53), np.inf)

@@ -22,6 +22,13 @@ def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
         raise TypeError(f"params is a {type(params).__name__}; expected a mapping from names to arrays")
     if not params:
         raise ValueError("params is empty; expected a mapping from names to arrays")
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise TypeError(f"params has the name {name!r}, a {type(name).__name__}; expected names that are strings")
+        if isinstance(value, np.generic):
+            raise TypeError(
+                f"parameter {name!r} is a NumPy scalar, which cannot be moved; expected an array: np.array(x)"
+            )
     return {name: _floating(name, "parameter", value) for name, value in params.items()}
 
 
@@ -34,7 +41,7 @@ def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> 
     """
     if not isinstance(grads, Mapping):
         raise TypeError(f"grads is a {type(grads).__name__}; expected a mapping with the names of params")
-    known, given = ", ".join(arrays), ", ".join(grads)
+    known, given = ", ".join(arrays), ", ".join(map(str, grads))
     for name in arrays:
         if name not in grads:
             raise ValueError(f"grads has no entry {name!r}; given: {given or 'none'}; expected: {known}")
@@ -82,7 +89,7 @@ def require_movable(arrays: Mapping[str, Array]) -> None:
                 f"parameter {name!r} is read-only and cannot be perturbed in place; "
                 "pass a writable array, or a loss that takes the parameters: loss(params)"
             )
-        if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape, strict=True)):
+        if _overlaps_itself(array):
             raise ValueError(
                 f"parameter {name!r} (shape {array.shape}, strides {array.strides}) is not contiguous: several of its "
                 "entries are one place in memory and cannot be perturbed one by one; pass an array with its own memory"
@@ -97,6 +104,19 @@ def require_movable(arrays: Mapping[str, Array]) -> None:
                     f"parameters {name!r} and {other!r} share memory, so moving one moves the other; "
                     "pass the shared array under one name, with the sum of its gradients"
                 )
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two entries may be one place in memory: a stride is shorter than what the smaller ones reach over."""
+    reach = array.itemsize
+    axes = sorted(
+        (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True) if length > 1
+    )
+    for stride, length in axes if array.size else []:
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
 
 
 class Space(Protocol):

@@ -63,8 +63,11 @@ class Direction:
     def shift(self, array: Array, base: Array, amount: float) -> Float64:
         """Move the tensor; the displacement that its dtype made of `amount` x vector."""
         start = base.astype(np.float64)
-        array[...] = start + amount * self.vector
-        return array.astype(np.float64) - start
+        with np.errstate(over="ignore", invalid="ignore"):
+            array[...] = start + amount * self.vector
+            moved: Float64 = np.asarray(array.astype(np.float64) - start)
+        moved[~np.isfinite(start)] = 0  # an entry that is nan or inf stays where it is
+        return moved
 
     def along(self, moved: Float64 | float) -> float:
         """The displacement's component along the vector."""
@@ -105,9 +108,10 @@ def _sample(size: Float64, count: int, rng: np.random.Generator) -> NDArray[np.i
     if size.size <= count:
         return np.arange(size.size)
     order = np.argsort(-size, kind="stable")
-    largest, rest = order[: count // 5], order[count // 5 :]
-    strata = np.array_split(rest, count - 2 * (count // 5))
+    fifth = -(-count // 5)
+    largest, rest = order[:fifth], order[fifth:]
+    strata = np.array_split(rest, max(0, count - 2 * fifth) or 1)[: max(0, count - 2 * fifth)]
     stratified = np.array([rng.choice(stratum) for stratum in strata if stratum.size], dtype=np.intp)
     others = np.setdiff1d(rest, stratified)
-    uniform = rng.choice(others, min(count // 5, others.size), replace=False)
+    uniform = rng.choice(others, min(count - largest.size - stratified.size, others.size), replace=False)
     return np.concatenate([largest, stratified, uniform])

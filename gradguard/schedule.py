@@ -4,6 +4,7 @@ import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 Due = Callable[[int], bool]
 
@@ -15,17 +16,22 @@ def due_steps(every_n_steps: int | Due, start_step: int) -> Due:
         TypeError: `every_n_steps` is neither a whole number nor callable.
         ValueError: a number is out of its range.
     """
-    if isinstance(start_step, bool) or not isinstance(start_step, int) or start_step < 0:
+    if not is_whole(start_step) or start_step < 0:
         raise ValueError(f"start_step is {start_step!r}; expected a whole number of at least 0")
     if callable(every_n_steps):
         rule = every_n_steps
         return lambda step: step >= start_step and bool(rule(step))
-    if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int):
+    if not is_whole(every_n_steps):
         raise TypeError(f"every_n_steps is {every_n_steps!r}; expected a whole number, or a callable from step to bool")
     if every_n_steps < 1:
         raise ValueError(f"every_n_steps is {every_n_steps!r}; expected at least 1")
     period = every_n_steps
     return lambda step: step >= start_step and (step - start_step) % period == 0
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, NumPy's included; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def require_step(step: object, last: int | None) -> int:

@@ -105,7 +105,8 @@ def settle(bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, he
     def measure(which: NDArray[np.intp], steps: Float64) -> FourPoint:
         return bench.measure(name, [chosen[i] for i in which], steps)
 
-    shortest = 64 * float(np.spacing(np.abs(bench.objective.space.arrays[name]).max()))
+    array = bench.objective.space.arrays[name]
+    shortest = 64 * float(np.spacing(np.abs(array[np.isfinite(array)]).max(initial=0)))
     points, sigma = _adapted(measure, len(chosen), bench.start_step(name), shortest, heard, bench.roundoff)
     settled = Settled(points, sigma, np.full(len(chosen), rounding), np.zeros(len(chosen)))
     settled = replace(settled, rough=bool((~settled.resolved).any()))
@@ -139,8 +140,8 @@ def _adapted(
 ) -> tuple[FourPoint, float]:
     """Differences at steps where truncation just shows, found probe by probe, and sigma."""
     everywhere = np.arange(count)
-    start, sigma = _pilot(measure, everywhere[:: -(-count // PILOTS)], step, heard)
-    points = measure(everywhere, np.full(count, max(start, shortest)))
+    start, sigma = _pilot(measure, everywhere[:: -(-count // PILOTS)], step, shortest, heard)
+    points = measure(everywhere, np.full(count, start))
     for _ in range(ROUNDS):
         sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
         steps = np.maximum(_next_steps(points, sigma, roundoff), shortest)
@@ -152,13 +153,16 @@ def _adapted(
     return points.recentred(), noise.from_fourth_differences(calm, sigma, heard.floor)
 
 
-def _pilot(measure: Measure, which: NDArray[np.intp], step: float, heard: Noise) -> tuple[float, float]:
+def _pilot(
+    measure: Measure, which: NDArray[np.intp], step: float, shortest: float, heard: Noise
+) -> tuple[float, float]:
     """The step at which truncation just shows for a few probes of the tensor, and sigma.
 
     The fourth difference holds noise at short steps, and truncation too at long ones: the least of them is sigma.
     """
     sigma = np.inf
     for _ in range(ROUNDS + 2):
+        step = max(step, shortest)
         points = measure(which, np.full(which.size, step))
         sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
         moving = points.odd2 != 0
@@ -171,7 +175,7 @@ def _pilot(measure: Measure, which: NDArray[np.intp], step: float, heard: Noise)
             step *= 3
         else:
             break
-    return step, float(sigma)
+    return max(step, shortest), float(sigma)
 
 
 def _next_steps(points: FourPoint, sigma: float, roundoff: float) -> Float64:
@@ -180,7 +184,9 @@ def _next_steps(points: FourPoint, sigma: float, roundoff: float) -> Float64:
     weak = np.abs(points.numerical) < 30 * NOISE_OF_NUMERICAL * sigma
     with np.errstate(invalid="ignore"):
         fine = points.bar(sigma) <= roundoff * np.nanmax(np.abs(points.n), initial=0.0)
-    return np.where(fine, points.step, noise.better_step(points.step, z3, weak))
+    bent = np.abs(points.fourth) > KINK * sigma  # a kink, or a fourth derivative at too long a step
+    better = np.where(bent & (z3 <= noise.TOO_LONG_Z3), points.step / 2, noise.better_step(points.step, z3, weak))
+    return np.where(fine, points.step, better)
 
 
 def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool, bool]:

@@ -5,7 +5,7 @@ A snapshot is any callable that captures some state and returns the callable tha
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class _LegacyGenerator(Protocol):
 def snapshot_attributes(obj: object, *names: str) -> Snapshot:
     """A snapshot of some attributes of an object: a carried hidden state, running statistics, a call counter.
 
-    Arrays are restored in place, so that every other name for them sees the same values; anything else is
-    deep-copied and assigned back.
+    Arrays, NumPy generators, lists and dicts are restored in place, so that every other name for them sees it;
+    anything else is deep-copied and assigned back.
 
     Raises:
         AttributeError: `obj` has no attribute of that name.
@@ -36,23 +36,61 @@ def snapshot_attributes(obj: object, *names: str) -> Snapshot:
             raise AttributeError(f"{type(obj).__name__} has no attribute {name!r} to take a snapshot of")
 
     def take() -> Restore:
-        held = {name: getattr(obj, name) for name in names}
-        saved = copy.deepcopy(held)
+        kept = {name: _keep(getattr(obj, name)) for name in names}
 
         def restore() -> None:
-            for name in names:
-                setattr(obj, name, _restored(held[name], saved[name]))
+            for name, put_back in kept.items():
+                setattr(obj, name, put_back())
 
         return restore
 
     return take
 
 
-def _restored(held: object, saved: object) -> object:
-    if isinstance(held, np.ndarray) and isinstance(saved, np.ndarray) and held.flags.writeable:
-        held[...] = saved
-        return held
-    return copy.deepcopy(saved)
+def _keep(value: object) -> Callable[[], object]:
+    """What puts a value back, in place where it can be, and returns it."""
+    if isinstance(value, bool | int | float | complex | str | bytes | None | np.generic):
+        return lambda: value
+    if isinstance(value, np.ndarray):
+        return _keep_array(value)
+    if isinstance(value, np.random.Generator):
+        state = copy.deepcopy(value.bit_generator.state)
+        return lambda: _with_state(value, state)
+    if isinstance(value, list):
+        items = [_keep(item) for item in value]
+        return lambda: _with_items(value, [put_back() for put_back in items])
+    if isinstance(value, dict):
+        entries = {key: _keep(item) for key, item in value.items()}
+        return lambda: _with_entries(value, {key: put_back() for key, put_back in entries.items()})
+    saved = copy.deepcopy(value)
+    return lambda: copy.deepcopy(saved)
+
+
+def _keep_array(array: np.ndarray[Any, Any]) -> Callable[[], object]:
+    saved = array.copy()
+
+    def put_back() -> object:
+        if array.flags.writeable:
+            array[...] = saved
+        return array
+
+    return put_back
+
+
+def _with_state(generator: np.random.Generator, state: Any) -> np.random.Generator:
+    generator.bit_generator.state = state
+    return generator
+
+
+def _with_items(values: list[Any], items: list[object]) -> list[Any]:
+    values[:] = items
+    return values
+
+
+def _with_entries(mapping: dict[Any, Any], entries: dict[Any, object]) -> dict[Any, Any]:
+    mapping.clear()
+    mapping.update(entries)
+    return mapping
 
 
 def snapshot_rng(generator: object) -> Snapshot:
@@ -62,7 +100,7 @@ def snapshot_rng(generator: object) -> Snapshot:
         TypeError: the state of `generator` can be neither read nor set.
     """
     if isinstance(generator, np.random.Generator):
-        return _state_of(lambda: generator.bit_generator.state, lambda state: _set_bit_generator(generator, state))
+        return _state_of(lambda: generator.bit_generator.state, lambda state: _with_state(generator, state))
     if isinstance(generator, _LegacyGenerator):
         return _state_of(generator.get_state, generator.set_state)
     if hasattr(generator, "getstate") and hasattr(generator, "setstate"):
@@ -71,10 +109,6 @@ def snapshot_rng(generator: object) -> Snapshot:
         f"snapshot_rng was given a {type(generator).__name__}; expected a numpy Generator or RandomState, "
         "or the module numpy.random or random"
     )
-
-
-def _set_bit_generator(generator: np.random.Generator, state: object) -> None:
-    generator.bit_generator.state = state  # type: ignore[assignment]  # it is what the getter returned
 
 
 def _state_of(get: Callable[[], object], put: Callable[[object], object]) -> Snapshot:
@@ -95,12 +129,13 @@ def together(snapshot: Snapshot | Iterable[Snapshot] | None) -> Snapshot:
     Raises:
         TypeError: something given is not callable.
     """
-    snapshots = [] if snapshot is None else [snapshot] if callable(snapshot) else list(snapshot)
+    several = isinstance(snapshot, Iterable) and not callable(snapshot)
+    snapshots: list[Any] = [] if snapshot is None else list(snapshot) if several else [snapshot]  # type: ignore[arg-type]  # just asked
     for given in snapshots:
         if not callable(given):
             raise TypeError(
-                f"snapshot holds a {type(given).__name__}; expected a callable that captures state and returns the "
-                "callable that restores it, such as snapshot_attributes(model, 'hidden') or snapshot_rng(generator)"
+                f"snapshot is, or holds, a {type(given).__name__}; expected a callable that captures state and returns "
+                "what restores it, such as snapshot_attributes(model, 'hidden') or snapshot_rng(generator)"
             )
 
     def take() -> Restore:

@@ -67,7 +67,7 @@ def summary(tensors: Mapping[str, TensorReport]) -> str:
         return " ".join(["Float precision does not explain it:", *_told(wrong), *_hints(wrong, right), *_agree(right)])
     if unclear:
         told = "; ".join(f"{_names(alike)}: {alike[0].explanation}" for alike in _alike(unclear))
-        return f"This check cannot tell. {told[:1].upper()}{told[1:]}."
+        return f"This check cannot tell: {told}."
     furthest = max(right, key=lambda tensor: tensor.discrepancy, default=None)
     if furthest is None or furthest.discrepancy == 0:
         return "No bug: the gradients agree with the differences of the loss."

@@ -57,8 +57,13 @@ def require_matplotlib() -> None:
     Raises:
         ImportError: It is not.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if not is_drawable():
         raise ImportError("a sweep is drawn by matplotlib, which is not installed: pip install 'gradguard[plot]'")
+
+
+def is_drawable() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def save(sweep: "Sweep", path: str | os.PathLike[str]) -> None:

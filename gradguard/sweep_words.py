@@ -17,8 +17,8 @@ UNSTEADY = (
     "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')."
 )
 DETACHED = (
-    "The loss does not move at all, whichever entry is moved and at whatever step: the arrays given as params are not the "
-    "ones that the loss reads (a copy, or rebound since), or the loss is a value kept from before."
+    "The loss does not move at all, whichever entry is moved and at whatever step: the arrays given as params are not "
+    "the ones that the loss reads (a copy, or rebound since), or the loss is a value kept from before."
 )
 SPURIOUS = "the loss does not depend on it beyond its noise, and g is not zero"
 MISSING = "g is zero and n is not"
@@ -44,9 +44,8 @@ def explanation(whole: Curve, tensors: Curves, quantum: float, constants: Mappin
         return " ".join([_stillness(whole, quantum), _best(whole), *_conclusion(tensors, constants)])
     if whole.explained is False:
         return DETACHED
-    return (
-        f"The loss does not move at any of these steps, and nothing can be told: the longest is {whole.steps[-1]:.3g}."
-    )
+    tells = "the gradient is zero too" if whole.explained else "that tells nothing of the gradient"
+    return f"The loss does not move at any of these steps, the longest of which is {whole.steps[-1]:.3g}, and {tells}."
 
 
 def _stillness(whole: Curve, quantum: float) -> str:
@@ -84,8 +83,8 @@ def _right(tensors: Curves, named: bool) -> str:
     """That float precision explains it, and which error of a whole gradient would not have shown."""
     hidden = 2 * TOO_FAR * max((curve.floor[curve.best] for curve in tensors.values() if curve.moves), default=0.0)
     whose = f" of {_listed(tensors)}" if named else ""
-    says = f"Float precision explains what is left{whose}"
-    return f"{says}, and would hide an error of the gradient below {100 * hidden:.1g} %."
+    hides = f", and would hide an error of the gradient below {100 * hidden:.2g} %" if hidden < 1 else ""
+    return f"Float precision explains what is left{whose}{hides}."
 
 
 def _grouped(tensors: Curves, of: Callable[[Curve], str]) -> Iterable[tuple[str, Curves]]:
@@ -154,23 +153,29 @@ def _listed(names: Iterable[str]) -> str:
 
 def table(whole: Curve, tensors: Curves) -> str:
     """All entries together at each step, the best marked; then each tensor at its own best step."""
-    steps = aligned([("", "step", "d", "floor", "noise", "truncation", "still"), *_rows(whole)])
-    each = aligned([("", "best step", "d", "floor", "n/g"), *(_row(name, curve) for name, curve in tensors.items())])
-    return f"{steps}\n\n{each}"
+    return f"{aligned(rows_of_steps(whole))}\n\n{aligned(rows_of_tensors(tensors))}"
 
 
-def _rows(whole: Curve) -> Iterable[Cells]:
-    for j, step in enumerate(whole.steps):
-        parts = (whole.discrepancy[j], whole.floor[j], whole.noise[j], whole.truncation[j])
-        yield (
-            "best" if j == whole.best else "",
-            f"{step:.3g}",
-            *(f"{part:.1e}" for part in parts),
-            f"{whole.still[j]:.0%}",
-        )
+def rows_of_steps(whole: Curve) -> list[Cells]:
+    """A heading, and the numbers of all entries together at each step."""
+    return [
+        ("", "step", "d", "floor", "noise", "truncation", "still"),
+        *(_at(whole, j) for j in range(whole.steps.size)),
+    ]
 
 
-def _row(name: str, curve: Curve) -> Cells:
+def _at(whole: Curve, j: int) -> Cells:
+    parts = (whole.discrepancy[j], whole.floor[j], whole.noise[j], whole.truncation[j])
+    mark = "best" if j == whole.best else ""
+    return mark, f"{whole.steps[j]:.3g}", *(f"{part:.1e}" for part in parts), f"{whole.still[j]:.0%}"
+
+
+def rows_of_tensors(tensors: Curves) -> list[Cells]:
+    """A heading, and the numbers of each tensor at its best step."""
+    return [("tensor", "best step", "d", "floor", "n/g"), *(_of(name, curve) for name, curve in tensors.items())]
+
+
+def _of(name: str, curve: Curve) -> Cells:
     at = curve.best
     numbers = (f"{curve.discrepancy[at]:.1e}", f"{curve.floor[at]:.1e}", f"{curve.ratio[at]:.5g}")
     return printable(name), f"{curve.best_step:.3g}", *numbers

@@ -15,7 +15,7 @@ Params = dict[str, NDArray[Any]]
 
 def small() -> tuple[LSTM, Batch, Params]:
     """A float32 LSTM, a batch, and the gradients of its loss."""
-    model, batch = LSTM(2, 2, 3), random_batch(4, 2, inputs=2, outputs=3)
+    model, batch = LSTM(3, 2, 3), random_batch(4, 2, inputs=3, outputs=3)
     return model, batch, model.loss_and_grads(batch)[1]
 
 
@@ -299,7 +299,7 @@ def test_every_evaluation_of_the_loss_is_counted(precision: str, evaluate: Evalu
 def test_a_float64_loss_on_float32_parameters_is_told_from_a_float32_one() -> None:
     """NumPy promotes: float64 inputs give a float64 loss even of live float32 arrays, and its noise is that small."""
     model, _, _ = small()
-    batch = random_batch(4, 2, inputs=2, outputs=3, dtype=np.float64)
+    batch = random_batch(4, 2, inputs=3, outputs=3, dtype=np.float64)
     grads = model.loss_and_grads(batch)[1]
     noises = [
         check(model.params, grads, loss, precision="native").tensors["Wx"].noise

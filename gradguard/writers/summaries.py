@@ -71,7 +71,7 @@ def summarize(report: Report, *, charted: Iterable[str] = ()) -> summary_pb2.Sum
 def _curves(report: Report) -> Iterator[_Curve]:
     for metric, (read, description) in _CHECK_METRICS.items():
         value = read(report)
-        if value is not None and _is_drawable(value):
+        if value is not None and is_scalar(value):
             yield _tag("check", metric), float(value), description
     for name, tensor in report.tensors.items():
         yield from _tensor_curves(name, tensor)
@@ -81,7 +81,7 @@ def _curves(report: Report) -> Iterator[_Curve]:
 def _tensor_curves(name: str, tensor: TensorReport) -> Iterator[_Curve]:
     for metric, (read, description) in _TENSOR_METRICS.items():
         value = read(tensor)
-        if _is_drawable(value):
+        if is_scalar(value):
             yield _tag(metric, name), float(value), description
 
 
@@ -92,7 +92,7 @@ def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
     floor is not finite, everything up to 1, the largest discrepancy there is, could be rounding. The band's foot is a
     thousandth of the floor: zero to the eye on a linear axis, and still drawn on a logarithmic one, where zero is not.
     """
-    if not _is_drawable(tensor.discrepancy):
+    if not is_scalar(tensor.discrepancy):
         return
     top = min(float(tensor.floor), 1.0) if math.isfinite(tensor.floor) else 1.0
     yield _tag("band", name, "lower"), top / 1000, "The foot of the band, a thousandth of its top"
@@ -100,7 +100,7 @@ def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
 
 
 def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
-    ratios = [ratio for ratio in tensor.ratios if _is_drawable(ratio)]
+    ratios = [ratio for ratio in tensor.ratios if is_scalar(ratio)]
     return histogram_pb(_tag("ratios", name), ratios) if ratios else summary_pb2.Summary()
 
 
@@ -124,7 +124,7 @@ def _chart(name: str) -> layout_pb2.Chart:
         lower=_tag("band", name, "lower"),
         upper=_tag("band", name, "upper"),
     )
-    return layout_pb2.Chart(title=_encodable(name), margin=layout_pb2.MarginChartContent(series=[series]))
+    return layout_pb2.Chart(title=encodable(name), margin=layout_pb2.MarginChartContent(series=[series]))
 
 
 def alert_table(alerts: Iterable[Alert]) -> str:
@@ -132,7 +132,7 @@ def alert_table(alerts: Iterable[Alert]) -> str:
     rows = [
         ("level", "tensor", "verdict", "message"),
         ("---", "---", "---", "---"),
-        *(tuple(map(_cell, (_level(alert), alert.tensor, alert.verdict, alert.message))) for alert in alerts),
+        *(tuple(map(cell, (_level(alert), alert.tensor, alert.verdict, alert.message))) for alert in alerts),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -141,21 +141,21 @@ def _level(alert: Alert) -> str:
     return logging.getLevelName(alert.level)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that Markdown shows as it is, on one line: what could be markup becomes a character reference."""
     shown = (char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
     return "".join(f"&#{ord(char)};" if char in "&<>\\`*_[]!|" else char for char in shown)
 
 
 def _tag(metric: str, *names: str) -> str:
-    return _encodable("/".join([f"gradguard.{metric}", *names]))
+    return encodable("/".join([f"gradguard.{metric}", *names]))
 
 
-def _encodable(text: str) -> str:
-    # Protocol buffers hold UTF-8 only, and a name read from a file system may hold a lone surrogate.
+def encodable(text: str) -> str:
+    """Text that a protocol buffer takes: UTF-8 only, and a name from a file system may hold a lone surrogate."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_drawable(value: float) -> bool:
-    # TensorBoard keeps scalars as float32, so beyond its range they would turn into infinities.
+def is_scalar(value: float) -> bool:
+    """Whether TensorBoard can draw it: it keeps scalars as float32, beyond whose range they would be infinite."""
     return math.isfinite(value) and abs(value) <= _LARGEST

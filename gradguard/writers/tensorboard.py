@@ -8,9 +8,11 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2
 
 from gradguard.report import Report
+from gradguard.sweep import Sweep
 from gradguard.writers.event_files import EventFile, is_remote, open_event_file
 from gradguard.writers.folders import make_folder
 from gradguard.writers.summaries import summarize
+from gradguard.writers.sweep_summaries import summarize_sweep
 
 
 class TensorBoardWriter:
@@ -54,6 +56,26 @@ class TensorBoardWriter:
         summary = summarize(report, charted=names if names != self._charted else ())
         self._add(file, event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary))
         self._last_step, self._names, self._charted = report.step, names, names
+
+    def write_sweep(self, sweep: Sweep, step: int | None = None) -> None:
+        """Write a sweep over step sizes as one event: what it says and its tables as text, its curves as a picture.
+
+        TensorBoard's horizontal axis counts training steps, so that none of its charts could show a curve over step
+        sizes: only the best step, and what is left there, are scalars. Without matplotlib there is no picture.
+
+        Args:
+            sweep: The sweep.
+            step: The training step that it belongs to; by default that of the last report written, or 0.
+
+        Raises:
+            ValueError: The step lies before that of the last report written.
+            OSError: The event could not be written.
+        """
+        at = (self._last_step or 0) if step is None else step
+        self._check_step(at)
+        event = event_pb2.Event(wall_time=time.time(), step=at, summary=summarize_sweep(sweep))
+        self._add(self._open(), event)
+        self._last_step = at
 
     def close(self) -> None:
         """Finish the file; a later `write` begins a new one."""

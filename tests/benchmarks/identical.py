@@ -70,7 +70,7 @@ def rows(steps: int, timesteps: int) -> Iterator[Row]:
     """The training without a guard, and with each."""
     with tqdm(total=(1 + len(FORMS)) * steps, desc="steps", leave=False) as bar:
         alone = course(None, steps, timesteps, bar)
-        yield row("none", steps, alone, "")
+        yield row("none", steps, alone, "-")
         for form in FORMS:
             guarded = course(form, steps, timesteps, bar)
             same = (guarded.hash, guarded.end) == (alone.hash, alone.end)

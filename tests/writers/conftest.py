@@ -18,9 +18,11 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 _TENSOR = TensorReport(
     name="W",
+    shape=(2, 2),
     verdict=Verdict.ok,
     cause="",
     explanation="d = 2.8e-05, float precision explains up to 3.4e-05 at this step size",
+    guilty="",
     discrepancy=2.8e-5,
     floor=3.4e-5,
     ratio=1.0001,
@@ -30,6 +32,7 @@ _TENSOR = TensorReport(
     resolvable=3,
     sampled=4,
     unresolved=1,
+    kinks=0,
     coverage=0.8,
     step_size=5e-3,
     noise=1e-8,

@@ -1,22 +1,20 @@
-"""The command line: `gradguard demo` and what else can be done without writing code."""
+"""`gradguard demo`."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
+from gradguard.cli.options import Commands, add_command, whole_number
 from gradguard.testing import FAULTS
 
 LIST = "list"
 
-DEMO = """\
+DESCRIPTION = """\
 Trains the LSTM of the question that gradguard grew from, in float32, on the genome of the virus phi X 174: first with a
 fault in its backward pass, then without. gradguard watches both, says what it finds, and logs it for TensorBoard.
 """
-DEMO_EXAMPLE = """\
+EPILOG = """\
 example:
   gradguard demo --logdir runs
   gradguard demo --logdir runs --fault no-recurrent-dh
@@ -24,46 +22,15 @@ example:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line, by default that of the process, and returns the exit status."""
-    options = parser().parse_args(arguments)
-    try:
-        status: int = options.command(options)
-    except KeyboardInterrupt:
-        return 130
-    return status
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Says what is wrong and ends with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def parser() -> Parser:
-    """The options of every command."""
-    top = Parser(
-        prog="gradguard",
-        description="Checks hand-written gradients during training, and tells float precision from a bug.",
-        epilog="example:\n  gradguard demo --logdir runs",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"gradguard {version()}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_demo(commands)
-    return top
-
-
-def add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
+def add_to(commands: Commands) -> None:
     """Adds the options of `gradguard demo`."""
-    demo = commands.add_parser(
+    demo = add_command(
+        commands,
         "demo",
+        run,
         help="watch gradguard find a bug in an LSTM, and agree with the LSTM once it is fixed",
-        description=DEMO,
-        epilog=DEMO_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
+        epilog=EPILOG,
     )
     demo.add_argument("--logdir", type=Path, default=Path("runs"), help="folder for the logs (default: %(default)s)")
     demo.add_argument(
@@ -89,19 +56,18 @@ def add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
         default="native",
         help="precision that the checks evaluate the loss in; native is float32 here (default: %(default)s)",
     )
-    demo.set_defaults(command=run_demo)
 
 
-def run_demo(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """`gradguard demo`: lists the faults, or trains with one of them."""
     if options.fault == LIST:
         sys.stdout.write(listed_faults())
         return 0
-    from gradguard.demo.train import Settings, run  # it imports TensorBoard, which `--help` need not wait for
+    from gradguard.demo import train  # it imports TensorBoard, which `--help` need not wait for
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("gradguard").setLevel(logging.INFO)
-    settings = Settings(
+    settings = train.Settings(
         fault=options.fault,
         steps=options.steps,
         every_n_steps=options.every_n_steps,
@@ -111,7 +77,7 @@ def run_demo(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     try:
-        run(settings, options.logdir)
+        train.run(settings, options.logdir)
     except OSError as error:
         sys.stderr.write(f"gradguard demo: error: cannot log into {options.logdir}: {error}\n")
         return 1
@@ -129,22 +95,3 @@ def fault(text: str) -> str:
     if text != LIST and text not in FAULTS:
         raise argparse.ArgumentTypeError(f"there is no fault {text!r} (choose from {', '.join([LIST, *FAULTS])})")
     return text
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """What reads a whole number of at least `least`."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return read
-
-
-def version() -> str:
-    """The version installed."""
-    try:
-        return metadata.version("gradguard")
-    except metadata.PackageNotFoundError:
-        return "(not installed: run from its sources)"

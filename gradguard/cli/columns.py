@@ -1,0 +1,167 @@
+"""Columns of numbers from a CSV file that somebody else wrote."""
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gradguard.cli.output import Failure
+from gradguard.parameters import Float64
+
+LARGEST = 64 * 2**20  # bytes
+SHOWN = 40  # characters of a word in a message
+NAMED = 10  # columns
+DELIMITERS = ",;\t"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Row = tuple[int, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The numbers of one tensor, (m,) each; `error` is None where the file has no such column."""
+
+    numeric: Float64
+    analytic: Float64
+    error: Float64 | None
+
+
+def read_columns(source: str) -> dict[str, Columns]:
+    """The columns of a CSV file by tensor; `-` is the standard input.
+
+    Raises:
+        Failure: It cannot be read, or holds something else.
+    """
+    name = "standard input" if source == "-" else source
+    try:
+        return parse(_decoded(_content(source)), "all" if source == "-" else Path(source).stem)
+    except Failure as failure:
+        raise Failure(f"{_short(name, 200)}: {failure.message}") from failure
+
+
+def _content(source: str) -> bytes:
+    try:
+        if source == "-":
+            content = sys.stdin.buffer.read(LARGEST + 1)
+        else:
+            with Path(source).open("rb") as file:
+                content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise Failure(getattr(error, "strerror", None) or str(error)) from error
+    if len(content) > LARGEST:
+        raise Failure(f"is larger than {LARGEST // 2**20} MiB; expected a sample of the entries")
+    return content
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith(UTF16):
+        raise Failure("is text in UTF-16; expected UTF-8: save it anew")
+    if b"\0" in content:
+        raise Failure(f"is no text (a zero byte at {content.index(0)}); expected comma-separated values")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise Failure(f"is no text in UTF-8 ({byte}); expected comma-separated values") from error
+
+
+def parse(text: str, tensor: str) -> dict[str, Columns]:
+    """The columns `numeric`, `analytic` and perhaps `tensor` and `error`, by tensor; a header names them.
+
+    Args:
+        text: Values that commas separate; or semicolons or tabs, where the header has those.
+        tensor: The name of all rows, where there is no column of names.
+
+    Raises:
+        Failure: A column is missing, a number is none, or the rows do not fit the header; with the line.
+    """
+    rows = _rows(text)
+    number, header = next(rows, (0, []))
+    if not header:
+        raise Failure("is empty; expected a header with the columns numeric and analytic")
+    places = _places(number, header)
+    numbers: dict[str, list[list[float]]] = {}
+    for line, row in rows:
+        _require_width(line, row, len(header))
+        name = _name(line, row[places["tensor"]]) if "tensor" in places else tensor
+        numbers.setdefault(name, []).append(_read(line, row, places))
+    if not numbers:
+        raise Failure("holds no rows below its header")
+    return {name: Columns(*_transposed(lines)) for name, lines in numbers.items()}
+
+
+def _rows(text: str) -> Iterator[Row]:
+    """The rows that are not blank, each with the line that it begins on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True, skipinitialspace=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise Failure(f"line {line}: {error}") from error
+        if row is None:
+            return
+        if any(cell.strip() for cell in row):
+            yield line, row
+
+
+def _delimiter(text: str) -> str:
+    header = text.lstrip().partition("\n")[0]
+    return max(DELIMITERS, key=header.count)
+
+
+def _places(line: int, header: Sequence[str]) -> dict[str, int]:
+    """Where the columns that are known here stand."""
+    names = [cell.strip().casefold() for cell in header]
+    for known in ("numeric", "analytic", "tensor", "error"):
+        if names.count(known) > 1:
+            raise Failure(f"line {line}: the header has {names.count(known)} columns {known!r}; expected one")
+    missing = [needed for needed in ("numeric", "analytic") if needed not in names]
+    if missing:
+        given = ", ".join(_short(cell.strip()) for cell in header[:NAMED])
+        more = f" and {len(header) - NAMED} more" if len(header) > NAMED else ""
+        raise Failure(f"line {line}: the header has no column {' and no '.join(map(repr, missing))}, but {given}{more}")
+    return {name: names.index(name) for name in ("numeric", "analytic", "tensor", "error") if name in names}
+
+
+def _require_width(line: int, row: Sequence[str], width: int) -> None:
+    filled = len(row) if len(row) <= width else max(width, *(i + 1 for i, cell in enumerate(row) if cell.strip()))
+    if filled != width:
+        raise Failure(f"line {line}: {filled} columns where the header has {width}")
+
+
+def _name(line: int, cell: str) -> str:
+    name = cell.strip()
+    if not name:
+        raise Failure(f"line {line}: the name of the tensor is missing")
+    return name
+
+
+def _read(line: int, row: Sequence[str], places: dict[str, int]) -> list[float]:
+    """Numeric, analytic and, where there is one, error."""
+    values = [_number(line, name, row[places[name]]) for name in ("numeric", "analytic", "error") if name in places]
+    if len(values) > 2 and not 0 <= values[2] < math.inf:
+        raise Failure(f"line {line}: error is {values[2]:g}; expected a number of at least 0")
+    return values
+
+
+def _number(line: int, column: str, cell: str) -> float:
+    try:
+        return float(cell.replace("_", "?"))  # Python reads 1_000, and nobody else
+    except ValueError:
+        raise Failure(f"line {line}: {column} is {_short(cell.strip())}; expected a number") from None
+
+
+def _transposed(lines: list[list[float]]) -> tuple[Float64, Float64, Float64 | None]:
+    numeric, analytic, *error = np.array(lines).T
+    return numeric, analytic, error[0] if error else None
+
+
+def _short(text: str, length: int = SHOWN) -> str:
+    """The text in quotes, with escapes for what cannot be printed, and cut off where it is long."""
+    return repr(text if len(text) <= length else f"{text[:length]}...")
