@@ -92,6 +92,7 @@ def _diagnosed(
         step_size=float("nan"),
         noise=float("nan"),
         rough=False,
+        survives=True,
         blocks={},
     )
     return {name: diagnose_tensor(evidence, History(constants), Thresholds())}

@@ -139,11 +139,12 @@ def curve(measured: Differences) -> Curve:
     ratios = [_ratio(measured, j) for j in range(len(measured.steps))]
     moving = ~measured.still.all(axis=0)
     bars = np.hypot(_norms(measured.bar), _norms(measured.rounding[None]))
+    usable = (bars > 0) & np.isfinite(bars)
     return Curve(
         steps=measured.steps,
         discrepancy=np.array([_discrepancy(n, measured.g) for n in measured.n]),
         floor=as_discrepancy(bars, size),
-        excess=np.divide(_norms(measured.n - measured.g), bars, out=np.zeros_like(bars), where=bars > 0),
+        excess=np.divide(_norms(measured.n - measured.g), bars, out=np.zeros_like(bars), where=usable),
         noise=as_discrepancy(_norms(measured.deviation), size),
         truncation=as_discrepancy(_norms(measured.truncation), size),
         rounding=float(as_discrepancy(_norms(measured.rounding[None]), size)[0]),
@@ -250,6 +251,8 @@ def kinks(steps: Float64, even: Float64, length: Float64, sigma: float) -> Float
 
 
 def _ratio(measured: Differences, j: int) -> agreement.Ratio:
+    if not (np.isfinite(measured.bar[j]).all() and np.isfinite(measured.g).all()):
+        return agreement.Ratio(math.nan, math.inf, math.nan, math.nan)
     return agreement.ratio(measured.n[j], measured.g, measured.bar[j], measured.rounding)
 
 

@@ -79,6 +79,7 @@ def examine(
         step_size=entry_step,
         noise=entries.sigma,
         rough=entries.rough or directions.rough,
+        survives=entries.survives or directions.survives,
         blocks={block: np.array([mask[place] for place in index], dtype=bool) for block, mask in blocks.items()},
     )
     return Examined(

@@ -1,7 +1,6 @@
 """What was measured of one tensor, and how far it is from a correct gradient.
 
-Three tests are needed, since each sees what the others miss: single derivatives, the norm of all of them, and the
-pooled ratio.
+Single derivatives see an error in one place, the pooled ratio a small error everywhere.
 """
 
 import dataclasses
@@ -98,7 +97,10 @@ class Pairs:
         return agreement.signs(self.n, self.g, self.error, self.rounding)
 
     def significance(self, rough: bool) -> float:
-        """How many standard deviations the most telling of the three tests is from a correct gradient.
+        """How many standard deviations the more telling of two tests is from a correct gradient.
+
+        One is the largest single deviation, the other the one factor between n and g. Many moderate deviations without
+        a common factor count for nothing: a loss with more noise, or with small kinks, gives the same.
 
         Args:
             rough: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
@@ -107,15 +109,12 @@ class Pairs:
         if not self.size:
             return 0.0
         single = float(np.abs(self.z).max())
-        return single if rough else max(single, self._of_norm(), self._of_ratio())
+        return single if rough else max(single, self._of_factor())
 
-    def _of_norm(self) -> float:
-        if self.discrepancy <= BEYOND_FLOOR * self.floor:
-            return 0.0
-        return math.sqrt(2 * float(np.sum(self.z**2))) - math.sqrt(2 * self.size - 1)
-
-    def _of_ratio(self) -> float:
-        return agreement.evidence_of_factor(self.n, self.g, self.error, self.rounding)
+    def _of_factor(self) -> float:
+        purity = self.ratio.purity
+        scatter = math.sqrt(max(1.0, purity)) if math.isfinite(purity) else 1.0
+        return agreement.evidence_of_factor(self.n, self.g, self.error, self.rounding) / scatter
 
     @property
     def smallest_visible(self) -> float:
@@ -142,6 +141,7 @@ class Evidence:
         step_size: The usual step of the entries.
         noise: sigma of the loss.
         rough: Whether the loss is not smooth on the scale of the steps.
+        survives: Whether a disagreement is as clear at much shorter steps.
         blocks: For each named block, which of the sampled entries it holds.
         deep: Whether this is a deep check: only that may speak of a bug.
     """
@@ -158,6 +158,7 @@ class Evidence:
     step_size: float
     noise: float
     rough: bool
+    survives: bool
     blocks: Mapping[str, NDArray[np.bool_]]
     deep: bool = True
 
@@ -178,5 +179,10 @@ class Evidence:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the gradient is further from its differences than float precision explains."""
+        """Whether the gradient is further from its differences than float precision explains.
+
+        Where the loss is rough, a disagreement must be as clear at steps too short for its kinks.
+        """
+        if self.rough and not self.survives:
+            return False
         return max(self.entries.significance(self.rough), self.directions.significance(self.rough)) > ALARM

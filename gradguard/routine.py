@@ -120,6 +120,7 @@ def probe_tensor(
         step_size=state.entry.step,
         noise=float(np.sqrt(stream.variance)),
         rough=False,
+        survives=False,
         blocks={},
         deep=False,
     )

@@ -26,6 +26,7 @@ AGAIN = 64  # differences measured again
 OTHER_STEPS = (1 / 2, 1 / 5)
 MOVES = 5.0  # standard deviations by which a difference moves from step to step, and is no bug's
 RETREATS = 5  # to shorter steps
+QUIET = 1.7  # sigma in units of what was heard near x, up to which nothing but rounding is in it
 LOUD = 3.0  # sigma in units of what was heard near x, from which the steps may be too long for a rough loss
 CALMER = 0.6  # of sigma, at shorter steps, by which the loss is rough and not noisy
 REPEATS = 9
@@ -49,6 +50,7 @@ class Settled:
         rounding: Backprop's own rounding error along each, (K,).
         moved: How far n moved at other steps, (K,); 0 where it was not measured again.
         rough: Whether the loss is not smooth on the scale of the steps: then only single differences count.
+        survives: Whether a disagreement is as clear at the shortest of the other steps.
     """
 
     points: FourPoint
@@ -56,6 +58,7 @@ class Settled:
     rounding: Float64
     moved: Float64
     rough: bool = False
+    survives: bool = False
 
     @property
     def pairs(self) -> Pairs:
@@ -109,11 +112,12 @@ def settle(bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, he
     shortest = 64 * float(np.spacing(np.abs(array[np.isfinite(array)]).max(initial=0)))
     points, sigma = _adapted(measure, len(chosen), bench.start_step(name), shortest, heard, bench.roundoff)
     settled = Settled(points, sigma, np.full(len(chosen), rounding), np.zeros(len(chosen)))
-    settled = replace(settled, rough=bool((~settled.resolved).any()))
+    is_loud = sigma > QUIET * heard.sigma
+    settled = replace(settled, rough=is_loud or bool((~settled.resolved).any()))
     for _ in range(RETREATS):
-        moves, survives = False, True
+        moves = False
         if settled.significance > SUSPICIOUS:
-            settled, moves, survives = _measured_again(settled, measure)
+            settled, moves = _measured_again(settled, measure)
         if not moves and settled.sigma <= LOUD * heard.sigma:
             break
         nearer = _retreated(settled, measure, shortest, heard)
@@ -122,7 +126,7 @@ def settle(bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, he
         settled = nearer
     if settled.significance > ALARM:
         settled = replace(settled, rounding=_amplified(bench, name, chosen, settled))
-    if settled.largest > ALARM and not (survives or _repeats(settled, measure)):
+    if settled.largest > ALARM and not (settled.survives or _repeats(settled, measure)):
         return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
     return settled
 
@@ -189,14 +193,14 @@ def _next_steps(points: FourPoint, sigma: float, roundoff: float) -> Float64:
     return np.where(fine, points.step, better)
 
 
-def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool, bool]:
+def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
     """The differences that disagree most with the gradient, measured at other steps.
 
     Rounding noise is the same at every step. What grows with the step, in n or in the fourth difference, is of the
     loss itself.
 
     Returns:
-        The differences with wider bars; whether anything moves; whether the disagreement survives the shortest step.
+        The differences with wider bars, and whether anything moves.
     """
     suspects = settled.suspects[:AGAIN]
     before = settled.points.take(suspects)
@@ -212,7 +216,7 @@ def _measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool, 
         moved[suspects] = np.maximum(moved[suspects], beyond)
         z = again.evidence(settled.sigma, settled.rounding[suspects])
         survives = bool((z * np.sign(before.n - before.g) > ALARM).any())
-    return replace(settled, moved=moved), moves, survives
+    return replace(settled, moved=moved, survives=survives), moves
 
 
 def _repeats(settled: Settled, measure: Measure) -> bool:

@@ -312,8 +312,7 @@ def test_whenever_the_loss_raises_the_parameters_are_as_they_were(precision: str
             assert array.tobytes() == fragile.before[name]
 
 
-@pytest.mark.xfail(reason="at long steps the fourth derivative is taken for a kink")
-@pytest.mark.parametrize("seed", [0, 13, 35])
+@pytest.mark.parametrize("seed", [0, 13, pytest.param(35, marks=pytest.mark.xfail(reason="two entries still are"))])
 def test_a_smooth_network_has_no_kinks(seed: int) -> None:
     """An LSTM has no corner anywhere."""
     model, batch = LSTM(2, 2, 3, seed=seed), random_batch(4, 2, inputs=2, outputs=3, seed=seed)
@@ -388,7 +387,6 @@ def test_float16_is_told_from_a_bug() -> None:
     assert check({"w": weights}, doubled, lambda: np.sin(weights).sum(), precision="native").verdict is Verdict.scale
 
 
-@pytest.mark.xfail(reason="NumPy gives empty arrays strides of 0, which pass for overlapping entries")
 def test_a_tensor_without_entries_is_fine() -> None:
     """It is reported as what it is, beside one that has some."""
     params = {"w": np.array([0.3, 0.7]), "none": np.empty((3, 0))}
@@ -551,7 +549,6 @@ def test_a_mistake_is_an_error_at_once_that_names_it(mistake: str) -> None:
     assert weights.tolist() == [0.3, 0.7]
 
 
-@pytest.mark.xfail(reason="', '.join of names that are no strings")
 def test_names_that_are_no_strings_are_told() -> None:
     """A list of layers numbered by a dict is a mistake like another, or simply works."""
     params: dict[Any, Any] = {0: np.array([0.3, 0.7])}
@@ -562,7 +559,6 @@ def test_names_that_are_no_strings_are_told() -> None:
         assert "params" in str(error)  # noqa: PT017 - either outcome will do
 
 
-@pytest.mark.xfail(reason="capitalised like the first word of a sentence")
 def test_the_sentence_spells_names_as_they_are() -> None:
     """`w` and `W` may be two tensors."""
     params = {"w": np.array([0.3, 0.7])}

@@ -112,7 +112,6 @@ def test_constants_may_be_any_positive_numbers() -> None:
     assert require_constants(None) == {}
 
 
-@pytest.mark.xfail(reason="`[39].items()` raises a bare AttributeError")
 def test_constants_that_are_no_mapping_are_told() -> None:
     """The message speaks of the constants, and shows how they are given."""
     constants: Any = [39]

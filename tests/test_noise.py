@@ -41,18 +41,33 @@ def test_whole_numbers_resolve_to_a_float_too() -> None:
     assert noise.resolution(np.array([2.0**40]), np.dtype(np.float64)) == np.float32
 
 
-@given(values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1))
-def test_the_quantum_is_the_distance_to_the_next_float(values: list[float]) -> None:
-    """In float32 and in float64."""
-    array = np.array(values)
+@given(
+    steps=st.lists(st.integers(-1000, 1000).filter(bool), min_size=1, max_size=12),
+    power=st.integers(-40, -2),
+    start=st.integers(-3, 3),
+)
+def test_the_lattice_that_losses_lie_on_is_found(steps: list[int], power: int, start: int) -> None:
+    """A loss that is the small difference of large numbers changes by whole numbers of a quantum far above its ulp."""
+    quantum = 2.0**power
+    common = min(step & -step for step in steps)  # the quantum of what was seen may be a multiple of the true one
+    losses = np.array([[start * quantum], *([start * quantum + step * quantum] for step in steps)])
+    assert noise.quanta(losses, np.dtype(np.float64)).tolist() == [common * quantum]
+
+
+def test_the_lattice_is_no_finer_than_the_dtype() -> None:
+    """Ordinary losses lie on the floats themselves, and a loss that does not change is as coarse as the others."""
     for kind in (np.float32, np.float64):
-        sizes = np.abs(array).astype(kind)
-        expected = np.nextafter(sizes, kind(np.inf)).astype(np.float64) - sizes.astype(np.float64)
-        assert np.array_equal(noise.quantum(array, np.dtype(kind)), expected)
+        losses = np.random.default_rng(0).uniform(1, 2, (40, 3)).astype(kind).astype(np.float64)
+        losses[:, 2] = losses[0, 2]
+        assert noise.quanta(losses, np.dtype(kind)).tolist() == [float(np.finfo(kind).eps)] * 3
+    still = np.full((5, 1), 1.5)
+    assert noise.quanta(still, np.dtype(np.float32)).tolist() == [2.0**-23]
+    broken = np.array([[1.5], [np.nan], [np.inf], [1.75]])
+    assert noise.quanta(broken, np.dtype(np.float32)).tolist() == [0.25]
 
 
 @pytest.mark.parametrize("form", ["loss", "losses"])
-def test_jitter_measures_the_noise_that_a_float64_twin_shows(form: str) -> None:
+def test_the_noise_heard_is_that_which_a_float64_twin_shows(form: str) -> None:
     """Against the true rounding errors of a real float32 LSTM it is right within a factor of two and a half."""
     model, batch = lstm()
     objective = Objective(
@@ -68,24 +83,25 @@ def test_jitter_measures_the_noise_that_a_float64_twin_shows(form: str) -> None:
     model.params["Wh"][...] = base
     before = {name: param.tobytes() for name, param in model.params.items()}
     centre, evaluations = objective(), objective.evaluations
-    sigmas = []
-    for seed in range(12):
-        sigma, dtype = noise.jitter(objective, "Wh", centre, np.random.default_rng(seed))
-        sigmas.append(sigma)
-        assert dtype == np.float32
+    heard = [noise.listen(objective, "Wh", centre, np.random.default_rng(seed)) for seed in range(12)]
     truth = np.std(errors)
-    assert truth / 2.5 < np.sqrt(np.mean(np.square(sigmas))) < 2.5 * truth
+    assert truth / 2.5 < np.sqrt(np.mean([found.sigma**2 for found in heard])) < 2.5 * truth
+    assert {found.dtype for found in heard} == {np.dtype(np.float32)}
     assert objective.evaluations - evaluations == 12 * 12
     assert before == {name: param.tobytes() for name, param in model.params.items()}
 
 
-def test_noise_is_never_below_what_rounding_the_loss_adds() -> None:
-    """Where nothing else is rounded, sigma is the quantum of the loss over the root of twelve."""
-    weights = np.ones(3, np.float32)
-    objective = Objective(lambda: np.float32(1.5), InPlace({"w": weights}), None, lambda: None)
-    sigma, dtype = noise.jitter(objective, "w", objective(), np.random.default_rng(0))
-    quantum = 2.0**-23 if dtype == np.float32 else 2.0**-10
-    assert sigma == pytest.approx(quantum / np.sqrt(12))
+@pytest.mark.parametrize(("large", "quantum"), [(0.0, 2.0**-24), (4096.0, 2.0**-11)])
+def test_noise_is_never_below_what_rounding_the_loss_adds(large: float, quantum: float) -> None:
+    """In float32 a loss near 0.75 is rounded to 2^-24; as the difference of large numbers, to their quantum."""
+    weights = np.array([0.5, 0.25], np.float32)
+    objective = Objective(
+        lambda: (weights.sum() + np.float32(large)) - np.float32(large), InPlace({"w": weights}), None, lambda: None
+    )
+    found = noise.listen(objective, "w", objective(), np.random.default_rng(0))
+    assert found.sigma >= found.floor >= quantum / np.sqrt(12)
+    assert found.floor_at(objective, objective()) == pytest.approx(found.floor)
+    assert found.floor_at(objective, 4 * objective()) == pytest.approx(4 * found.floor)
 
 
 def calm(fourth: Float64) -> FourPoint:

@@ -47,7 +47,6 @@ def test_a_schedule_that_makes_no_sense_is_refused(
     assert all(word in str(raised.value) for word in words)
 
 
-@pytest.mark.xfail(reason="isinstance(..., int): a NumPy integer is 'expected a whole number'")
 def test_a_numpy_integer_is_a_whole_number() -> None:
     """`len(data) // batch` computed with NumPy is a schedule like any other."""
     count: Any = np.int64(5)

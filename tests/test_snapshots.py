@@ -71,7 +71,6 @@ def test_a_snapshot_holds_the_state_of_the_time_it_is_taken() -> None:
     ],
     ids=["generator", "list of arrays", "dict of arrays"],
 )
-@pytest.mark.xfail(reason="anything but an array is replaced by a copy, and other names for it keep what the loss left")
 def test_another_name_for_what_an_attribute_holds_sees_it_restored(state: Any) -> None:
     """Training that reaches the same generator, states or statistics under another name is not changed either."""
     model = SimpleNamespace(state=state)
@@ -158,7 +157,6 @@ def test_what_is_no_snapshot_is_told_with_an_example() -> None:
         together(returns_nothing)()
 
 
-@pytest.mark.xfail(reason="`list(5)` raises a bare TypeError")
 def test_a_snapshot_that_is_neither_callable_nor_iterable_is_told() -> None:
     """The message speaks of the snapshot."""
     number: Any = 5

@@ -37,11 +37,11 @@ def read_columns(source: str) -> dict[str, Columns]:
     Raises:
         Failure: It cannot be read, or holds something else.
     """
-    name = "standard input" if source == "-" else source
     try:
         return parse(_decoded(_content(source)), "all" if source == "-" else Path(source).stem)
     except Failure as failure:
-        raise Failure(f"{_short(name, 200)}: {failure.message}") from failure
+        name = "standard input" if source == "-" else _short(source, 200)
+        raise Failure(f"{name}: {failure.message}") from failure
 
 
 def _content(source: str) -> bytes:
@@ -132,7 +132,7 @@ def _places(line: int, header: Sequence[str]) -> dict[str, int]:
 def _require_width(line: int, row: Sequence[str], width: int) -> None:
     filled = len(row) if len(row) <= width else max(width, *(i + 1 for i, cell in enumerate(row) if cell.strip()))
     if filled != width:
-        raise Failure(f"line {line}: {filled} columns where the header has {width}")
+        raise Failure(f"line {line}: expected {width} values, as the header has, got {filled}")
 
 
 def _name(line: int, cell: str) -> str:

@@ -77,8 +77,8 @@ def guarded(work: Callable[[], Result]) -> Result:
     """
     try:
         return work()
-    except Exception as error:
-        if _users(error.__traceback__):
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) or _users(error.__traceback__):
             raise Failure(f"the loss, or what it needs, raised {_named(error)}", details(error)) from error
         if isinstance(error, (TypeError, ValueError)):
             raise Failure(str(error)) from error
@@ -96,7 +96,7 @@ def case(target: str, made: object) -> Case:
     if isinstance(made, tuple | list) and len(made) == len(REQUIRED):
         return Case(*made)
     count = f" of {len(made)}" if isinstance(made, tuple | list) else ""
-    raise Failure(f"{target} returned a {type(made).__name__}{count}; expected {EXPECTED}")
+    raise Failure(f"{target} returned something of type {type(made).__name__}{count}; expected {EXPECTED}")
 
 
 def _from_mapping(target: str, made: Mapping[Any, Any]) -> Case:
@@ -106,6 +106,8 @@ def _from_mapping(target: str, made: Mapping[Any, Any]) -> Case:
     if missing or unknown:
         lacks = f"without {', '.join(missing)}" if missing else f"with {', '.join(unknown[:NAMED])}"
         raise Failure(f"{target} returned a mapping {lacks}; expected {EXPECTED}")
+    if not isinstance(made.get("constants") or {}, Mapping):
+        raise Failure(f"{target} returned constants of type {type(made['constants']).__name__}; expected a mapping")
     return Case(**{name: made[name] for name in known if name in made})
 
 
@@ -134,7 +136,7 @@ def _attribute(module: ModuleType, path: str) -> Callable[..., object]:
     except AttributeError as error:
         raise Failure(f"{_place(module)} has no {path!r}; {_near(module, path)}") from error
     if not callable(found):
-        raise Failure(f"{path!r} in {_place(module)} is a {type(found).__name__}; expected a function")
+        raise Failure(f"{path!r} in {_place(module)} is of type {type(found).__name__}; expected a function")
     return found
 
 

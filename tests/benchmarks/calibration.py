@@ -42,12 +42,12 @@ from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.probes import Probe
 from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
+from gradguard.settle import settle
 from gradguard.testing import LSTM, Batch
 
 BATCHES = (1, 16)
 KINDS = ("aligned", "gaussian", "entry")
 GRID = {"native": np.geomspace(1e-4, 0.5, 12), "float64": np.geomspace(1e-7, 1e-2, 12)}
-UNIT_ROUNDOFF = 2.0**-24  # of float32
 CREEP = 1e-3  # the learning rate between routine checks: the losses' roundings change, the state does not
 Row = tuple[str, ...]
 
@@ -174,7 +174,7 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
         found = list(deep_measurements(bench, name, cell.amount, rng))
         yield from samples_of_tensor("deep", form, cell, name, found, oracles)
     routine: dict[str, list[Measurement]] = {name: [] for name in truth}
-    for name, measurement in routine_measurements(model, batch, form, carried, cell.amount.checks, rng):
+    for name, measurement in routine_measurements(model, batch, form, bench, carried, cell.amount.checks, rng):
         routine[name].append(measurement)
     for name, found in routine.items():
         yield from samples_of_tensor("routine", form, cell, name, found, oracles)
@@ -256,9 +256,8 @@ def settled(
     bench: Bench, name: str, chosen: Sequence[Probe], rounding: float, rng: np.random.Generator
 ) -> tuple[FourPoint, float, NDArray[np.bool_]]:
     """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
-    prior, dtype = noise.jitter(bench.objective, name, bench.centre, rng)
-    floor = noise.rounding_floor(bench.objective, bench.centre, dtype)
-    result = deep._settle(bench, name, chosen, rounding, prior, floor)
+    heard = noise.listen(bench.objective, name, bench.centre, rng)
+    result = settle(bench, name, chosen, rounding, heard)
     return result.points, result.sigma, result.resolved
 
 
@@ -266,6 +265,7 @@ def routine_measurements(
     model: LSTM,
     batch: Batch,
     form: LossForm,
+    found: Bench,
     carried: Mapping[str, TensorState],
     checks: int,
     rng: np.random.Generator,
@@ -273,9 +273,9 @@ def routine_measurements(
     """Every stream of every tensor, once a check, the way `routine.probe_tensor` runs them; by tensor."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
-        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(form.precision, UNIT_ROUNDOFF)
+        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found)
         for name, state in carried.items():
-            floor = noise.rounding_floor(bench.objective, bench.centre, state.dtype)
+            floor = state.noise.floor_at(bench.objective, bench.centre)
             for kind in KINDS:
                 probe = drawn(bench.gradients[name], kind, 1, rng)
                 yield name, routine_measurement(bench, name, kind, getattr(state, kind), probe, floor)

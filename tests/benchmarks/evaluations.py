@@ -1,14 +1,14 @@
 """What a check costs: evaluations of the loss, and the time beside them.
 
-What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of three sizes (T = 39, B = 16),
-and how long a check takes in units of that many bare evaluations. Times are medians of several. A routine check makes
-one evaluation at the parameters as they are, and four for each probe: one direction and three entries of each of the 5
-tensors. The deep check measures all 250 entries of the smallest network, a sample of the larger ones' entries, and
-eight directions of each tensor.
+What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of three sizes (T = 39, B = 4),
+and the processor time of a check in units of that many bare evaluations. Times are medians of several. A routine check
+makes one evaluation at the parameters as they are, and four for each probe: one direction and three entries of each of
+the 5 tensors. The deep check measures all 250 entries of the smallest network, a sample of the larger ones' entries,
+and eight directions of each tensor.
 
-How to read it: "an entry" is all of a deep check's evaluations over the entries it measured: four are the difference
-itself, the rest is directions, and finding steps and noise. "overhead" is time(check) / (evaluations x time of one
-evaluation): what is over 1 is gradguard's own arithmetic. It depends on the machine; the evaluations do not.
+How to read it: "an entry" is all of a check's evaluations over the entries it measured: four are the difference itself,
+the rest is directions, and finding steps and noise. "overhead" is time(check) / (evaluations x time of one evaluation):
+what is over 1 is gradguard's own arithmetic. It depends on the machine; the evaluations do not.
 
     python tests/benchmarks/evaluations.py
 """
@@ -17,8 +17,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from common import FLOAT64, SCALAR, LossForm, descend, table
+from common import FLOAT64, SCALAR, LossForm, Result, descend, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import GradGuard, Report, check
@@ -26,7 +27,7 @@ from gradguard.testing import LSTM, Batch, random_batch
 
 SIZES = (5, 32, 128)
 ENTRIES = {5: 300, 32: 50, 128: 10}  # of each tensor, at most, in a deep check
-REPEATS = 9
+REPEATS = 5
 Row = tuple[str, ...]
 
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     sizes, timesteps, repeats = (SIZES[:1], 2, 2) if options.quick else (SIZES, 39, REPEATS)
     head = ("check", "loss", "H", "parameters", "entries", "evaluations", "an entry", "ms each", "ms", "overhead")
-    print(table(head, rows(sizes, random_batch(timesteps, 16), repeats)))
+    print(table(head, rows(sizes, random_batch(timesteps, 4), repeats)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,12 +55,12 @@ def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:
         yield row("deep", hidden, form, [deep_check(hidden, batch, form)], each)
 
 
-def row(kind: str, hidden: int, form: LossForm, reports: Sequence[Report], each: float) -> Row:
-    """One kind of check, `each` the seconds of an evaluation."""
-    evaluations = statistics.median(report.evaluations for report in reports)
-    seconds = statistics.median(report.seconds for report in reports)
+def row(kind: str, hidden: int, form: LossForm, timings: Sequence[tuple[Report, float]], each: float) -> Row:
+    """One kind of check: reports with the seconds they took, and the seconds of a bare evaluation."""
+    evaluations = statistics.median(report.evaluations for report, _ in timings)
+    seconds = statistics.median(seconds for _, seconds in timings)
     parameters = sum(param.size for param in LSTM(hidden=hidden).params.values())
-    entries = sum(tensor.sampled for tensor in reports[-1].tensors.values())
+    entries = sum(tensor.sampled for tensor in timings[-1][0].tensors.values())
     times = (f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{seconds / evaluations / each:.2f}")
     counts = (str(hidden), str(parameters), str(entries), f"{evaluations:g}", f"{evaluations / entries:.1f}")
     return kind, form.name, *counts, *times
@@ -69,34 +70,34 @@ def time_of_evaluation(model: LSTM, batch: Batch, form: LossForm, repeats: int) 
     """Seconds of a bare evaluation in the precision that the check uses, the median of many."""
     dtype = "float64" if form.precision == "float64" else "float32"
     params = {name: param.astype(dtype) for name, param in model.params.items()}
-    return statistics.median(timed(lambda: model.loss(batch, params)) for _ in range(10 * repeats))
+    return statistics.median(timed(lambda: model.loss(batch, params))[1] for _ in range(20 * repeats))
 
 
-def timed(act: Callable[[], object]) -> float:
-    """Seconds it takes."""
-    started = time.perf_counter()
-    act()
-    return time.perf_counter() - started
+def timed(act: Callable[[], Result]) -> tuple[Result, float]:
+    """What an act returns, and the seconds of processor time that it takes."""
+    started = time.process_time()
+    return act(), time.process_time() - started
 
 
-def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Report]:
+def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[tuple[Report, float]]:
     """The checks of a training after the first, one a step."""
-    model, reports = LSTM(hidden=hidden), list[Report]()
+    model, timings = LSTM(hidden=hidden), []
     guard = GradGuard(model.params, every_n_steps=1, max_overhead=None, precision=form.precision)
     for step in range(repeats + 1):
         _, grads = model.loss_and_grads(batch)
-        report = guard.after_backward(step, grads, form.of(model, batch))
-        reports += [report] if report is not None else []
+        report, seconds = timed(partial(guard.after_backward, step, grads, form.of(model, batch)))
+        if report is not None and not any(tensor.deep for tensor in report.tensors.values()):
+            timings.append((report, seconds))
         descend(model, grads, 0.01)
-    return [report for report in reports[1:] if not any(tensor.deep for tensor in report.tensors.values())]
+    return timings
 
 
-def deep_check(hidden: int, batch: Batch, form: LossForm) -> Report:
+def deep_check(hidden: int, batch: Batch, form: LossForm) -> tuple[Report, float]:
     """One deep check of the untrained network."""
     model = LSTM(hidden=hidden)
     _, grads = model.loss_and_grads(batch)
     loss = form.of(model, batch)
-    return check(model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden])
+    return timed(lambda: check(model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden]))
 
 
 if __name__ == "__main__":
