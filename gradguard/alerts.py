@@ -1,6 +1,7 @@
 """What a person is told: the first time, when it changes, and when it is over."""
 
 import logging
+import re
 from collections.abc import Mapping
 
 from gradguard.evidence import ALARM, BEYOND_FLOOR
@@ -63,7 +64,8 @@ class Alerts:
 def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
     """How loud, and about what; what is already told must compare equal at the next check."""
     if tensor.verdict.is_bug:
-        return logging.ERROR, f"{tensor.verdict}: {tensor.cause}"
+        # The digits of a ratio are measured anew at each check, which is no news.
+        return logging.ERROR, re.sub(r"[\d.()]+", "", f"{tensor.verdict} {tensor.guilty}: {tensor.cause}")
     if tensor.verdict is Verdict.nondeterministic or (tensor.verdict is Verdict.inconclusive and not tensor.sampled):
         return logging.WARNING, str(tensor.verdict)
     crossed = _crossed(tensor, thresholds)

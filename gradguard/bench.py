@@ -37,6 +37,15 @@ def require_precision(precision: str) -> Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """What the first check has found out of the loss: the precision that takes, a unit roundoff, the native noise."""
+
+    precision: str
+    unit: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What a check measures with.
 
@@ -98,6 +107,11 @@ class Bench:
                 array[...] = base * (1 + amount * rng.standard_normal(base.shape))
             yield replace(self, centre=self.objective())
 
+    @property
+    def proven(self) -> "Proven":
+        """What a later check need not find out again."""
+        return Proven(self.objective.space.precision, self.unit, self.noise)
+
     def repeats(self) -> bool:
         """Whether the loss at the unperturbed parameters is, bit for bit, what it was."""
         return np.array_equal(self.objective(), self.centre, equal_nan=True)
@@ -145,10 +159,10 @@ class Subject:
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
 
-    def reopened(self, found: Bench) -> Bench:
+    def reopened(self, proven: Proven) -> Bench:
         """The bench in the precision that an earlier check has proven."""
-        space = self._native() if found.objective.space.precision == "native" else self._shadow()
-        return self._open(self._objective(space), found.unit, found.noise)
+        space = self._native() if proven.precision == "native" else self._shadow()
+        return self._open(self._objective(space), proven.unit, proven.noise)
 
     def _open(self, objective: Objective, unit: float, noise: float) -> Bench:
         exact = {name: gradient.astype(np.float64) for name, gradient in self.gradients.items()}
@@ -239,19 +253,27 @@ def _is_proportional(shadow: Objective, native: Objective, name: str) -> bool:
         return True
     if any(0 < abs(once) < FINER * quantum for once, _ in changes):
         return True
-    seen, live = abs(_change(shadow, name, SEEN_BY_FLOAT32)), abs(_change(native, name, SEEN_BY_FLOAT32))
-    is_zero = not shadow.space.arrays[name].any()
-    alike = math.isclose(seen, live, rel_tol=0.1, abs_tol=64 * quantum)
-    return not any(map(any, changes)) and alike and (is_zero or seen < FINER * quantum)
+    if any(map(any, changes)):
+        return False
+    seen, live = _response(shadow, name), _response(native, name)
+    return math.isclose(seen, live, rel_tol=0.1, abs_tol=64 * quantum)
 
 
 def _change(objective: Objective, name: str, amount: float) -> float:
-    """The change of the loss between two opposite moves of a tensor, of a share `amount` of it (of 1 where it is 0)."""
+    """The change of the loss between two opposite moves of a tensor, each entry by up to a share `amount` of itself."""
     rng = np.random.default_rng(0)
     with objective.space.moving(name) as (array, base):
-        size = base if base.any() else np.ones_like(base)
-        offset = amount * size * rng.uniform(-1, 1, base.shape) if base.any() or amount == SEEN_BY_FLOAT32 else 0 * size
+        offset = amount * base * rng.uniform(-1, 1, base.shape)
         array[...] = base + offset
         above = objective()
         array[...] = base - offset
         return objective.total(above - objective())
+
+
+def _response(objective: Objective, name: str) -> float:
+    """The change of the loss when a tensor is moved as far as float32 can see, from 0 too."""
+    rng = np.random.default_rng(0)
+    before = objective()
+    with objective.space.moving(name) as (array, base):
+        array[...] = base + SEEN_BY_FLOAT32 * (np.abs(base) + typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape)
+        return objective.total(objective() - before)

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from gradguard.alerts import Alerts, GradientError
-from gradguard.bench import Bench, Subject, require_precision
+from gradguard.bench import Bench, Proven, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
 from gradguard.check import deep_check, report_of
 from gradguard.deep import ENTRIES, Effort, Examined
@@ -115,6 +115,8 @@ class GradGuard:
         on_alert: str | Callable[[Alert], object] = "log",
         seed: int = 0,
     ) -> None:
+        if not isinstance(thresholds, Thresholds):
+            raise TypeError(f"thresholds is a {type(thresholds).__name__}; expected gradguard.Thresholds(...)")
         arrays = read_parameters(params)
         self._params = params
         self._loss = loss
@@ -122,7 +124,9 @@ class GradGuard:
         self._budget = Budget(max_overhead)
         self._thresholds = thresholds
         self._constants = require_constants(constants)
-        self._masks = block_masks(blocks, {name: array.shape for name, array in arrays.items()})
+        self._blocks = blocks
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        self._masks = block_masks(blocks, self._shapes)
         self._reduction = require_reduction(reduction)
         self._precision = require_precision(precision)
         self._snapshot = together(snapshot)
@@ -131,11 +135,11 @@ class GradGuard:
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)
-        self._writers = [*_tensorboard(logdir), *writers]
+        self._writers = [*_tensorboard(logdir), *_require_writers(writers)]
         self._told_lost: set[int] = set()
         self._last_step: int | None = None
         self._closed = False
-        self._found: Bench | None = None
+        self._proven: Proven | None = None
         self._states: dict[str, TensorState] = {}
         self._tensors: dict[str, TensorReport] = {}
         self._baseline: dict[str, float] = {}
@@ -212,18 +216,29 @@ class GradGuard:
     ) -> tuple[Report, tuple[str, ...]]:
         arrays = read_parameters(self._params)
         gradients = read_gradients(grads, arrays)
+        self._see_shapes({name: array.shape for name, array in arrays.items()})
         restore = self._snapshot()
         try:
             subject = Subject(self._params, arrays, gradients, loss, self._reduction, restore)
-            if self._found is None:
+            if self._proven is None:
                 bench, alarms = self._first(subject, constants, started)
             else:
-                bench, alarms = self._later(subject, self._found, constants, plan)
+                bench, alarms = self._later(subject, self._proven, constants, plan)
         finally:
             restore()
         report = report_of(bench, self._with_drift(), step, started)
         share = self._budget.share
         return dataclasses.replace(report, overhead=share, alerts=self._alerts.of(step, report.tensors)), alarms
+
+    def _see_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Find the blocks anew, and forget what was carried of a tensor, when a model grows."""
+        if shapes == self._shapes:
+            return
+        self._masks = block_masks(self._blocks, shapes)
+        for name in [name for name in self._tensors if shapes.get(name) != self._shapes.get(name)]:
+            self._tensors.pop(name)
+            self._states.pop(name, None)
+        self._shapes = shapes
 
     def _first(self, subject: Subject, constants: Mapping[str, float], started: float) -> tuple[Bench, tuple[str, ...]]:
         """Preflight, and a deep check of every tensor."""
@@ -233,14 +248,14 @@ class GradGuard:
         entries = int(np.clip(per_tensor / EVALUATIONS_AN_ENTRY, LOOKING.entries, ENTRIES))
         self._deepen(bench, list(bench.arrays), Effort(entries), constants)
         if np.isfinite(bench.centre).all():
-            self._found = bench
+            self._proven = bench.proven
         return bench, ()
 
     def _later(
-        self, subject: Subject, found: Bench, constants: Mapping[str, float], plan: Plan
+        self, subject: Subject, proven: Proven, constants: Mapping[str, float], plan: Plan
     ) -> tuple[Bench, tuple[str, ...]]:
         """Routine probes of the tensors whose turn it is, and a deep check of those that raise an alarm."""
-        bench = subject.reopened(found)
+        bench = subject.reopened(proven)
         names = self._whose_turn(list(bench.arrays), plan.tensors)
         if not np.isfinite(bench.centre).all():
             self._deepen(bench, names, LOOKING, constants)
@@ -258,9 +273,10 @@ class GradGuard:
 
     def _is_standing(self, bench: Bench, name: str) -> bool:
         """Whether only a deep check can speak: a verdict that routine probes cannot lift, or nothing carried over."""
-        grave = self._tensors[name].verdict.level >= Verdict.nondeterministic.level
-        unexplained = grave and self._tensors[name].verdict is not Verdict.inconclusive
-        return unexplained or name not in self._states or not np.isfinite(bench.gradients[name]).all()
+        if name not in self._states or name not in self._tensors or not np.isfinite(bench.gradients[name]).all():
+            return True
+        verdict = self._tensors[name].verdict
+        return verdict.is_bug is not False and verdict is not Verdict.inconclusive
 
     def _probe(self, bench: Bench, name: str, entries: int) -> Effort | None:
         """Routine probes of one tensor; the deep check that they call for, if they raise an alarm."""
@@ -268,7 +284,7 @@ class GradGuard:
         evidence, largest = probe_tensor(bench, name, state, entries, self._rng)
         report = diagnose_tensor(evidence, History({}), self._thresholds)
         self._tensors[name] = dataclasses.replace(report, evidence=state.evidence)
-        if largest > ALARM:
+        if largest > ALARM or state.is_lost:
             return CONFIRMING
         level = alarm_level(STREAMS * len(self._states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
         return CONFIRMING_DRIFT if state.evidence > level else None
@@ -353,6 +369,15 @@ def _tensorboard(logdir: str | os.PathLike[str] | None) -> list[Writer]:
     from gradguard.writers.tensorboard import TensorBoardWriter  # it takes tensorboard along, which is not light
 
     return [TensorBoardWriter(logdir)]
+
+
+def _require_writers(writers: Iterable[Writer]) -> list[Writer]:
+    if not isinstance(writers, Iterable):
+        raise TypeError(f"writers is a {type(writers).__name__}; expected several: writers=(writer,)")
+    for writer in (several := list(writers)):
+        if not isinstance(writer, Writer):
+            raise TypeError(f"writers holds a {type(writer).__name__}; expected objects with write(report) and close()")
+    return several
 
 
 def _require_on_alert(on_alert: str | Callable[[Alert], object]) -> str | Callable[[Alert], object]:

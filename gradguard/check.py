@@ -123,7 +123,8 @@ def deep_check(
     reports = {name: reports[name] for name in names if name in reports}
     if not (steady and bench.repeats()):
         return reports | _nondeterministic(shapes), {}
-    if examined and not any(measured.evidence.all.n.any() for measured in examined.values()):
+    is_whole_model = set(examined) == {name for name, array in bench.arrays.items() if array.size}
+    if is_whole_model and not any(measured.evidence.all.n.any() for measured in examined.values()):
         return reports | _detached({name: shapes[name] for name in examined if bench.gradients[name].any()}), {}
     return read_together(reports, {name: float(np.linalg.norm(bench.gradients[name])) for name in reports}), examined
 

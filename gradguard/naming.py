@@ -13,7 +13,8 @@ _PHRASES = {
 }
 
 
-VAGUE = 0.1
+VAGUE = 0.1  # relative reach of a ratio above which anything would fit
+MOSTLY = 0.8  # of the earlier ratios must fit a name; a few lie beyond three errors by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,10 @@ class History:
     before: tuple[Observation, ...] = ()
 
     def names_of(self, ratio: float, error: float) -> list[Name]:
-        """The simplest known numbers that the ratio may be, now and at all earlier times; several when all fit."""
-        always = [{name.label for group in seen.fitting() for name in group} for seen in self.before]
+        """The simplest known numbers that the ratio may be, now and at most earlier times; several when all fit."""
+        seen = [{name.label for group in earlier.fitting() for name in group} for earlier in self.before]
         for group in Observation(ratio, error, self.constants).fitting():
-            names = [name for name in group if all(name.label in labels for labels in always)]
+            names = [name for name in group if sum(name.label in labels for labels in seen) >= MOSTLY * len(seen)]
             if names:
                 return names
         return []

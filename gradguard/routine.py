@@ -17,6 +17,7 @@ from gradguard.probes import EntryProbe, Probe
 
 FAR_TOO_LONG_Z3 = 30.0
 GAUSSIAN_EVERY = 4
+STRAYS = 5
 STEP_RANGE = 1e3  # how far the step may creep from where the deep check found it
 
 
@@ -29,6 +30,7 @@ class Stream:
         variance: Of the loss's noise along such probes.
         start: h that the deep check found.
         checks: Probes so far.
+        strays: Probes in a row whose step was far too long.
         detector: Their evidence.
     """
 
@@ -36,14 +38,18 @@ class Stream:
     variance: float
     start: float
     checks: int = 0
+    strays: int = 0
     detector: Detector = field(default_factory=Detector)
 
     def learn(self, points: FourPoint, z: float) -> None:
         """Take over what one probe says of the noise, the step and the gradient."""
         z3 = float(points.truncation_in_noise(np.sqrt(self.variance))[0])
         if np.isfinite(z3) and z3 <= FAR_TOO_LONG_Z3:
+            self.strays = 0
             self.detector.update(z)
             self.variance = noise.updated_variance(self.variance, float(points.fourth[0]), self.checks)
+        else:
+            self.strays += 1
         self.checks += 1
         self.step = float(np.clip(noise.next_step(self.step, z3), self.start / STEP_RANGE, self.start * STEP_RANGE))
 
@@ -85,6 +91,11 @@ class TensorState:
         )
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the steps no longer suit the loss, and a deep check must find them anew."""
+        return max(self.aligned.strays, self.gaussian.strays, self.entry.strays) >= STRAYS
+
+    @property
     def evidence(self) -> float:
         """log10 of the strongest evidence among the streams."""
         return max(stream.detector.evidence for stream in (self.aligned, self.gaussian, self.entry))
@@ -104,17 +115,18 @@ def probe_tensor(
     stream = state.gaussian if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1 else state.aligned
     direction = probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
     state.checks += 1
-    along = _probe(bench, name, stream, [direction], state.amplification * bench.rounding_of_direction(name), floor)
+    along, _ = _probe(bench, name, stream, [direction], state.amplification * bench.rounding_of_direction(name), floor)
     chosen = _some_entries(gradient, entries, rng)
-    single = _probe(bench, name, state.entry, chosen, state.amplification * bench.rounding_of_entry(name), floor)
+    rounding = state.amplification * bench.rounding_of_entry(name)
+    single, kept = _probe(bench, name, state.entry, chosen, rounding, floor)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
         norm=float(np.linalg.norm(gradient)),
         entries=single,
-        index=tuple(probe.index for probe in chosen)[: single.size],
+        index=tuple(chosen[place].index for place in kept),
         directions=along,
-        unresolved=0,
+        unresolved=len(chosen) - len(kept),
         kinks=0,
         coverage=float(np.sum(single.g**2) / max(np.sum(gradient**2), np.finfo(np.float64).tiny)),
         step_size=state.entry.step,
@@ -127,25 +139,20 @@ def probe_tensor(
     return evidence, float(np.abs(np.concatenate([along.z, single.z])).max(initial=0.0))
 
 
-def _probe(bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float) -> Pairs:
-    measured = []
-    for probe in chosen:
+def _probe(
+    bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float
+) -> tuple[Pairs, list[int]]:
+    """The pairs of some probes, and which probes they are of: none where the step was far too long."""
+    measured, kept = Pairs.none(), []
+    for place, probe in enumerate(chosen):
         points = bench.measure(name, [probe], np.array([stream.step]))
         stream.variance = max(stream.variance, floor**2)
         sigma = float(np.sqrt(stream.variance))
-        pair = Pairs.measured(points, sigma, rounding, np.zeros(1))
-        far_too_long = not points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3
+        if points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3:
+            measured = measured.plus(Pairs.measured(points, sigma, rounding, np.zeros(1)))
+            kept.append(place)
         stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
-        if not far_too_long:
-            measured.append(pair)
-    return _joined(measured)
-
-
-def _joined(pairs: Sequence[Pairs]) -> Pairs:
-    joined = Pairs.none()
-    for pair in pairs:
-        joined = joined.plus(pair)
-    return joined
+    return measured, kept
 
 
 def _some_entries(gradient: Float64, count: int, rng: np.random.Generator) -> list[EntryProbe]:

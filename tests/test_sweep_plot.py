@@ -56,7 +56,7 @@ def test_a_png_is_drawn_by_the_ending_of_the_name(swept: Sweep, tmp_path: Path) 
 
 
 def test_an_svg_shows_what_it_is_asked_to(swept: Sweep, tmp_path: Path) -> None:
-    """Discrepancy, floor, its two parts and the best step are lines of different dashes; the same sweep, the same file."""
+    """Lines differ in their dashes, a tensor that is wrong is called so, and the same sweep gives the same file."""
     first, again = tmp_path / "first.svg", tmp_path / "again.svg"
     swept.plot(first)
     swept.plot(again)

@@ -273,7 +273,7 @@ def routine_measurements(
     """Every stream of every tensor, once a check, the way `routine.probe_tensor` runs them; by tensor."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
-        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found)
+        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven)
         for name, state in carried.items():
             floor = state.noise.floor_at(bench.objective, bench.centre)
             for kind in KINDS:

@@ -113,7 +113,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes
 
 
 def _mapped(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
-    if processes == 1:
+    if min(processes, len(items)) == 1:
         yield from map(work, items)
     else:
         with multiprocessing.get_context("spawn").Pool(processes) as pool:

@@ -1,0 +1,23 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradguard.printable import printable
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line_without_control_characters(name: str) -> None:
+    """Nothing that moves a cursor, ends a line or turns the direction of writing is left."""
+    assert printable(name).isprintable()
+
+
+@given(st.text(), st.text())
+def test_different_names_stay_different(first: str, second: str) -> None:
+    """No name can pass for another."""
+    assert (printable(first) == printable(second)) == (first == second)
+
+
+def test_a_plain_name_is_shown_as_it_is() -> None:
+    """Letters of any script stay, and what cannot be printed is an escape."""
+    assert printable("encoder.層/Wx") == "encoder.層/Wx"
+    assert printable("a\x1b[31mb\n\u202e") == "a\\x1b[31mb\\n\\u202e"
+    assert printable("a\\nb") == "a\\\\nb"
