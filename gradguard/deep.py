@@ -59,7 +59,8 @@ def examine(
     """Measure entries of a tensor (all, if it has few) and directions through it."""
     gradient = bench.gradients[name]
     heard = noise.listen(bench.objective, name, bench.centre, rng)
-    chosen = probes.entries(gradient, effort.entries, rng)
+    drawn = probes.entries(gradient, effort.entries, rng)
+    chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
     along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
     along += [probes.gaussian(gradient.shape, rng) for _ in range(effort.gaussian)]
     entries = settle(bench, name, chosen, bench.rounding_of_entry(name), heard)

@@ -122,7 +122,8 @@ def _is_clipped(entries: Pairs) -> bool:
 def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     if evidence.kinks > LEFT_OUT * evidence.sampled:
         return Verdict.kink
-    if evidence.unresolved > LEFT_OUT * evidence.sampled or not evidence.all.size:
+    too_few = evidence.deep and evidence.unresolved > LEFT_OUT * evidence.sampled
+    if too_few or not evidence.all.size:
         return Verdict.inconclusive
     return _agreement(evidence.shown, thresholds)
 

@@ -179,7 +179,7 @@ def measure(
                 )
             row[:] = (
                 step,
-                *map(objective.total, changes),
+                *(total if np.isfinite(total) else np.nan for total in map(objective.total, changes)),
                 against[1] - against[-1],
                 against[2] - against[-2],
                 along[1] - along[-1],

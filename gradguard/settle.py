@@ -76,7 +76,7 @@ class Settled:
     def kinked(self) -> NDArray[np.bool_]:
         """Where left and right slopes differ: the even part grows as the step, and not only as its square."""
         fourth = np.abs(self.points.fourth)
-        return (fourth > KINK * self.sigma) & (fourth > 0.5 * np.abs(self.points.even1))
+        return (fourth > KINK * self.sigma) & (fourth > np.abs(self.points.even1))
 
     @property
     def suspects(self) -> NDArray[np.intp]:

@@ -61,7 +61,6 @@ def test_a_bug_is_told_again_when_it_changes(wrong: TensorReport) -> None:
     assert [alert.verdict for alert in told(alerts, 3, measured(-39, batch=39))] == [Verdict.sign]
 
 
-@pytest.mark.xfail(reason="an unnamed factor stands in the cause with all its digits, which differ at each check")
 def test_a_factor_without_a_name_is_told_once_too() -> None:
     """Its last digits are measured anew at each check, which is no news."""
     weights = {"w": np.array([0.3, 0.7, 1.1], np.float32)}

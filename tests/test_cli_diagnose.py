@@ -214,11 +214,9 @@ def test_a_constant_is_a_name_and_a_positive_number(constant: str, capsys: pytes
     assert "expected NAME=VALUE with a positive number" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
-    """Into `head` the output ends quietly."""
-    path = tmp_path / "table.csv"
-    path.write_text("numeric,analytic,tensor\n" + "".join(f"1,1,tensor{i}\n" for i in range(5000)))
-    command = [sys.executable, "-m", "gradguard", "diagnose", str(path)]
+def test_a_reader_that_goes_away_is_no_traceback(table: Path) -> None:
+    """Into a pipe that nobody reads the output ends quietly, with a status that is no verdict."""
+    command = [sys.executable, "-m", "gradguard", "diagnose", str(table)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -268,7 +266,7 @@ def test_what_a_csv_writer_writes_is_read(
 
 
 @given(st.one_of(st.text(), st.text(alphabet='numericalyt,;\t\n\r"0123456789.-e ')))
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_any_text_is_read_or_refused_in_a_line(text: str) -> None:
     """No text, however broken, ends in anything but numbers or one line that can be printed."""
     for content in (text, f"numeric,analytic\n{text}"):

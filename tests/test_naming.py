@@ -80,7 +80,6 @@ def test_where_constants_change_the_ratio_follows_the_right_one() -> None:
     assert History(now, (first,)).names_of(17.0, 1e-3) == []
 
 
-@pytest.mark.xfail(reason="a name must fit within three errors at every one of twenty earlier checks")
 def test_one_earlier_ratio_that_was_off_does_not_take_the_name_away() -> None:
     """Of many measurements a few lie beyond three of their errors, as they should."""
     constants = {"timesteps": 5.0, "batch": 2.0}

@@ -113,10 +113,10 @@ def _from_mapping(target: str, made: Mapping[Any, Any]) -> Case:
 
 def _split(target: str) -> tuple[str, str]:
     module, colon, path = target.partition(":")
-    if not (colon and module and path) or "" in module.split(".") or "" in path.split("."):
-        raise Failure(f"expected MODULE:FACTORY, such as train:make, got {target!r}")
     if module.endswith(".py") or "/" in module or "\\" in module:
         raise Failure(f"expected a module as `import` names it, such as train for train.py, got {module!r}")
+    if not (colon and module and path) or "" in module.split(".") or "" in path.split("."):
+        raise Failure(f"expected MODULE:FACTORY, such as train:make, got {target!r}")
     return module, path
 
 

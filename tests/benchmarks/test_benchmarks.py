@@ -11,6 +11,7 @@ HEADS = {
     "null": ("alarms", "bugs"),
     "evaluations": ("evaluations", "overhead"),
     "identical": ("running hash", "same"),
+    "detection": ("caught", "missed"),
 }
 
 

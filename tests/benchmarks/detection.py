@@ -1,0 +1,126 @@
+"""What the deep check makes of an LSTM with each of the faults of `gradguard.testing`, and of the correct one.
+
+What is measured: `gradguard.check` on every fault and state of the network (untrained, trained, sharp: the trained
+weights times three), for each form of the loss. A tensor counts as faulty where the fault moves its gradient by more than
+1e-6 of it.
+
+How to read it: "caught" are faulty tensors called a bug, "named" those with a verdict that is right for the fault.
+"below limit" are faulty tensors not called a bug, whose error is smaller than the smallest one that the report says it
+could have seen; "missed" those whose error is larger. "false" are correct tensors called a bug, of all correct ones.
+
+    python tests/benchmarks/detection.py
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from common import FORMS, TRAINED, UNTRAINED, LossForm, in_parallel, table
+from numpy.typing import NDArray
+
+from gradguard import check
+from gradguard.testing import FAULTS, LSTM, Batch, faulty
+
+CORRECT = "(none)"
+STATES = ("untrained", "trained", "sharp")
+FAULTY = 1e-6
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One network to check."""
+
+    form: LossForm
+    state: str
+    fault: str
+    batch: int
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each form of the loss and state."""
+    options = parser().parse_args(arguments)
+    names = [CORRECT, "timesteps"] if options.quick else [CORRECT, *FAULTS][:: options.every]
+    states = STATES[:1] if options.quick else STATES
+    trials = [Trial(form, state, name, options.batch) for form in FORMS for state in states for name in names]
+    print(
+        table(
+            ("loss, state", "faulty", "caught", "named", "below limit", "missed", "correct", "false", "evaluations"),
+            rows(trials, options.processes),
+        )
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="one fault on the untrained network")
+    options.add_argument("--every", type=int, default=1, help="only every so many of the faults")
+    options.add_argument("--batch", type=int, default=4, help="sequences in a batch")
+    options.add_argument("--processes", type=int, default=1)
+    return options
+
+
+def rows(trials: Sequence[Trial], processes: int) -> Iterator[Row]:
+    """The counts of each form and state."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for trial, count in zip(trials, in_parallel(judged, trials, processes, "checks"), strict=True):
+        counts.setdefault((trial.form.name, trial.state), Counter()).update(count)
+    for (form, state), count in counts.items():
+        told = ("faulty", "caught", "named", "below limit", "missed", "correct", "false")
+        evaluations = round(count["evaluations"] / count["checks"])
+        yield (f"{form}, {state}", *(str(count[what]) for what in told), str(evaluations))
+
+
+def judged(trial: Trial) -> Counter[str]:
+    """What the check makes of one network, counted by tensor."""
+    model, batch = network(trial)
+    truth = LSTM(hidden=5)
+    truth.params = model.params
+    _, right = truth.loss_and_grads(batch)
+    _, grads = model.loss_and_grads(batch)
+    constants = {"timesteps": 39, "batch": trial.batch}
+    report = check(
+        model.params,
+        grads,
+        trial.form.of(model, batch),
+        constants=constants,
+        precision=trial.form.precision,
+        reduction=trial.form.reduction,
+    )
+    count = Counter({"checks": 1, "evaluations": report.evaluations})
+    for name, tensor in report.tensors.items():
+        error = distance(grads[name], right[name])
+        if error <= FAULTY:
+            count.update({"correct": 1, "false": bool(tensor.verdict.is_bug)})
+            continue
+        expected = FAULTS[trial.fault].expected | {"nonfinite"}
+        count.update({"faulty": 1, "caught": bool(tensor.verdict.is_bug), "named": tensor.verdict in expected})
+        if not tensor.verdict.is_bug:
+            count["below limit" if error < tensor.smallest_visible else "missed"] += 1
+    return count
+
+
+def network(trial: Trial) -> tuple[LSTM, Batch]:
+    """The network with its fault, in its state."""
+    start, batch = (UNTRAINED if trial.state == "untrained" else TRAINED).reached(trial.batch)
+    model = (LSTM if trial.fault == CORRECT else faulty(trial.fault))(hidden=5)
+    factor = np.float32(3 if trial.state == "sharp" else 1)
+    for name, param in start.params.items():
+        model.params[name][...] = factor * param
+    return model, batch
+
+
+def distance(wrong: NDArray[Any], right: NDArray[Any]) -> float:
+    """||wrong - right|| relative to both; 1 where wrong is not finite."""
+    if not np.isfinite(wrong).all():
+        return 1.0
+    total = float(np.linalg.norm(wrong.astype(float)) + np.linalg.norm(right.astype(float)))
+    return float(np.linalg.norm(wrong.astype(float) - right)) / total if total else 0.0
+
+
+if __name__ == "__main__":
+    main()
