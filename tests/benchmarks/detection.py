@@ -1,8 +1,8 @@
 """What the deep check makes of an LSTM with each of the faults of `gradguard.testing`, and of the correct one.
 
 What is measured: `gradguard.check` on every fault and state of the network (untrained, trained, sharp: the trained
-weights times three), for each form of the loss. A tensor counts as faulty where the fault moves its gradient by more than
-1e-6 of it.
+weights times three), for each form of the loss. A tensor counts as faulty where the fault moves its gradient by more
+than 1e-6 of it.
 
 How to read it: "caught" are faulty tensors called a bug, "named" those with a verdict that is right for the fault.
 "below limit" are faulty tensors not called a bug, whose error is smaller than the smallest one that the report says it
