@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from common import FLOAT64, SCALAR, LossForm, Result, descend, table
@@ -27,8 +28,22 @@ from gradguard.testing import LSTM, Batch, random_batch
 
 SIZES = (5, 32, 128)
 ENTRIES = {5: 300, 32: 50, 128: 10}  # of each tensor, at most, in a deep check
-REPEATS = 5
+REPEATS = 9
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One check: its report, its seconds, and those of a bare evaluation right after it."""
+
+    report: Report
+    seconds: float
+    evaluation: float
+
+    @property
+    def overhead(self) -> float:
+        """The check's time in units of its evaluations alone."""
+        return self.seconds / self.report.evaluations / self.evaluation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,36 +65,23 @@ def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:
     """Routine and deep checks of networks of some sizes."""
     runs = [(hidden, form) for hidden in sizes for form in (SCALAR, FLOAT64)]
     for hidden, form in tqdm(runs, desc="checks", leave=False):
-        each = time_of_evaluation(LSTM(hidden=hidden), batch, form, repeats)
-        yield row("routine", hidden, form, routine_checks(hidden, batch, form, repeats), each)
-        yield row("deep", hidden, form, [deep_check(hidden, batch, form)], each)
+        yield row("routine", hidden, form, routine_checks(hidden, batch, form, repeats))
+        yield row("deep", hidden, form, deep_checks(hidden, batch, form, repeats // 2))
 
 
-def row(kind: str, hidden: int, form: LossForm, timings: Sequence[tuple[Report, float]], each: float) -> Row:
-    """One kind of check: reports with the seconds they took, and the seconds of a bare evaluation."""
-    evaluations = statistics.median(report.evaluations for report, _ in timings)
-    seconds = statistics.median(seconds for _, seconds in timings)
+def row(kind: str, hidden: int, form: LossForm, timings: Sequence[Timing]) -> Row:
+    """One kind of check of one network."""
+    evaluations = statistics.median(timing.report.evaluations for timing in timings)
+    each = statistics.median(timing.evaluation for timing in timings)
+    seconds = statistics.median(timing.seconds for timing in timings)
+    overhead = statistics.median(timing.overhead for timing in timings)
+    entries = sum(tensor.sampled for tensor in timings[-1].report.tensors.values())
     parameters = sum(param.size for param in LSTM(hidden=hidden).params.values())
-    entries = sum(tensor.sampled for tensor in timings[-1][0].tensors.values())
-    times = (f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{seconds / evaluations / each:.2f}")
     counts = (str(hidden), str(parameters), str(entries), f"{evaluations:g}", f"{evaluations / entries:.1f}")
-    return kind, form.name, *counts, *times
+    return kind, form.name, *counts, f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{overhead:.2f}"
 
 
-def time_of_evaluation(model: LSTM, batch: Batch, form: LossForm, repeats: int) -> float:
-    """Seconds of a bare evaluation in the precision that the check uses, the median of many."""
-    dtype = "float64" if form.precision == "float64" else "float32"
-    params = {name: param.astype(dtype) for name, param in model.params.items()}
-    return statistics.median(timed(lambda: model.loss(batch, params))[1] for _ in range(20 * repeats))
-
-
-def timed(act: Callable[[], Result]) -> tuple[Result, float]:
-    """What an act returns, and the seconds of processor time that it takes."""
-    started = time.process_time()
-    return act(), time.process_time() - started
-
-
-def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[tuple[Report, float]]:
+def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
     """The checks of a training after the first, one a step."""
     model, timings = LSTM(hidden=hidden), []
     guard = GradGuard(model.params, every_n_steps=1, max_overhead=None, precision=form.precision)
@@ -87,17 +89,33 @@ def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> l
         _, grads = model.loss_and_grads(batch)
         report, seconds = timed(partial(guard.after_backward, step, grads, form.of(model, batch)))
         if report is not None and not any(tensor.deep for tensor in report.tensors.values()):
-            timings.append((report, seconds))
+            timings.append(Timing(report, seconds, time_of_evaluation(model, batch, form)))
         descend(model, grads, 0.01)
     return timings
 
 
-def deep_check(hidden: int, batch: Batch, form: LossForm) -> tuple[Report, float]:
-    """One deep check of the untrained network."""
-    model = LSTM(hidden=hidden)
+def deep_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
+    """Deep checks of the untrained network."""
+    model, timings = LSTM(hidden=hidden), []
     _, grads = model.loss_and_grads(batch)
-    loss = form.of(model, batch)
-    return timed(lambda: check(model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden]))
+    deep = partial(check, model.params, grads, form.of(model, batch), precision=form.precision)
+    for _ in range(repeats):
+        report, seconds = timed(partial(deep, entries=ENTRIES[hidden]))
+        timings.append(Timing(report, seconds, time_of_evaluation(model, batch, form)))
+    return timings
+
+
+def time_of_evaluation(model: LSTM, batch: Batch, form: LossForm) -> float:
+    """Seconds of a bare evaluation in the precision that the check uses, the median of some."""
+    dtype = "float64" if form.precision == "float64" else "float32"
+    params = {name: param.astype(dtype) for name, param in model.params.items()}
+    return statistics.median(timed(partial(model.loss, batch, params))[1] for _ in range(50))
+
+
+def timed(act: Callable[[], Result]) -> tuple[Result, float]:
+    """What an act returns, and the seconds of processor time that it takes."""
+    started = time.process_time()
+    return act(), time.process_time() - started
 
 
 if __name__ == "__main__":
