@@ -79,19 +79,30 @@ class Bench:
         A loss that is the small difference of large numbers has a gradient that is, too.
         """
         relative = self.noise / abs(self.loss) if self.loss else 0.0
-        return min(max(self.unit, relative / 4), LARGEST_ROUNDOFF)
+        return min(max(self.unit, relative), LARGEST_ROUNDOFF)
 
     def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences of one tensor along some probes."""
         return measure(self.objective, name, self.gradients[name], probes, steps, self.centre)
 
     def rounding_of_entry(self, name: str) -> float:
-        """Backprop's own rounding error of one entry: some roundoffs of the largest."""
-        return BACKPROP_ROUNDING * self.roundoff * float(np.abs(self.gradients[name]).max(initial=0.0))
+        """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""
+        largest = float(np.abs(self.gradients[name]).max(initial=0.0))
+        return math.hypot(BACKPROP_ROUNDING * self.roundoff * largest, self._left_by_cancelling(name))
 
     def rounding_of_direction(self, name: str) -> float:
-        """Backprop's own rounding error along a unit vector: some roundoffs of the gradient's norm."""
-        return BACKPROP_ROUNDING * self.roundoff * float(np.linalg.norm(self.gradients[name]))
+        """Backprop's own rounding error along a unit vector: some roundoffs of the norm, and what cancels."""
+        norm = float(np.linalg.norm(self.gradients[name]))
+        return math.hypot(BACKPROP_ROUNDING * self.roundoff * norm, self._left_by_cancelling(name))
+
+    def _left_by_cancelling(self, name: str) -> float:
+        """The rounding that is left of large contributions to a gradient that cancel, as they do near a minimum.
+
+        The native noise of the loss over the size of the parameters. Native differences have that noise themselves.
+        """
+        if self.objective.space.precision == "native":
+            return 0.0
+        return self.noise / typical_size(self.arrays[name], 1.0)
 
     def start_step(self, name: str) -> float:
         """The step to begin with: a thousandth of the tensor's typical entry."""

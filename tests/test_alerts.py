@@ -73,6 +73,19 @@ def test_a_factor_without_a_name_is_told_once_too() -> None:
     assert news == [1, 0, 0, 0]
 
 
+@pytest.mark.xfail(reason="all digits are taken out of what is compared, those of names, blocks and factors too")
+def test_news_may_lie_in_a_digit(wrong: TensorReport) -> None:
+    """Another constant, another block or quite another factor is another bug."""
+    for before, after in (
+        (measured(39, t1=39), measured(39, t2=39)),
+        (dataclasses.replace(wrong, guilty="layer1"), dataclasses.replace(wrong, guilty="layer2")),
+        (measured(1.37), measured(5.3)),
+    ):
+        alerts = Alerts(Thresholds())
+        assert len(told(alerts, 0, before)) == 1
+        assert len(told(alerts, 1, after)) == 1
+
+
 def test_recovery_is_told_once_at_info(healthy: TensorReport, wrong: TensorReport) -> None:
     """With the numbers that show it; and the same bug is news when it comes back."""
     alerts = Alerts(Thresholds())

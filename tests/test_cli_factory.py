@@ -99,6 +99,11 @@ def loss_quits():
     return params, grads, quits
 
 
+def loss_is_exit():
+    params, grads, _ = right()
+    return params, grads, sys.exit
+
+
 def wants(model, batch):
     return right()
 

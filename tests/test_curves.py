@@ -45,6 +45,7 @@ def test_truncation_is_found_from_the_differences_alone(entries: int, seed: int)
     clear = true > 10 * norms(deviation)
     assert clear.sum() > 3
     assert found[clear] == pytest.approx(true[clear], rel=0.3)
+    assert found[1] / found[0] == pytest.approx((STEPS[1] / STEPS[0]) ** 2)
     assert (found[~clear] <= 3 * np.maximum(true, norms(deviation))[~clear]).all()
 
 

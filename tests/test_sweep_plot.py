@@ -78,7 +78,7 @@ def test_steps_at_which_the_loss_does_not_move_are_marked(tmp_path: Path) -> Non
     assert "does not move" not in (tmp_path / "moving.svg").read_text()
 
 
-@pytest.mark.parametrize("name", ["$x^2$", "W\x1b[31m", "<b>&", "層の重み", "x" * 500, "$"])
+@pytest.mark.parametrize("name", ["$x^$", "W\x1b[31m", "<b>&", "層の重み", "x" * 500, "$"])
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     """A name is no formula and no markup, and no character of it breaks the file."""
     x = {name: np.ones(2, np.float32), "y": np.ones(2, np.float32)}

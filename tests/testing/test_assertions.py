@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradguard
-from gradguard import Report, check
+from gradguard import Report, check, gates, snapshot_rng
 from gradguard.testing import LSTM, Batch, assert_gradients, faulty, random_batch
 
 USER_TEST = """
@@ -96,6 +96,28 @@ def test_it_takes_every_argument_of_check() -> None:
     given = dict(inspect.signature(assert_gradients).parameters)
     assert given.pop("allow_inconclusive").default is False
     assert given == wanted
+
+
+def test_its_arguments_reach_the_check() -> None:
+    """The report is the one that `check` makes of the same arguments."""
+    model, batch = LSTM(), random_batch(3, 2)
+    options: dict[str, Any] = {
+        "constants": {"timesteps": 3},
+        "blocks": {"b": gates("ifog", axis=0)},
+        "reduction": "mean",
+        "precision": "native",
+        "snapshot": snapshot_rng(np.random.default_rng()),
+        "entries": 3,
+        "seed": 5,
+    }
+    assert set(options) == set(inspect.signature(check).parameters) - {"params", "grads", "loss"}
+    _, grads = model.loss_and_grads(batch)
+    reports = [
+        call(model.params, grads, lambda: model.losses(batch), **options).to_dict()
+        for call in (check, assert_gradients)
+    ]
+    assert [report.pop("seconds") for report in reports]
+    assert reports[0] == reports[1]
 
 
 def test_pytest_shows_the_line_of_the_test(tmp_path: Path) -> None:
