@@ -15,6 +15,7 @@ from gradguard.parameters import Float64
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 6
+PRIOR = 2
 WIDENINGS = (1, 16, 256)  # of the jitter, while the loss does not move
 TARGET_Z3 = 3.5  # the step is best where truncation just shows
 TOO_LONG_Z3 = 6.0
@@ -136,7 +137,7 @@ def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> fl
 
     Args:
         points: Differences at steps where truncation hardly shows.
-        prior: An earlier sigma; it counts as much as six of the differences.
+        prior: An earlier sigma, perhaps of points that share their roundings; it counts as much as two differences.
         floor: sigma is not less than that.
     """
     fourth = points.fourth[np.isfinite(points.fourth)]
@@ -147,7 +148,7 @@ def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> fl
     for _ in range(4):
         variance = 1.02 * np.mean(np.minimum(deviation**2 / NOISE_OF_FOURTH**2, 9 * variance))
         variance = max(variance, floor**2)
-    pooled = (fourth.size * variance + PAIRS * prior**2) / (fourth.size + PAIRS)
+    pooled = (fourth.size * variance + PRIOR * prior**2) / (fourth.size + PRIOR)
     return max(float(np.sqrt(pooled)), floor)
 
 

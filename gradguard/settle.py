@@ -20,6 +20,7 @@ from gradguard.probes import Probe
 
 ROUNDS = 6  # of bettering the steps
 PILOTS = 6
+SHOWS = 3.0  # z3 of the pilots from which truncation is more than a chance of their noise
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
 SUSPICIOUS = 4.0  # standard deviations from which a difference is measured again
 AGAIN = 64  # differences measured again
@@ -168,14 +169,14 @@ def _pilot(
     for _ in range(ROUNDS + 2):
         step = max(step, shortest)
         points = measure(which, np.full(which.size, step))
-        sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
+        sigma = max(heard.sigma, min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor)))
         moving = points.odd2 != 0
         z3 = np.quantile(points.truncation_in_noise(sigma)[moving], 0.75) if moving.any() else 0.0
         if not np.isfinite(z3):
             step /= 4
         elif z3 > noise.TOO_LONG_Z3:
             step /= float(np.clip((z3 / noise.TARGET_Z3) ** (1 / 3), 1.3, 10))
-        elif z3 < noise.TOO_SHORT_Z3:
+        elif z3 < SHOWS:
             step *= 3
         else:
             break

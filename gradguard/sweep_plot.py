@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -193,10 +194,13 @@ def _shade(axes: "Axes", sweep: "Sweep") -> None:
     last = sweep.still_step
     if last is None:
         return
-    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    (left, end), bottom = axes.get_xlim(), axes.get_ylim()[0]
     right = last * 1.25
     axes.axvspan(left, right, facecolor="0.93", edgecolor="0.75", hatch="//", linewidth=0, zorder=0)
-    axes.text(right * 1.1, bottom * 1.3, f"at {last:.3g} and below the loss\ndoes not move for most entries", **NOTE)
+    is_wide = right > math.sqrt(left * end)
+    place, side = (right / 1.1, "right") if is_wide else (right * 1.1, "left")
+    says = f"at {last:.3g} and below the loss\ndoes not move for most entries"
+    axes.text(place, bottom * 1.3, says, horizontalalignment=side, **NOTE)
 
 
 def _positive(values: Float64) -> Float64:

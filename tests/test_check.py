@@ -16,7 +16,7 @@ from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch
 Params = dict[str, NDArray[Any]]
 Loss = Callable[..., object]
 
-TIMESTEPS, BATCH = 6, 2
+TIMESTEPS, BATCH = 5, 2
 FORMS = ("scalar", "unreduced")
 
 
@@ -106,8 +106,8 @@ def test_a_gradient_averaged_over_the_timesteps_is_named(precision: str) -> None
         assert abs(tensor.ratio - TIMESTEPS) < 6 * tensor.ratio_error
         assert tensor.discrepancy == pytest.approx((TIMESTEPS - 1) / (TIMESTEPS + 1), abs=1e-3)
         assert tensor.sign_agreement == 1
-        assert tensor.explanation.startswith(("n = 6.0", "n = 5.9", "n = 6 x g"))
-        assert "6 is `timesteps`" in tensor.explanation
+        assert tensor.explanation.startswith(("n = 5.0", "n = 4.9", "n = 5 x g"))
+        assert "5 is `timesteps`" in tensor.explanation
         assert tensor.cause == "the backward pass divides by the number of timesteps and the loss does not"
     assert "number of timesteps" in report.explanation
     assert "V and c agree" in report.explanation
@@ -308,8 +308,8 @@ def test_whenever_the_loss_raises_the_parameters_are_as_they_were(precision: str
     fragile = Fragile(takes)
     total = fragile.check(precision).evaluations
     assert fragile.calls == total
-    places = [1, 2, 5, 14, 23, *np.linspace(30, total, 9).astype(int)]
-    for place, error in itertools.product(places, (BoomError(), KeyboardInterrupt())):
+    places = [1, 2, 5, 14, 23, *np.linspace(30, total, 7).astype(int)]
+    for place, error in zip(places, itertools.cycle((BoomError(), KeyboardInterrupt())), strict=False):
         fragile.calls, fragile.fails_at, fragile.error = 0, place, error
         refusals = (ValueError,) if precision == "float64" else ()
         with pytest.raises((type(error), *refusals)) as raised:

@@ -15,6 +15,8 @@ from gradguard.cli import main
 Run: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 
 TRAIN = """
+import sys
+
 import numpy as np
 from gradguard import gates, snapshot_rng
 from gradguard.testing import LSTM, faulty, random_batch
@@ -212,7 +214,9 @@ def test_json_is_all_that_is_printed(run: Run) -> None:
     assert json.loads(done.stdout)["verdict"] == "ok"
     done = run("sweep", "train:wrong", "--json", "--steps", "1e-4,1e-3,1e-2", "--constant", "T=4", "--entries", "3")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "`timesteps` or `T`" in json.loads(done.stdout)["explanation"]
+    swept = json.loads(done.stdout)
+    assert swept["steps"] == [1e-4, 1e-3, 1e-2]
+    assert "`timesteps` or `T`" in swept["explanation"]
 
 
 @pytest.mark.parametrize("command", ["check", "sweep"])
@@ -266,6 +270,7 @@ def test_a_factory_that_does_not_serve_is_told_in_a_line(
         ("train:quits", ["in quits"], "train:quits raised SystemExit: 0"),
         ("train:loss_raises", ["in loss", "KeyError: 'batch'"], "the loss, or what it needs, raised KeyError: 'batch'"),
         ("train:loss_quits", ["in quits"], "the loss, or what it needs, raised SystemExit: 0"),
+        ("train:loss_is_exit", ["SystemExit"], "the loss, or what it needs, raised SystemExit"),
         (
             "imports_missing:make",
             ["import no_such_package_anywhere"],
