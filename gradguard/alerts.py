@@ -65,7 +65,9 @@ def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
     """How loud, and about what; what is already told must compare equal at the next check."""
     if tensor.verdict.is_bug:
         # The digits of a ratio are measured anew at each check, which is no news.
-        return logging.ERROR, re.sub(r"[\d.()]+", "", f"{tensor.verdict} {tensor.guilty}: {tensor.cause}")
+        return logging.ERROR, re.sub(
+            r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?", "", f"{tensor.verdict} {tensor.guilty}: {tensor.cause}"
+        )
     if tensor.verdict is Verdict.nondeterministic or (tensor.verdict is Verdict.inconclusive and not tensor.sampled):
         return logging.WARNING, str(tensor.verdict)
     crossed = _crossed(tensor, thresholds)
@@ -74,8 +76,8 @@ def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
 
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     """The threshold that is crossed and that the error bar does not explain, if any."""
-    unexplained = (BEYOND_FLOOR if tensor.deep else ALARM) * tensor.floor  # few probes scatter more
-    if tensor.discrepancy > max(thresholds.discrepancy, unexplained):
+    # Few entries may make up the floor, and then the discrepancy scatters as a single deviation does.
+    if tensor.discrepancy > max(thresholds.discrepancy, ALARM * tensor.floor):
         return "discrepancy"
     uncertainty = ALARM * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
     if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):

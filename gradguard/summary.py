@@ -28,7 +28,7 @@ def read_together(tensors: Mapping[str, TensorReport], norms: Mapping[str, float
         tensors: The reports of all tensors.
         norms: ||g|| of each.
     """
-    shrunk = [tensor for tensor in tensors.values() if tensor.verdict is Verdict.scale and tensor.ratio > 1]
+    shrunk = [tensor for tensor in tensors.values() if tensor.verdict is Verdict.scale and _may_be_clip(tensor)]
     if len(tensors) > 1 and len(shrunk) == len(tensors) and _one_factor(shrunk):
         total = math.hypot(*norms.values())
         if _is_round(total):
@@ -48,8 +48,13 @@ def _one_factor(tensors: Sequence[TensorReport]) -> bool:
     )
 
 
-def _is_round(value: float) -> bool:
-    return value > 0 and abs(float(f"{value:.1e}") / value - 1) < ROUND
+def _may_be_clip(tensor: TensorReport) -> bool:
+    """Whether a gradient is too small by a factor that is no round number, as a clip's is by chance only."""
+    return tensor.ratio > 1 and not _is_round(tensor.ratio, max(ROUND, 3 * tensor.ratio_error / tensor.ratio))
+
+
+def _is_round(value: float, within: float = ROUND) -> bool:
+    return value > 0 and abs(float(f"{value:.1e}") / value - 1) < within
 
 
 def _clipped(tensor: TensorReport, norm: float, what: str) -> TensorReport:

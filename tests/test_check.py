@@ -145,7 +145,6 @@ def test_a_fault_is_found_in_float64(name: str) -> None:
     assert bugs(report) == spoilt
 
 
-@pytest.mark.xfail(reason="a norm of two digits passes for a clip, whatever the factor")
 def test_a_plain_factor_on_round_numbers_is_that_factor() -> None:
     """In a toy example everything is round; only a factor that is nothing known is a clip's."""
     params = {"w": np.array([3.0, 4.0])}
