@@ -14,23 +14,25 @@ from numpy.typing import NDArray
 from gradguard.parameters import Float64
 
 HUBER = 1.5
+LEAST = 1e-290  # error bar, so that dividing by it overflows for no derivative
 
 
 def discrepancy(n: Float64, g: Float64) -> float:
     """D = ||n - g|| / (||n|| + ||g||): 0 for equal, 1 for opposite or unrelated in size; 0 where both are 0."""
-    total = _norm(n) + _norm(g)
-    return _norm(n - g) / total if total > 0 else 0.0
+    total = norm(n) + norm(g)
+    return norm(n - g) / total if total > 0 else 0.0
 
 
 def floor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
     """The discrepancy that the error bars alone would give; inf where n and g are 0 and the bars are not."""
-    total, bars = _norm(n) + _norm(g), _norm(np.hypot(error, rounding))
+    total, bars = norm(n) + norm(g), norm(np.hypot(error, rounding))
     if total == 0:
         return math.inf if bars > 0 else 0.0
     return bars / total
 
 
-def _norm(values: Float64) -> float:
+def norm(values: Float64) -> float:
+    """The Euclidean norm, in units of the largest value, so that squares neither overflow nor underflow."""
     largest = float(np.abs(values).max(initial=0.0))
     if largest == 0 or not math.isfinite(largest):
         return largest
@@ -65,20 +67,27 @@ def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     if not used.any():
         return Ratio(math.nan, math.inf, math.nan, math.nan)
     n, g, rounding = n[used], g[used], rounding[used]
-    error = np.maximum(error[used], 1e-15 * np.maximum(np.abs(n), np.abs(g)))
+    error = np.maximum(error[used], np.maximum(1e-15 * np.maximum(np.abs(n), np.abs(g)), LEAST))
+    unit = float(np.abs(g).max())  # in units of it, g neither overflows nor underflows when it is squared
+    g, relative = g / unit, rounding / unit
     k = _weighted_median(n / g, np.abs(g) / np.hypot(error, rounding))
     for _ in range(30):
-        deviation = np.hypot(error, max(1.0, abs(k)) * rounding)
-        weight = np.minimum(1, HUBER / np.maximum(np.abs(n - k * g) / deviation, HUBER)) / deviation**2
+        deviation = np.hypot(error, np.maximum(rounding, abs(k) * relative))
+        weight = (
+            np.minimum(1, HUBER / np.maximum(np.abs(n - k * g) / deviation, HUBER)) * (deviation.min() / deviation) ** 2
+        )
         previous, k = k, float(np.sum(weight * g * n) / np.sum(weight * g**2))
         if abs(k - previous) <= 1e-14 * abs(k):
             break
     residual = (n - k * g) / deviation
-    fisher = 1 / _norm(g / deviation)
-    sandwich = _norm(weight * g * (n - k * g)) / float(np.sum(weight * g**2))
-    coherent = abs(k) * float(np.sum(weight * np.abs(g) * rounding) / np.sum(weight * g**2))
+    information = float(np.sum(weight * g**2))
+    fisher = 1 / norm(g / deviation)
+    sandwich = norm(weight * g * (n - k * g)) / information
+    coherent = abs(k) * float(np.sum(weight * np.abs(g) * relative)) / information
     purity = float(np.sum(residual**2)) / max(1, n.size - 1)
-    return Ratio(k, math.hypot(max(fisher, sandwich), coherent / 2), purity, float(np.abs(residual).max()))
+    with np.errstate(over="ignore"):
+        value, spread = np.array([k, math.hypot(max(fisher, sandwich), coherent / 2)]) / unit
+    return Ratio(float(value), float(spread), purity, float(np.abs(residual).max()))
 
 
 def evidence_of_factor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
@@ -93,7 +102,7 @@ def evidence_of_factor(n: Float64, g: Float64, error: Float64, rounding: Float64
     residual, slope = (n - g)[used] / deviation, g[used] / deviation
     weight = np.minimum(1, HUBER / np.maximum(np.abs(residual), HUBER))
     coherent = float(np.sum(weight * np.abs(slope) * rounding[used] / deviation)) / 2
-    return abs(float(np.sum(weight * slope * residual))) / math.hypot(_norm(slope), coherent)
+    return abs(float(np.sum(weight * slope * residual))) / math.hypot(norm(slope), coherent)
 
 
 def _weighted_median(values: Float64, weights: Float64) -> float:

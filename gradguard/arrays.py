@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradguard.agreement import norm
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.evidence import Evidence, Pairs
 from gradguard.lattice import quantum_of
@@ -82,7 +83,7 @@ def _diagnosed(
     evidence = Evidence(
         name=name,
         shape=n.shape,
-        norm=float(np.linalg.norm(g)),
+        norm=norm(g),
         entries=measured,
         index=tuple(np.ndindex(n.shape)),
         directions=Pairs.none(),
