@@ -1,6 +1,7 @@
 """What a person is told: the first time, when it changes, and when it is over."""
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 
@@ -64,14 +65,19 @@ class Alerts:
 def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
     """How loud, and about what; what is already told must compare equal at the next check."""
     if tensor.verdict.is_bug:
-        # The digits of a ratio are measured anew at each check, which is no news.
-        return logging.ERROR, re.sub(
-            r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?", "", f"{tensor.verdict} {tensor.guilty}: {tensor.cause}"
-        )
+        return logging.ERROR, _news(tensor)
     if tensor.verdict is Verdict.nondeterministic or (tensor.verdict is Verdict.inconclusive and not tensor.sampled):
         return logging.WARNING, str(tensor.verdict)
     crossed = _crossed(tensor, thresholds)
     return (logging.WARNING, crossed) if crossed else (logging.NOTSET, "")
+
+
+def _news(tensor: TensorReport) -> str:
+    """What is new when it changes: the digits of a ratio are measured anew at each check, and are not."""
+    cause = re.sub(r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?", "", tensor.cause)
+    has_factor = tensor.verdict in (Verdict.scale, Verdict.sign)
+    size = round(4 * math.log(abs(tensor.ratio))) if has_factor and tensor.ratio else 0
+    return f"{tensor.verdict} {tensor.guilty} {size}: {cause}"
 
 
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
