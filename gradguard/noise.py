@@ -18,6 +18,8 @@ PAIRS = 16
 PRIOR = 2
 WIDENINGS = (1, 16, 256, 4096, 65536)  # of the jitter, while the loss hardly moves; at last by all of the tensor
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
+SLACK = 2.0  # units in the last place by which a loss may lie beside its lattice: it was scaled, and a constant added
+BY_CHANCE = 1e-6  # how likely changes on no lattice may be to fit
 
 
 def unit_roundoff(dtype: np.dtype[Any]) -> float:
@@ -109,8 +111,8 @@ def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Gene
 def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
     """The lattice that each loss lies on, shape (m,): coarse where a small loss is the difference of large numbers.
 
-    The quantum is the largest power of two that divides all changes of a loss; where one does not change, it is the
-    coarsest of the others'.
+    The quantum is the largest power of two that divides all changes of a loss, or their even spacing where it was
+    scaled since it was rounded; where a loss does not change, it is the coarsest of the others'.
 
     Args:
         losses: Losses at k points, shape (k, m), the first of them unperturbed.
@@ -119,13 +121,34 @@ def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
     with np.errstate(invalid="ignore"):
         changes = losses[1:] - losses[0]
     changes[~np.isfinite(changes)] = 0
+    ulp = _ulp(losses[0], dtype)
     mantissa, exponent = np.frexp(changes)
     digits = (mantissa * 2.0**53).astype(np.int64)
     dividing = np.where(changes != 0, np.ldexp((digits & -digits).astype(np.float64), exponent - 53), np.inf)
-    found = dividing.min(axis=0)
+    found = np.maximum(dividing.min(axis=0), _even_spacing(changes, ulp))
     coarsest = found[np.isfinite(found)].max(initial=0.0)
-    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), _ulp(losses[0], dtype))
+    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), ulp)
     return lattice
+
+
+def _even_spacing(changes: Float64, ulp: Float64) -> Float64:
+    """The least distance between changes of a loss, where all are multiples of it up to rounding; else 0. Shape (m,).
+
+    Args:
+        changes: Of m losses, shape (k, m).
+        ulp: A unit in the last place of each loss, (m,).
+    """
+    slack = SLACK * ulp
+    gaps = np.diff(np.sort(np.concatenate([changes, np.zeros_like(changes[:1])]), axis=0), axis=0)
+    spacing = np.where(gaps > slack, gaps, np.inf).min(axis=0)
+    multiples = np.rint(changes / spacing)
+    with np.errstate(invalid="ignore"):
+        beside = np.abs(changes - multiples * spacing)
+    allowed = slack * (1 + np.abs(multiples))  # the spacing is as uncertain, and counts that often
+    by_chance = np.where(multiples == 0, 1.0, np.minimum(1, 2 * allowed / spacing)).prod(axis=0)
+    enough = BY_CHANCE * np.minimum(1, 4 * slack / spacing)  # one of them made the spacing, and proves nothing
+    even: Float64 = np.where((beside <= allowed).all(axis=0) & (by_chance < enough), spacing, 0.0)
+    return even
 
 
 def _ulp(values: Float64, dtype: np.dtype[Any]) -> Float64:

@@ -51,7 +51,30 @@ def test_the_lattice_that_losses_lie_on_is_found(steps: list[int], power: int, s
     quantum = 2.0**power
     common = min(step & -step for step in steps)  # the quantum of what was seen may be a multiple of the true one
     losses = np.array([[start * quantum], *([start * quantum + step * quantum] for step in steps)])
-    assert noise.quanta(losses, np.dtype(np.float64)).tolist() == [common * quantum]
+    (found,) = noise.quanta(losses, np.dtype(np.float64)) / quantum
+    assert found >= common
+    assert not np.any(np.array(steps) % found)
+
+
+@given(
+    steps=st.lists(st.integers(-50, 50).filter(bool), min_size=16, max_size=32),
+    factor=st.floats(1e-6, 1e6),
+    quantum=st.floats(1e-3, 1e-2),
+)
+def test_the_lattice_of_a_loss_that_was_scaled_is_found(steps: list[int], factor: float, quantum: float) -> None:
+    """A loss scale that is no power of two hides the quantum in the last digits, and does not make the loss finer."""
+    losses = np.float32(factor) * (np.float32(1.0) + np.float32(quantum) * np.array([0, *steps], np.float32))
+    distances = np.diff(np.unique([0, *steps]))
+    (found,) = noise.quanta(losses.astype(np.float64)[:, None], np.dtype(np.float32))
+    if not (np.array(steps) % distances.min()).any():
+        assert found == pytest.approx(distances.min() * quantum * factor, rel=0.05)
+
+
+def test_losses_on_no_lattice_are_not_said_to_lie_on_one() -> None:
+    """What changes smoothly is as fine as its dtype, up to what chance divides its changes by."""
+    for size in (8, 32):
+        losses = np.random.default_rng(size).uniform(1, 2, (size + 1, 1000)).astype(np.float32).astype(np.float64)
+        assert noise.quanta(losses, np.dtype(np.float32)).max() <= 2.0**-23 * 2 ** (16 / size * 2)
 
 
 def test_the_lattice_is_no_finer_than_the_dtype() -> None:
