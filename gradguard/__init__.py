@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from gradguard.alerts import GradientError
 from gradguard.arrays import diagnose
+from gradguard.batched import batched
 from gradguard.blocks import gates
 from gradguard.callback import GradGuard
 from gradguard.check import check
@@ -31,6 +32,7 @@ __all__ = [
     "Thresholds",
     "Verdict",
     "Writer",
+    "batched",
     "check",
     "diagnose",
     "gates",

@@ -7,6 +7,7 @@ Throughout, n and g are numerical and backprop derivatives of m entries or direc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,22 +61,32 @@ class Ratio:
     worst: float
 
 
-def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
+def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64, own: Float64 | None = None) -> Ratio:
     """N / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
 
     Backprop's own rounding may push all entries the same way, and does not average out.
 
     Source: Huber 1964; the sandwich is not let below the Fisher error.
+
+    Args:
+        n: Numerical.
+        g: Backprop.
+        error: The error bar of n.
+        rounding: Backprop's own rounding error.
+        own: Of `rounding`, what is in proportion to g; all of it unless given. The rest is of the forward pass, which n
+            and g share: a g that is too small by a factor has so much less of it.
     """
     used = np.isfinite(n) & (g != 0) & (np.abs(g) >= LEAST * np.abs(g).max(initial=0.0))
     if not used.any():
         return Ratio(math.nan, math.inf, math.nan, math.nan)
+    own = (rounding if own is None else own)[used]
     n, g, rounding = n[used], g[used], rounding[used]
     error = np.maximum(error[used], 1e-15 * np.maximum(np.abs(n), np.abs(g)))
     # In units of the largest of each, nothing overflows or underflows when it is squared.
     unit_n, unit_g = float(max(np.abs(n).max(), error.max())) or 1.0, float(np.abs(g).max())
     n, error, g = n / unit_n, np.maximum(error / unit_n, LEAST), g / unit_g
-    astray, relative = rounding / unit_n, rounding / unit_g
+    astray, relative = rounding / unit_n, own / unit_g
+    shared = np.where(rounding > own, astray, 0.0)
     k = _weighted_median(n, g, np.hypot(error, astray))
     for _ in range(30):
         deviation = np.hypot(error, np.maximum(astray, abs(k) * relative))
@@ -89,7 +100,7 @@ def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Ratio:
     information = float(np.sum(weight * g**2))
     fisher = 1 / norm(g / deviation)
     sandwich = norm(weight * g * (n - k * g)) / information
-    coherent = abs(k) * float(np.sum(weight * np.abs(g) * relative)) / information
+    coherent = float(np.sum(weight * np.abs(g) * np.maximum(shared, abs(k) * relative))) / information
     purity = float(np.sum(residual**2)) / max(1, n.size - 1)
     value, spread = k, math.hypot(max(fisher, sandwich), coherent / 2)
     with np.errstate(over="ignore"):
@@ -153,6 +164,7 @@ def signs(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Signs:
     return Signs(int(np.sum(np.sign(n[clear]) == np.sign(g[clear]))), int(clear.sum()))
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """The exact interval of a binomial share.
 

@@ -83,7 +83,7 @@ def _diagnosed(
     rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
     deviation = np.hypot(bars, rounding)
     z = np.divide(n - g, deviation, out=np.zeros(n.size), where=deviation > 0)
-    measured = Pairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel())
+    measured = Pairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel(), rounding)
     evidence = Evidence(
         name=name,
         shape=n.shape,

@@ -2,13 +2,15 @@
 
 import math
 from collections import OrderedDict, UserDict
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from gradguard import blockwise
+from gradguard.batched import Batched
 from gradguard.differences import BACKPROP_ROUNDING, FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
 from gradguard.noise import listen, unit_roundoff
@@ -20,10 +22,10 @@ from gradguard.parameters import (
     Movable,
     Shadow,
     Space,
-    typical_size,
     typical_size_among,
 )
 from gradguard.probes import Probe
+from gradguard.stacked import proven_at_once
 from gradguard.steps import Steps
 from gradguard.undisturbed import Held, Undisturbed
 
@@ -33,7 +35,7 @@ LONGEST = 4.0  # the last step, in typical sizes: a network is saturated long be
 ROUNDOFFS_OF_A_STEP = 64  # in the shortest one
 FLOAT32_UNIT = 2.0**-24
 LARGEST_ROUNDOFF = 1e-3
-PASSING_ROUNDING = 2  # in unit roundoffs of the largest gradient
+PROVEN = 4  # tensors at least that float64 is proven for
 LISTENED = 4  # tensors along which the native noise is measured
 UNSEEN_BY_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, also twice as far
 SEEN_BY_FLOAT32 = 2.0**-10
@@ -56,11 +58,41 @@ def require_precision(precision: str) -> Precision:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What the first check has found out of the loss: the precision that takes, a unit roundoff, the native noise."""
+    """What the first check has found out of the loss, and what later ones take over.
+
+    Attributes:
+        precision: The one that takes.
+        unit: The unit roundoff of what the gradients are computed with.
+        noise: sigma of the loss in native precision.
+        passing: The largest |g| of each tensor times the tensor's typical size, when last looked at.
+        at_once: How many points one call of the loss takes.
+    """
 
     precision: str
     unit: float
     noise: float
+    passing: Mapping[str, float]
+    at_once: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a tensor and its gradient are.
+
+    Attributes:
+        typical: The root mean square of the tensor; 0 for zeros.
+        largest: The largest |g|.
+        norm: ||g||.
+    """
+
+    typical: float
+    largest: float
+    norm: float
+
+    @property
+    def passing(self) -> float:
+        """How much of the loss passes through the tensor: what is rounded on its way to the gradient."""
+        return self.largest * (self.typical or 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +102,22 @@ class Bench:
     Attributes:
         objective: The loss in the precision chosen.
         arrays: The tensors as the user has them.
-        gradients: Their gradients, in float64.
+        gradients: Their gradients.
+        sizes: Of the tensors that this check is about.
+        passing: How much of the loss passes through each tensor.
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
-        largest: The largest entry of any gradient, times the typical size of its tensor.
     """
 
     objective: Objective
     arrays: Mapping[str, Array]
-    gradients: Mapping[str, Float64]
+    gradients: Mapping[str, Array]
+    sizes: Mapping[str, Size]
+    passing: Mapping[str, float]
     centre: Float64
     unit: float
     noise: float = 0.0
-    largest: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -105,13 +139,14 @@ class Bench:
 
     def rounding_of_entry(self, name: str) -> float:
         """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""
-        largest = float(np.abs(self.gradients[name]).max(initial=0.0))
-        return math.hypot(BACKPROP_ROUNDING * self.roundoff * largest, self._left_by_cancelling(name))
+        return self._rounding(name, self.sizes[name].largest)
 
     def rounding_of_direction(self, name: str) -> float:
         """Backprop's own rounding error along a unit vector: some roundoffs of the norm, and what cancels."""
-        norm = float(np.linalg.norm(self.gradients[name]))
-        return math.hypot(BACKPROP_ROUNDING * self.roundoff * norm, self._left_by_cancelling(name))
+        return self._rounding(name, self.sizes[name].norm)
+
+    def _rounding(self, name: str, derivative: float) -> float:
+        return math.hypot(BACKPROP_ROUNDING * self.roundoff * derivative, self._left_by_cancelling(name))
 
     def _left_by_cancelling(self, name: str) -> float:
         """The rounding that is left of large contributions to a gradient that cancel, as they do near a minimum.
@@ -119,10 +154,10 @@ class Bench:
         What passes through the layers is rounded at the size it has there, in units of this tensor. In float64, where
         differences have no noise to speak of, what the loss's own rounding in native precision leaves comes on top.
         """
-        rounded = PASSING_ROUNDING * self.unit * self.largest
+        rounded = BACKPROP_ROUNDING * self.roundoff * max(self.passing.values(), default=0.0)
         if self.objective.space.precision != "native":
             rounded = max(rounded, self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
-        return rounded / typical_size(self.arrays[name], 1.0)
+        return rounded / (self.sizes[name].typical or 1.0)
 
     def steps_of_entries(self, name: str) -> Steps:
         """The steps to take along an entry: at first a thousandth of the typical one, at last some times that."""
@@ -133,8 +168,7 @@ class Bench:
         return self._steps(name, math.sqrt(self.arrays[name].size))
 
     def _steps(self, name: str, extent: float) -> Steps:
-        array = self.objective.space.arrays[name]
-        typical = typical_size_among(array, self.arrays)
+        typical = self.sizes[name].typical or typical_size_among(self.arrays[name], self.arrays)
         shortest = ROUNDOFFS_OF_A_STEP * self.objective.space.spacing(name)
         longest = max(shortest, LONGEST * extent * typical)
         return Steps(START[self.objective.space.precision] * typical, shortest, longest)
@@ -152,11 +186,12 @@ class Bench:
     @property
     def proven(self) -> "Proven":
         """What a later check need not find out again."""
-        return Proven(self.objective.space.precision, self.unit, self.noise)
+        objective = self.objective
+        return Proven(objective.space.precision, self.unit, self.noise, self.passing, objective.at_once)
 
-    def repeats(self) -> bool:
-        """Whether the loss at the unperturbed parameters is, bit for bit, what it was."""
-        return np.array_equal(self.objective(), self.centre, equal_nan=True)
+    def repeats(self, times: int = 1) -> bool:
+        """Whether the loss at the unperturbed parameters is, bit for bit, what it was, so many times in a row."""
+        return all(np.array_equal(self.objective(), self.centre, equal_nan=True) for _ in range(times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,40 +212,53 @@ class Subject:
     reduction: Reduction | None
     state: Undisturbed
 
-    def bench(self, precision: Precision) -> Bench:
+    def bench(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> Bench:
         """The bench in the precision asked for; with "auto", float64 where it proves to take, else native.
+
+        Args:
+            precision: What the user asked for.
+            is_late: Whether float64 is to be proven for no more tensors; those of one loss are much alike.
 
         Raises:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
         """
         native = self._objective(self._native())
-        bench = self._open(native, self._unit(), 0.0)
+        bench = self._open(native, Proven("native", self._unit(), 0.0, {}), list(self.arrays))
         if not np.isfinite(bench.centre).all():
             return bench
+        if isinstance(self.loss, Batched):
+            native.at_once = proven_at_once(native, bench.centre)
         noise, dtype = self._heard(native, bench.centre)
         bench = replace(bench, noise=noise, unit=max(bench.unit, min(unit_roundoff(dtype), FLOAT32_UNIT)))
         if precision == "native":
             return bench
-        shadow, refusal = self._proven(native, bench)
+        shadow, refusal = self._proven(native, bench, is_late)
         if shadow is not None:
             shadow.evaluations += native.evaluations
-            return self._open(shadow, bench.unit, bench.noise)
+            shadow.at_once = native.at_once
+            return replace(bench, objective=shadow, centre=shadow())
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
 
-    def reopened(self, proven: Proven) -> Bench:
-        """The bench in the precision that an earlier check has proven."""
-        space = self._native() if proven.precision == "native" else self._shadow()
-        return self._open(self._objective(space), proven.unit, proven.noise)
+    def reopened(self, proven: Proven, names: Sequence[str]) -> Bench:
+        """The bench for some of the tensors, in the precision that an earlier check has proven."""
+        objective = self._objective(self._native() if proven.precision == "native" else self._shadow())
+        objective.at_once = proven.at_once
+        return self._open(objective, proven, names)
 
-    def _open(self, objective: Objective, unit: float, noise: float) -> Bench:
-        exact = {name: gradient.astype(np.float64) for name, gradient in self.state.gradients.items()}
-        sizes = (
-            typical_size(self.arrays[name], 1.0) * float(np.abs(gradient[np.isfinite(gradient)]).max(initial=0.0))
-            for name, gradient in exact.items()
-        )
-        return Bench(objective, self.arrays, exact, objective(), unit, noise, max(sizes, default=0.0))
+    def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
+        gradients = self.state.gradients
+        sizes = {
+            name: Size(
+                blockwise.typical_size(self.arrays[name], 0.0),
+                blockwise.largest(gradients[name]),
+                blockwise.norm(gradients[name]),
+            )
+            for name in names
+        }
+        passing = {**proven.passing, **{name: size.passing for name, size in sizes.items()}}
+        return Bench(objective, self.arrays, gradients, sizes, passing, objective(), proven.unit, proven.noise)
 
     def _heard(self, native: Objective, centre: Float64) -> tuple[float, np.dtype[Any]]:
         """The largest sigma along a few of the tensors, and the finest dtype of the losses there."""
@@ -240,7 +288,7 @@ class Subject:
             return Shadow(self.arrays)
         return Shadow(self.arrays, self.params)
 
-    def _proven(self, native: Objective, bench: Bench) -> tuple[Objective | None, str]:
+    def _proven(self, native: Objective, bench: Bench, is_late: Callable[[], bool]) -> tuple[Objective | None, str]:
         """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
         if not takes_parameters(self.loss) and not isinstance(self.params, Movable) and not _swaps(self.params):
             return None, (
@@ -248,7 +296,7 @@ class Subject:
                 "swapped or may be copied; expected a dict, or loss(params)"
             )
         shadow = self._objective(self._shadow())
-        refusal = _why_not_exact(shadow, native, bench.loss, max(SAME, SAME_IN_ROUNDOFFS * bench.unit))
+        refusal = _why_not_exact(shadow, native, bench.loss, max(SAME, SAME_IN_ROUNDOFFS * bench.unit), is_late)
         native.evaluations += shadow.evaluations
         shadow.evaluations = 0
         return (None, refusal) if refusal else (shadow, "")
@@ -260,29 +308,34 @@ def _swaps(mapping: object) -> bool:
     return getattr(type(mapping), "__setitem__", None) in known
 
 
-def _why_not_exact(shadow: Objective, native: Objective, expected: float, same: float) -> str:
+def _why_not_exact(
+    shadow: Objective, native: Objective, expected: float, same: float, is_late: Callable[[], bool]
+) -> str:
     """Why the loss on float64 copies is not the same loss in float64; "" when it is proven to be.
 
     Proof: it has the native loss's value up to a share `same`, and along moves too small for float32 it changes in
     proportion.
     """
     try:
-        return _refusal(shadow, native, expected, same)
+        return _refusal(shadow, native, expected, same, is_late)
     except Exception as error:
         try:
-            _refusal(shadow, native, expected, same)
+            _refusal(shadow, native, expected, same, is_late)
         except type(error):
             return f"on float64 copies of the parameters the loss raises {type(error).__name__}: {error}"
         raise  # what does not come again is not the loss's, but of a signal's handler, say
 
 
-def _refusal(shadow: Objective, native: Objective, expected: float, same: float) -> str:
+def _refusal(shadow: Objective, native: Objective, expected: float, same: float, is_late: Callable[[], bool]) -> str:
     losses = shadow()
     value, largest = shadow.total(losses), float(np.abs(losses).max())
     if not abs(value - expected) <= same * max(abs(expected), largest) + 1e-6:
         return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
-    for name, array in shadow.space.arrays.items():
-        if array.size and not _is_proportional(shadow, native, name):
+    names = [name for name, array in shadow.space.arrays.items() if array.size]
+    for count, name in enumerate(names):
+        if count >= PROVEN and is_late():
+            break
+        if not _is_proportional(shadow, native, name):
             return f"the loss does not follow moves of {name!r} that float32 would round away"
     return ""
 
@@ -328,5 +381,8 @@ def _response(objective: Objective, name: str) -> float:
     before = objective()
     with objective.space.moving(name) as place:
         base = place.base
-        place.put(base + SEEN_BY_FLOAT32 * (np.abs(base) + typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape))
+        place.put(
+            base
+            + SEEN_BY_FLOAT32 * (np.abs(base) + blockwise.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape)
+        )
         return objective.total(objective() - before)

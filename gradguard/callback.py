@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
 from gradguard.parameters import Array, InPlace, read_gradients, read_parameters
 from gradguard.pickling import require_named
+from gradguard.ranks import ranks_of
 from gradguard.report import Alert, Report
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.snapshots import Snapshot, together
@@ -108,7 +108,8 @@ class GradGuard:
         self._params = params
         self._loss = loss
         self._due = due_steps(every_n_steps, start_step)
-        self._budget = Budget(max_overhead)
+        self._ranks = ranks_of(params)
+        self._budget = Budget(max_overhead, self._ranks.clock)
         self._constants = require_constants(constants)
         self._blocks = blocks
         self._shapes = _shapes(arrays)
@@ -116,13 +117,14 @@ class GradGuard:
         self._reduction = require_reduction(reduction)
         self._snapshot = together(snapshot)
         self._on_alert = _require_on_alert(on_alert)
-        self._watch = Watch(require_precision(precision), thresholds, seed)
+        self._watch = Watch(require_precision(precision), thresholds, seed, self._ranks)
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)
         settings = {f"thresholds.{name}": value for name, value in dataclasses.asdict(thresholds).items()}
         self._outlets = Outlets(logdir, writers, {"seed": seed} | settings)
         self._one_thread = OneThread()
+        self._writes: bool | None = None  # the loss to the gradients; unknown before the first check
         self._last_step: int | None = None
         self._closed = False
         self.report: Report | None = None
@@ -149,7 +151,8 @@ class GradGuard:
 
         Raises:
             TypeError: The loss or an array is of a kind that cannot be checked.
-            ValueError: There is no loss, steps go backwards, or names or shapes do not fit.
+            ValueError: There is no loss, steps go backwards, names or shapes do not fit, or the loss begins to write to
+                the gradients.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
             RuntimeError: Another thread is using the guard.
         """
@@ -219,13 +222,13 @@ class GradGuard:
         step = self._last_step = require_step(step, self._last_step)
         if not self._due(step):
             return None
-        plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
-        if plan is None:
-            return None
         known = self._constants | require_constants(constants)
-        started = time.perf_counter()
-        report, alarms = self._check(step, grads, loss, known, plan, started)
-        self._budget.record(report.seconds, report.evaluations)
+        with self._ranks.checking(step):
+            plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
+            if plan is None:
+                return None
+            report, alarms = self._check(step, grads, loss, known, plan)
+            self._budget.record(report.seconds, report.evaluations)
         self._publish(report, alarms)
         return report
 
@@ -236,14 +239,17 @@ class GradGuard:
         loss: Loss,
         constants: Mapping[str, float],
         plan: Plan,
-        started: float,
     ) -> tuple[Report, tuple[str, ...]]:
+        started = self._ranks.clock()
         arrays = read_parameters(self._params)
-        state = Undisturbed(read_gradients(grads, arrays), self._snapshot)
+        # The first check finds out whether the loss writes to the gradients: later ones need no copies of them, then.
+        state = Undisturbed(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
         self._see_shapes(_shapes(arrays))
         subject = Subject(self._params, arrays, loss, self._reduction, state)
         bench, alarms = state.during(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
-        report = report_of(bench, self._watch.tensors, step, started)
+        state.require_intact()
+        self._writes = bool(self._writes or state.written)
+        report = report_of(bench, self._watch.tensors, step, self._ranks.clock() - started)
         share = self._budget.share
         return dataclasses.replace(report, overhead=share, alerts=self._alerts.of(step, report.tensors)), alarms
 
@@ -270,7 +276,7 @@ class GradGuard:
                 seconds=report.seconds,
             )
         )
-        for alert in report.alerts:
+        for alert in report.alerts if self._ranks.is_first else ():
             LOG.log(alert.level, "%s", alert.message)
         self._outlets.write(report)
         for alert in report.alerts:

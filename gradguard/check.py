@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.agreement import norm
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
+from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
-from gradguard.parameters import Float64, read_gradients, read_parameters
+from gradguard.parameters import Array, read_gradients, read_parameters
 from gradguard.progress import with_bar
+from gradguard.ranks import ALONE, Ranks
 from gradguard.report import Report, TensorReport
 from gradguard.schedule import is_whole
 from gradguard.snapshots import Snapshot, together
@@ -24,6 +25,9 @@ from gradguard.summary import read_together, summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
 from gradguard.undisturbed import Undisturbed
 from gradguard.verdict import Verdict
+
+REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
+SHARE_OF_REPEATS = 0.03  # of all evaluations, where all is clear
 
 
 def check(
@@ -61,37 +65,38 @@ def check(
     started = time.perf_counter()
     arrays = read_parameters(params)
     gradients = read_gradients(grads, arrays)
-    masks = block_masks(blocks, {name: array.shape for name, array in arrays.items()})
+    shapes = {name: array.shape for name, array in arrays.items()}
+    masks = block_masks(blocks, shapes)
     known = require_constants(constants)
     effort = Effort() if entries is None else Effort(entries=_require_entries(entries))
     state = Undisturbed(gradients, together(snapshot))
 
     def measure() -> tuple[Bench, dict[str, TensorReport]]:
         bench = Subject(params, arrays, loss, require_reduction(reduction), state).bench(require_precision(precision))
-        histories, rng = dict.fromkeys(arrays, History(known)), np.random.default_rng(seed)
+        histories, rng = dict.fromkeys(arrays, History(known, shapes=shapes)), np.random.default_rng(seed)
         return bench, deep_check(bench, list(arrays), effort, rng, masks, histories, Thresholds())[0]
 
     bench, tensors = state.during(measure)
-    return report_of(bench, tensors, 0, started)
+    return report_of(bench, tensors, 0, time.perf_counter() - started)
 
 
-def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, started: float) -> Report:
-    """The report of a check that began at `started`, by `time.perf_counter`.
+def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, seconds: float) -> Report:
+    """The report of a check.
 
     Args:
         bench: What was measured with.
         tensors: The reports of all tensors, each read by itself.
         step: The training step.
-        started: When.
+        seconds: How long it took.
     """
-    tensors = read_together(tensors, {name: norm(gradient) for name, gradient in bench.gradients.items()})
+    tensors = read_together(tensors, bench.gradients)
     return Report(
         step=step,
         verdict=worst_verdict(tensors),
         tensors=tensors,
         precision=bench.objective.space.precision,
         evaluations=bench.objective.evaluations,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         explanation=summary(tensors),
         loss=bench.loss,
     )
@@ -106,10 +111,12 @@ def deep_check(
     histories: Mapping[str, History],
     thresholds: Thresholds,
     until: float = math.inf,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, TensorReport], dict[str, Examined]]:
     """The reports of some tensors, each read by itself, and what was measured of those that could be.
 
-    The loss must repeat, bit for bit, before and after, or nothing it says of a gradient holds.
+    The loss must repeat, bit for bit, before, between and after, or nothing it says of a gradient holds. At the end it
+    is asked often, and oftener before anything bad is told: some losses change at every fiftieth call.
 
     Args:
         bench: What to measure with.
@@ -119,7 +126,8 @@ def deep_check(
         masks: Named blocks, by tensor.
         histories: Earlier ratios, by tensor.
         thresholds: What counts as agreement.
-        until: When no further tensor is begun, by `time.perf_counter`; those that are left have no report.
+        until: When no further tensor is begun, by the clock of `ranks`; those that are left have no report.
+        ranks: The processes of the training.
     """
     shapes = {name: bench.arrays[name].shape for name in names}
     if not np.isfinite(bench.centre).all():
@@ -128,15 +136,16 @@ def deep_check(
         return unmeasured(shapes, Verdict.inconclusive, says, cause), {}
     examined: dict[str, Examined] = {}
     reports: dict[str, TensorReport] = {}
-    steady = bench.repeats() and bench.repeats()
-    for name in with_bar(names, "gradguard"):
-        if not np.isfinite(bench.gradients[name]).all():
+    steady = bench.repeats(2)
+    for name in with_bar(names, "gradguard", shown=ranks.is_first):
+        if not is_finite(bench.gradients[name]):
             reports |= _nonfinite(name, bench.gradients[name])
         elif steady and bench.gradients[name].size:
-            if examined and time.perf_counter() > until:
+            if examined and until < math.inf and ranks.clock() > until:
                 continue
             before = next(reversed(examined.values()), None)
             examined[name] = examine(bench, name, effort, rng, masks.get(name, {}), before)
+            steady = bench.repeats()
         elif steady:
             reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
     # A kink that shows in one tensor is a kink of the loss, and may hide in another.
@@ -145,15 +154,15 @@ def deep_check(
         evidence = replace(measured.evidence, rough=rough)
         reports[name] = diagnose_tensor(evidence, histories[name], thresholds)
     reports = {name: reports[name] for name in names if name in reports}
-    if not (steady and bench.repeats()):
-        return reports | _nondeterministic(shapes), {}
+    if not (steady and bench.repeats(_times(bench, reports))):
+        return reports | nondeterministic(shapes), {}
     is_whole_model = set(examined) == {name for name, array in bench.arrays.items() if array.size}
     if is_whole_model and all(measured.evidence.still for measured in examined.values()):
         return reports | _detached({name: shapes[name] for name in examined if bench.gradients[name].any()}), {}
     return reports, examined
 
 
-def _nonfinite(name: str, gradient: Float64) -> dict[str, TensorReport]:
+def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
     broken = np.argwhere(~np.isfinite(gradient))
     where = [int(i) for i in broken[0]]
     says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
@@ -161,7 +170,20 @@ def _nonfinite(name: str, gradient: Float64) -> dict[str, TensorReport]:
     return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
 
 
-def _nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
+def _times(bench: Bench, reports: Mapping[str, TensorReport]) -> int:
+    """How often the loss must repeat before these reports are told."""
+    if all(map(_is_clear, reports.values())):
+        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * bench.objective.evaluations))
+    return REPEATS
+
+
+def _is_clear(report: TensorReport) -> bool:
+    agrees = report.verdict in (Verdict.ok, Verdict.float_precision)
+    return agrees and not report.unresolved and not report.kinks
+
+
+def nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
+    """The reports of tensors at a check whose loss does not repeat."""
     says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
     cause = (
         "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "

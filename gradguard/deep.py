@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradguard import noise, probes
 from gradguard.bench import Bench
 from gradguard.evidence import Evidence
-from gradguard.parameters import Float64
+from gradguard.parameters import Array
 from gradguard.settle import settle
 from gradguard.settled import Settled
 from gradguard.steps import Steps
@@ -27,7 +27,7 @@ class Effort:
 
     Attributes:
         entries: Single entries, at most.
-        aligned: Directions along masks of the gradient, which resolve an error of scale best.
+        aligned: Directions along the gradient, each entry weighted at random: they resolve an error of scale best.
         gaussian: Directions that see what the gradient misses.
     """
 
@@ -41,7 +41,10 @@ class Effort:
         entries = (evaluations - others) / EVALUATIONS_AN_ENTRY
         if entries >= LEAST.entries:
             return replace(self, entries=min(self.entries, int(entries)))
-        return LEAST
+        spared = evaluations - EVALUATIONS_A_TENSOR - EVALUATIONS_AN_ENTRY * LEAST.entries
+        share = max(0.0, spared / (EVALUATIONS_A_DIRECTION * (self.aligned + self.gaussian)))
+        aligned, gaussian = int(share * self.aligned), int(share * self.gaussian)
+        return replace(LEAST, aligned=max(LEAST.aligned, aligned), gaussian=max(LEAST.gaussian, gaussian))
 
 
 LEAST = Effort(entries=3, aligned=1, gaussian=1)
@@ -99,7 +102,7 @@ def examine(
     drawn = probes.entries(gradient, effort.entries, rng)
     chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
     along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
-    along += [probes.gaussian(gradient.shape, rng) for _ in range(effort.gaussian)]
+    along += [probes.gaussian(gradient, rng) for _ in range(effort.gaussian)]
     entry_steps, direction_steps = bench.steps_of_entries(name), bench.steps_of_directions(name)
     usual = entry_steps.start
     if before is not None:
@@ -114,13 +117,13 @@ def examine(
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
-        norm=float(np.linalg.norm(gradient)),
+        norm=bench.sizes[name].norm,
         entries=entries.pairs.where(entries.resolved),
         index=index,
         directions=directions.pairs.where(directions.resolved),
         unresolved=int((~entries.resolved & ~entries.kinked).sum()),
         kinks=int(entries.kinked.sum()),
-        coverage=_coverage(gradient, index),
+        coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=entry_step,
         noise=entries.sigma,
         rough=entries.rough or directions.rough,
@@ -148,9 +151,8 @@ def _amplification(bench: Bench, name: str, entries: Settled, directions: Settle
     return float(np.max(found[usual > 0] / usual[usual > 0], initial=1.0))
 
 
-def _coverage(gradient: Float64, index: Sequence[tuple[int, ...]]) -> float:
-    largest = float(np.abs(gradient).max(initial=0.0))
-    if largest == 0 or not index:
+def coverage(gradient: Array, index: Sequence[tuple[int, ...]], norm: float) -> float:
+    """The share of ||g||^2 that some entries hold; of a gradient of zeros they hold all, if there are any."""
+    if norm == 0 or not index:
         return 1.0 if index else 0.0
-    seen = np.array([gradient[place] for place in index]) / largest
-    return float(np.sum(seen**2) / np.sum((gradient / largest) ** 2))
+    return float(np.sum((np.array([float(gradient[place]) for place in index]) / norm) ** 2))

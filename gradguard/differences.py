@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.loss import Objective
-from gradguard.parameters import Float64
+from gradguard.parameters import Array, Float64
 from gradguard.probes import Probe
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
@@ -24,6 +24,8 @@ ENOUGH_TO_RECENTRE = 3
 CORNER = 0.02  # relative distance of the even part from twice that at half the step
 LARGEST_NOISE = 5.0  # of one loss, in standard deviations
 KINK_IN_NOISE = 12  # two standard deviations of a fourth difference, in those of the loss
+POINTS = (-2.0, -1.0, 1.0, 2.0)  # in steps
+LOSSES = 2**22  # unreduced ones that are held at a time
 BACKPROP_ROUNDING = 8  # backprop's own rounding error, in unit roundoffs of ||g||
 
 
@@ -175,43 +177,52 @@ class FourPoint:
 
 
 def measure(
-    objective: Objective, name: str, gradient: Float64, probes: Sequence[Probe], steps: Float64, centre: Float64
+    objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
 ) -> FourPoint:
     """Four evaluations of the loss for each probe of one tensor; afterwards the tensor is as it was.
 
     Args:
         objective: The loss.
         name: The tensor.
-        gradient: Its gradient, in float64.
+        gradient: Its gradient.
         probes: K directions.
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
-    rows = np.empty((len(probes), 10))
-    with objective.space.moving(name) as place:
-        for row, probe, step in zip(rows, probes, steps, strict=True):
-            losses, against, along = {}, {}, {}
-            for c in (-2, -1, 1, 2):
-                along[c], against[c] = probe.shift(place, c * step, gradient)
-                losses[c] = objective()
-            probe.reset(place)
-            with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
-                changes = (
-                    losses[1] - losses[-1],
-                    losses[2] - losses[-2],
-                    losses[1] - 2 * centre + losses[-1],
-                    losses[2] - 2 * centre + losses[-2],
-                )
-            row[:] = (
-                step,
-                *(total if np.isfinite(total) else np.nan for total in map(objective.total, changes)),
-                against[1] - against[-1],
-                against[2] - against[-2],
-                along[1] - along[-1],
-                along[2] - along[-2],
-                along[2] + along[-2] - 4 * (along[1] + along[-1]),
-            )
-    return FourPoint(*rows.T.copy())
+    together = max(1, LOSSES // (4 * centre.size))
+    return concatenate(
+        [
+            _measured(objective, name, gradient, probes[some], steps[some], centre)
+            for some in (slice(start, start + together) for start in range(0, max(1, len(probes)), together))
+        ]
+    )
+
+
+def _measured(
+    objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
+) -> FourPoint:
+    if not probes:
+        return FourPoint(*np.empty((10, 0)))
+    losses, along, against = objective.around(name, probes, np.multiply.outer(steps, POINTS), gradient)
+    with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
+        below2, below1, above1, above2 = np.moveaxis(losses, 1, 0)
+        changes = np.stack(
+            [above1 - below1, above2 - below2, above1 - 2 * centre + below1, above2 - 2 * centre + below2]
+        )
+        totals = objective.totals(changes)
+    odd1, odd2, even1, even2 = np.where(np.isfinite(totals), totals, np.nan)
+    return FourPoint(
+        step=steps,
+        odd1=odd1,
+        odd2=odd2,
+        even1=even1,
+        even2=even2,
+        predicted1=against[:, 2] - against[:, 1],
+        predicted2=against[:, 3] - against[:, 0],
+        length1=along[:, 2] - along[:, 1],
+        length2=along[:, 3] - along[:, 0],
+        skew=along[:, 3] + along[:, 0] - 4 * (along[:, 2] + along[:, 1]),
+    )
 
 
 def concatenate(parts: Sequence[FourPoint]) -> FourPoint:

@@ -13,7 +13,9 @@ import numpy as np
 from gradguard.parameters import Float64
 
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])  # of the shifts looked for, in standard deviations
-CLIP = 5.0  # one wild probe is for the confirmation to judge, not for the sum
+CLIP = (
+    3.0  # measured tails are heavier than a Gaussian's; up to here a probe multiplies the sums by 1 at most, on average
+)
 
 
 class Detector:
@@ -75,12 +77,14 @@ def _log_mean(logs: Float64) -> float:
     return float(np.logaddexp.reduce(logs)) - math.log(logs.size)
 
 
-def alarm_level(streams: int, checks: int, false_alarms: float) -> float:
-    """log10 of the evidence at which the chance of one false alarm in the whole run is `false_alarms`.
+def alarm_level(probes: int, checks: int, false_alarms: float) -> float:
+    """log10 of the evidence at which the chance of one false alarm in the whole run is at most `false_alarms`.
+
+    The chance that a stream ever passes A is at most its number of probes over A, and the streams' chances add up.
 
     Args:
-        streams: How many detectors run side by side.
-        checks: How many checks the run may have.
+        probes: How many a check adds, to all streams together.
+        checks: How many the run may have.
         false_alarms: The chance.
     """
-    return math.log10(streams * checks / false_alarms)
+    return math.log10(probes * checks / false_alarms)

@@ -31,6 +31,7 @@ class Pairs:
         error: The error bar of n.
         rounding: Backprop's own rounding error, in the units of g.
         z: How far n is from g in standard deviations, what truncation explains taken off.
+        own: Of `rounding`, what is in proportion to g; the rest is of the forward pass.
     """
 
     n: Float64
@@ -38,9 +39,17 @@ class Pairs:
     error: Float64
     rounding: Float64
     z: Float64
+    own: Float64
 
     @classmethod
-    def measured(cls, points: FourPoint, sigma: float, rounding: Float64 | float, moved: Float64) -> Self:
+    def measured(
+        cls,
+        points: FourPoint,
+        sigma: float,
+        rounding: Float64 | float,
+        moved: Float64,
+        own: Float64 | float | None = None,
+    ) -> Self:
         """The pairs of four-point differences.
 
         Args:
@@ -48,9 +57,12 @@ class Pairs:
             sigma: The noise of the loss.
             rounding: Backprop's own rounding error along each probe.
             moved: How far n moved beyond the noise at other steps; 0 where it was not measured there.
+            own: Of `rounding`, what is in proportion to g; all of it unless given.
         """
         error = np.hypot(points.bar(sigma), moved)
-        return cls(points.n, points.g, error, rounding + np.zeros_like(error), points.evidence(sigma, rounding, moved))
+        z = points.evidence(sigma, rounding, moved)
+        own = rounding if own is None else own
+        return cls(points.n, points.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
 
     @classmethod
     def none(cls) -> Self:
@@ -89,7 +101,7 @@ class Pairs:
     @property
     def ratio(self) -> Ratio:
         """N / g, pooled."""
-        return agreement.ratio(self.n, self.g, self.error, self.rounding)
+        return agreement.ratio(self.n, self.g, self.error, self.rounding, self.own)
 
     @property
     def deviation(self) -> Float64:

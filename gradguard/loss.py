@@ -1,13 +1,15 @@
 """The user's loss as a function of where the parameters stand: evaluated, checked, counted, its state put back."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parameters import Float64, Space
+from gradguard.batched import Stack
+from gradguard.parameters import Array, Float64, Space
+from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 
 Loss = Callable[..., object]
@@ -59,12 +61,16 @@ class Objective:
         space: Where the tensors are moved.
         reduction: Which scalar the gradient is of, when the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each one.
+
+    Attributes:
+        at_once: How many points one call of a batched loss takes.
     """
 
     def __init__(self, loss: Loss, space: Space, reduction: Reduction | None, restore: Restore) -> None:
         self.space = space
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
+        self.at_once = 1
         self._loss = loss
         self._takes_parameters = takes_parameters(loss)
         self._reduction = reduction
@@ -83,26 +89,111 @@ class Objective:
         with self.space.presented():
             # The loss may rebind the entries of the mapping it is handed: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
-        values = _numbers(result)
-        if values.size != 1 and self._reduction is None:
-            raise ValueError(
-                f"the loss returned an array of shape {values.shape} and no reduction was given; say which scalar the "
-                "gradient is of: reduction='sum' or reduction='mean'"
-            )
+        values = losses_of(result, self._reduction)
         self.dtype = values.dtype
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
+    def around(
+        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
+    ) -> tuple[Float64, Float64, Float64]:
+        """The losses at some points along each of some probes; afterwards the tensor is as it was.
+
+        Args:
+            name: The tensor that is moved.
+            probes: K directions.
+            amounts: How far along each, shape (K, P).
+            gradient: Of the tensor.
+
+        Returns:
+            The losses (K, P, m), and of each point what `Probe.shift` says: two of shape (K, P).
+        """
+        rows = max(1, self.at_once // amounts.shape[1]) if self.at_once > 1 else len(probes)
+        evaluate = self._stacked if self.at_once > 1 else self._one_by_one
+        parts = [
+            evaluate(name, probes[start : start + rows], amounts[start : start + rows], gradient)
+            for start in range(0, len(probes), rows)
+        ]
+        losses, told = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return losses, told[..., 0], told[..., 1]
+
+    def _one_by_one(
+        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
+    ) -> tuple[Float64, Float64]:
+        losses, told = [], np.empty((*amounts.shape, 2))
+        with self.space.moving(name) as place:
+            for probe, along, row in zip(probes, amounts, told, strict=True):
+                for point, amount in enumerate(along):
+                    row[point] = probe.shift(place, amount, gradient)
+                    losses.append(self())
+                probe.reset(place)
+        return np.stack(losses).reshape(*amounts.shape, -1), told
+
+    def _stacked(
+        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
+    ) -> tuple[Float64, Float64]:
+        stack, told = Stack.of(self.space.arrays, name, amounts.size), np.empty((*amounts.shape, 2))
+        places = iter(stack.places)
+        for probe, along, row in zip(probes, amounts, told, strict=True):
+            for point, (amount, place) in enumerate(zip(along, places, strict=False)):
+                row[point] = probe.shift(place, amount, gradient)
+        return self.of_stack(stack).reshape(*amounts.shape, -1), told
+
+    def of_stack(self, stack: Stack) -> Float64:
+        """The losses of each copy, shape (K, m), in one call.
+
+        Raises:
+            TypeError: the loss returned something that is no array of numbers.
+            ValueError: the array is not of K losses, or of K times the unreduced losses.
+        """
+        self._restore()
+        count = len(stack.places)
+        self.evaluations += count
+        values = numbers_of(self._loss(stack.arrays))
+        if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
+            expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
+            raise ValueError(
+                f"the batched loss was handed {count} copies of the parameters on a leading axis, and returned an "
+                f"array of shape {values.shape}; expected {expected} of each copy"
+            )
+        return values.astype(np.float64).reshape(count, -1)
+
     def total(self, values: Float64) -> float:
         """The scalar of unreduced losses (or of their differences), summed in float64."""
         return float(values.sum()) * self._weight
+
+    def totals(self, values: Float64) -> Float64:
+        """The same for many points, shape (..., m) to (...)."""
+        summed: Float64 = values.sum(axis=-1) * self._weight
+        return summed
 
     def spread(self, deviations: Float64) -> float:
         """The standard deviation of `total` where each unreduced loss has its own, independent one."""
         return float(np.sqrt((deviations**2).sum())) * self._weight
 
 
-def _numbers(result: object) -> NDArray[Any]:
+def losses_of(result: object, reduction: Reduction | None) -> NDArray[Any]:
+    """What a loss returned, as an array.
+
+    Raises:
+        TypeError: it is no number and no array of numbers.
+        ValueError: it is an array and there is no `reduction`.
+    """
+    values = numbers_of(result)
+    if values.size != 1 and reduction is None:
+        raise ValueError(
+            f"the loss returned an array of shape {values.shape} and no reduction was given; say which scalar the "
+            "gradient is of: reduction='sum' or reduction='mean'"
+        )
+    return values
+
+
+def numbers_of(result: object) -> NDArray[Any]:
+    """What a loss returned, as an array.
+
+    Raises:
+        TypeError: it is no number and no array of numbers.
+    """
     values = np.asarray(result)
     if values.dtype.kind not in "fiu" or values.size == 0:
         what = f"an array of dtype {values.dtype} and shape {values.shape}" if values.ndim else type(result).__name__

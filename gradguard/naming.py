@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 _PHRASES = {
     "timesteps": "the number of timesteps",
@@ -13,6 +14,8 @@ _PHRASES = {
 }
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+NO_SHAPES: Shapes = MappingProxyType({})
 VAGUE = 0.1  # relative reach of a ratio above which anything would fit
 MOSTLY = 0.8  # of the earlier ratios must fit a name; a few lie beyond three errors by chance
 
@@ -66,20 +69,21 @@ class Observation:
     error: float
     constants: Mapping[str, float]
 
-    def fitting(self, shape: tuple[int, ...] = ()) -> list[list[Name]]:
+    def fitting(self, shape: tuple[int, ...] = (), shapes: Shapes = NO_SHAPES) -> list[list[Name]]:
         """The known numbers within three errors of |ratio|, in groups of the same simplicity, simplest first.
 
         A vague ratio is not named, since anything would fit.
 
         Args:
             shape: Of the tensor, whose sizes are known numbers too.
+            shapes: Of all tensors, by name, whose sizes come later.
         """
         reach = max(3 * self.error, 1e-6 * abs(self.ratio))
         if not reach <= VAGUE * abs(self.ratio):
             return []
         return [
             [name for name in candidates if abs(abs(self.ratio) - name.value) <= reach and abs(name.value - 1) > reach]
-            for candidates in _by_simplicity(self.constants, shape)
+            for candidates in _by_simplicity(self.constants, shape, shapes)
         ]
 
 
@@ -90,22 +94,26 @@ class History:
     Attributes:
         constants: Numbers of the training by name, all > 0.
         before: Earlier confirmed ratios of the same tensor.
+        shapes: Of all tensors, by name: a mean may have been taken over the layer's input, or its cells.
     """
 
     constants: Mapping[str, float]
     before: tuple[Observation, ...] = ()
+    shapes: Shapes = field(default_factory=dict)
 
     def names_of(self, ratio: float, error: float, shape: tuple[int, ...] = ()) -> list[Name]:
         """The simplest known numbers that the ratio may be, now and at most earlier times; several when all fit."""
-        seen = [{name.label for group in earlier.fitting(shape) for name in group} for earlier in self.before]
-        for group in Observation(ratio, error, self.constants).fitting(shape):
+        seen = [
+            {name.label for group in earlier.fitting(shape, self.shapes) for name in group} for earlier in self.before
+        ]
+        for group in Observation(ratio, error, self.constants).fitting(shape, self.shapes):
             names = [name for name in group if sum(name.label in labels for labels in seen) >= MOSTLY * len(seen)]
             if names:
                 return names
         return []
 
 
-def _by_simplicity(constants: Mapping[str, float], shape: tuple[int, ...]) -> Iterator[list[Name]]:
+def _by_simplicity(constants: Mapping[str, float], shape: tuple[int, ...], shapes: Shapes) -> Iterator[list[Name]]:
     known = {name: float(value) for name, value in constants.items() if value not in (0, 1)}
     words = {name: _PHRASES.get(name, f"`{name}`") for name in known}
     yield [Name(value, f"`{name}`", over=words[name]) for name, value in known.items()] + [
@@ -114,6 +122,7 @@ def _by_simplicity(constants: Mapping[str, float], shape: tuple[int, ...]) -> It
     yield [Name(2.0, "2"), Name(0.5, "1/2")]
     yield list(_sizes(shape))
     yield list(_pairs(known, words))
+    yield list(_sizes_elsewhere(shape, shapes))
     yield [Name(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
 
 
@@ -126,6 +135,18 @@ def _sizes(shape: tuple[int, ...]) -> Iterator[Name]:
         if size > 1:
             yield Name(float(size), label, over=f"{label} of this tensor")
             yield Name(1 / size, f"1 / {label}", under=f"{label} of this tensor")
+
+
+def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[Name]:
+    """The lengths of other tensors' axes, each under the first name that has it."""
+    named = dict.fromkeys((0, 1, *shape), "")
+    for name, other in shapes.items():
+        for axis, length in enumerate(other):
+            named.setdefault(length, f"the length of axis {axis} of `{name}`")
+    for length, label in named.items():
+        if label:
+            yield Name(float(length), label, over=label)
+            yield Name(1 / length, f"1 / {label}", under=label)
 
 
 def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[Name]:

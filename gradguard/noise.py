@@ -11,14 +11,15 @@ import numpy as np
 
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss import Objective
-from gradguard.parameters import Float64, typical_size_among
+from gradguard.parameters import Array, Float64, typical_size_among
+from gradguard.probes import Direction, wide
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 16
 PRIOR = 2
 WIDENINGS = (1, 16, 256, 4096, 65536)  # of the jitter, while the loss hardly moves; at last by all of the tensor
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
-SLACK = 2.0  # units in the last place by which a loss may lie beside its lattice: it was scaled, and a constant added
+SLACK = 3.0  # units in the last place by which changes may lie beside their lattice: each loss was rounded twice since
 BY_CHANCE = 1e-6  # how likely changes on no lattice may be to fit
 
 
@@ -95,17 +96,21 @@ def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Gene
 
 def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Generator) -> Float64:
     """Losses at antithetic pairs of points, shape (PAIRS, 2, m)."""
-    losses = []
-    with objective.space.moving(name) as place:
-        base = place.base
-        size = np.where(base == 0, typical_size_among(base, objective.space.arrays), base)
-        reach = widening * JITTER * unit_roundoff(base.dtype) * size
-        for _ in range(PAIRS):
-            offset = np.where(np.isfinite(base), reach * rng.standard_normal(base.shape), 0)
-            for sign in (1, -1):
-                place.put(base + sign * offset)
-                losses.append(objective())
-    return np.stack(losses).reshape(PAIRS, 2, -1)
+    base = objective.space.arrays[name]
+    reach = widening * JITTER * unit_roundoff(base.dtype)
+    typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
+
+    def offset() -> Array:
+        drawn: Array = np.asarray(rng.standard_normal(base.shape, wide(base)))
+        drawn *= reach
+        np.multiply(drawn, base, out=drawn, where=base != 0, casting="same_kind")
+        np.multiply(drawn, typical, out=drawn, where=base == 0)
+        drawn[~np.isfinite(base)] = 0
+        return drawn
+
+    pairs = [Direction(offset) for _ in range(PAIRS)]
+    nothing = np.broadcast_to(np.zeros((), base.dtype), base.shape)
+    return objective.around(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)[0]
 
 
 def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:

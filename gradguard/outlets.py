@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradguard.report import Report
+from gradguard.signals import Handlers
 from gradguard.writers.writer import Resumable, Writer
 
 LOG = logging.getLogger("gradguard")
@@ -47,26 +48,30 @@ class Outlets:
 
     def write(self, report: Report) -> None:
         """Record a check wherever that is possible."""
+        handlers = Handlers()
         for outlet in self._outlets:
-            self._write(outlet, report)
+            self._write(outlet, report, handlers)
 
     def resume(self) -> None:
         """Let the next report be of any step, an earlier one too."""
+        handlers = Handlers()
         for outlet in self._outlets:
             if isinstance(outlet.writer, Resumable):
-                _survived(outlet, outlet.writer.resume, "the file so far may lack its end")
+                _survived(outlet, outlet.writer.resume, handlers, "the file so far may lack its end")
 
     def close(self) -> None:
         """Close all writers."""
+        handlers = Handlers()
         for outlet in self._outlets:
-            _survived(outlet, outlet.writer.close, "what it had not written yet is lost; all earlier records are safe")
+            costs = "what it had not written yet is lost; all earlier records are safe"
+            _survived(outlet, outlet.writer.close, handlers, costs)
 
-    def _write(self, outlet: _Outlet, report: Report) -> None:
+    def _write(self, outlet: _Outlet, report: Report, handlers: Handlers) -> None:
         costs = (
             f"its record of step {report.step} is lost; the training, the checks and other records go on, and it is "
             "tried again at each check"
         )
-        if not _survived(outlet, lambda: outlet.writer.write(report), costs if not outlet.lost else ""):
+        if not _survived(outlet, lambda: outlet.writer.write(report), handlers, costs if not outlet.lost else ""):
             outlet.lost += 1
         elif outlet.lost:
             checks = "1 check is" if outlet.lost == 1 else f"{outlet.lost} checks are"
@@ -74,11 +79,16 @@ class Outlets:
             outlet.lost = 0
 
 
-def _survived(outlet: _Outlet, act: Callable[[], object], costs: str) -> bool:
-    """Whether a writer did what it was asked to; if not, and there is something to tell, it is told."""
+def _survived(outlet: _Outlet, act: Callable[[], object], handlers: Handlers, costs: str) -> bool:
+    """Whether a writer did what it was asked to; if not, and there is something to tell, it is told.
+
+    What the handler of a signal raises in the middle of a writer is no failure of it, and goes on to the user.
+    """
     try:
         act()
     except Exception as error:  # whatever a writer raises, the training goes on
+        if handlers.raised(error):
+            raise
         if costs:
             says = f"{outlet.name} failed ({type(error).__name__}: {error}); {costs}"
             warnings.warn(says, RuntimeWarning, stacklevel=_users_level())

@@ -1,14 +1,17 @@
 """The arrays under test: read by name, moved while the loss is evaluated, and put back bit for bit."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
-Float64 = NDArray[np.float64]
+from gradguard import blockwise
+from gradguard.blockwise import Array as Array
+from gradguard.blockwise import Float64 as Float64
+from gradguard.blockwise import typical_size
 
 
 def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
@@ -134,7 +137,7 @@ class Place(Protocol):
     def put(self, values: Array) -> None:
         """Write all of it."""
 
-    def shift(self, vector: Float64, amount: float, gradient: Float64) -> tuple[float, float]:
+    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
 
     def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
@@ -145,7 +148,11 @@ class Place(Protocol):
 
 
 class Space(Protocol):
-    """Where tensors are moved while the loss is evaluated, and what the loss is handed there."""
+    """Where tensors are moved while the loss is evaluated, and what the loss is handed there.
+
+    A signal may interrupt what puts things back, so its context managers can be left more than once, and before they
+    were entered: however often that is, all is as it was.
+    """
 
     precision: str
 
@@ -188,13 +195,20 @@ class ArrayPlace:
     def put(self, values: Array) -> None:  # noqa: D102 - as in Place
         self.array[...] = values
 
-    def shift(self, vector: Float64, amount: float, gradient: Float64) -> tuple[float, float]:  # noqa: D102 - as in Place
-        start = self.base.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.array[...] = start + amount * vector
-            moved = np.asarray(self.array.astype(np.float64) - start)
-        moved[~np.isfinite(start)] = 0  # an entry that is nan or inf stays where it is
-        return float(np.vdot(vector, moved)), float(np.vdot(gradient, moved))
+    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
+        along = against = 0.0
+        pieces = blockwise.written(self.array, self.base, vector, gradient)
+        with pieces, np.errstate(over="ignore", invalid="ignore"):
+            for target, start, direction, slope in pieces:
+                target[...] = start + amount * direction
+                moved = target - start
+                products = np.einsum("i,i", direction, moved), np.einsum("i,i", slope, moved)
+                if not np.isfinite(products).all():
+                    moved[~np.isfinite(start)] = 0  # an entry that is nan or inf stays where it is
+                    products = np.einsum("i,i", direction, moved), np.einsum("i,i", slope, moved)
+                along += float(products[0])
+                against += float(products[1])
+        return along, against
 
     def shift_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
         start = float(self.base[index])
@@ -219,7 +233,7 @@ class InPlace:
         return spacing(self.arrays[name])
 
     def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return _put_back(self.arrays[name])
+        return Moved(ArrayPlace(self.arrays[name], self.arrays[name].copy()))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
@@ -236,14 +250,8 @@ class Copied:
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
         return spacing(self.arrays[name])
 
-    @contextmanager
-    def moving(self, name: str) -> Iterator[Place]:  # noqa: D102 - as in Space
-        live = self.arrays[name]
-        self.arrays[name] = live.copy()
-        try:
-            yield ArrayPlace(self.arrays[name], live)
-        finally:
-            self.arrays[name] = live
+    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
+        return _CopyMoved(self.arrays, name)
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
@@ -268,41 +276,68 @@ class Shadow:
         return spacing(self.arrays[name])
 
     def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return _put_back(self.arrays[name])
+        return Moved(ArrayPlace(self.arrays[name], self.arrays[name].copy()))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
-        return nullcontext() if self._mapping is None else _swapped(self._mapping, self.arrays)
+        return nullcontext() if self._mapping is None else _Swapped(self._mapping, self.arrays)
 
 
-@contextmanager
-def _put_back(array: Array) -> Iterator[Place]:
-    place = ArrayPlace(array, array.copy())
-    try:
-        yield place
-    finally:
-        place.put_back()
+# Classes: a generator that was interrupted while it puts back cannot be told to do so again.
 
 
-@contextmanager
-def _swapped(mapping: MutableMapping[str, Any], stand_ins: Mapping[str, Array]) -> Iterator[None]:
-    kept = {name: mapping[name] for name in stand_ins}
-    try:
-        mapping.update(stand_ins)
-        yield
-    finally:
-        mapping.update(kept)
+class Moved(AbstractContextManager[Place]):
+    """A place to write to for the time of a `with`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __enter__(self) -> Place:
+        return self._place
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._place.put_back()
+
+
+class _CopyMoved(AbstractContextManager[Place]):
+    """A copy of an array among others, to write to for the time of a `with`."""
+
+    def __init__(self, arrays: dict[str, Array], name: str) -> None:
+        self._arrays = arrays
+        self._name = name
+        self._live = arrays[name]
+
+    def __enter__(self) -> Place:
+        copied = self._arrays[self._name] = self._live.copy()
+        return ArrayPlace(copied, self._live)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arrays[self._name] = self._live
+
+
+class _Swapped(AbstractContextManager[None]):
+    """Other arrays in a mapping, for the time of a `with`."""
+
+    def __init__(self, mapping: MutableMapping[str, Any], stand_ins: Mapping[str, Array]) -> None:
+        self._mapping = mapping
+        self._stand_ins = stand_ins
+        self._kept = {name: mapping[name] for name in stand_ins}
+
+    def __enter__(self) -> None:
+        self._mapping.update(self._stand_ins)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._mapping.update(self._kept)
 
 
 def spacing(array: Array) -> float:
     """The distance from the largest finite entry to the next number of its dtype."""
-    return float(np.spacing(np.abs(array[np.isfinite(array)]).max(initial=0)))
-
-
-def typical_size(array: Array, fallback: float) -> float:
-    """The root mean square of the finite entries, the scale on which a parameter lives; `fallback` if it is 0."""
-    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
-    largest = float(finite.max(initial=0.0))
-    return largest * float(np.sqrt(np.mean((finite / largest) ** 2))) if largest > 0 else fallback
+    return float(np.spacing(array.dtype.type(blockwise.largest(array))))
 
 
 def typical_size_among(array: Array, arrays: Mapping[str, Array]) -> float:

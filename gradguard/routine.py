@@ -7,13 +7,12 @@ import numpy as np
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
-from gradguard.deep import CAUTION, Examined
+from gradguard.deep import CAUTION, Examined, coverage
 from gradguard.differences import FourPoint
 from gradguard.drift import Detector
 from gradguard.evidence import Evidence, Pairs
 from gradguard.noise import Noise
-from gradguard.parameters import Float64
-from gradguard.probes import EntryProbe, Probe
+from gradguard.probes import Probe
 from gradguard.steps import Steps, next_step
 
 FAR_TOO_LONG_Z3 = 30.0
@@ -109,28 +108,38 @@ class TensorState:
 def probe_tensor(
     bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator
 ) -> tuple[Evidence, float]:
-    """One direction and some entries of a tensor; the pairs, and the largest |Z| among them."""
+    """A direction along the gradient and some entries of a tensor; the pairs, and the largest |Z| among them.
+
+    Every few checks a Gaussian direction takes the place of an entry: it sees a gradient that is missing.
+    """
     gradient = bench.gradients[name]
     floor = state.noise.floor_at(bench.objective, bench.centre)
-    stream = state.gaussian if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1 else state.aligned
-    direction = probes.aligned(gradient, rng) if stream is state.aligned else probes.gaussian(gradient.shape, rng)
+    singles = min(entries, gradient.size)
+    kinds = [(state.aligned, probes.aligned)]
+    if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1:
+        # It costs the same: a small drift shows in the sum of all aligned directions, and hardly in entries.
+        kinds = [*kinds[: min(1, singles)], (state.gaussian, probes.gaussian)]
+        singles = max(0, singles - 1)
     state.checks += 1
-    along, _ = _probe(bench, name, stream, [direction], state.amplification * bench.rounding_of_direction(name), floor)
-    chosen = _some_entries(gradient, entries, rng)
+    rounding, along = state.amplification * bench.rounding_of_direction(name), Pairs.none()
+    for stream, draw in kinds:
+        along = along.plus(_probe(bench, name, stream, [draw(gradient, rng)], rounding, floor)[0])
+    chosen = probes.some_entries(gradient, singles, rng)
     rounding = state.amplification * bench.rounding_of_entry(name)
     single, kept = _probe(bench, name, state.entry, chosen, rounding, floor)
+    index = tuple(chosen[place].index for place in kept)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
-        norm=float(np.linalg.norm(gradient)),
+        norm=bench.sizes[name].norm,
         entries=single,
-        index=tuple(chosen[place].index for place in kept),
+        index=index,
         directions=along,
         unresolved=len(chosen) - len(kept),
         kinks=0,
-        coverage=float(np.sum(single.g**2) / max(np.sum(gradient**2), np.finfo(np.float64).tiny)),
+        coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=state.entry.steps.start,
-        noise=float(np.sqrt(stream.variance)),
+        noise=float(np.sqrt(kinds[0][0].variance)),
         rough=False,
         survives=False,
         blocks={},
@@ -153,12 +162,3 @@ def _probe(
             kept.append(place)
         stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
     return measured, kept
-
-
-def _some_entries(gradient: Float64, count: int, rng: np.random.Generator) -> list[EntryProbe]:
-    """Entries drawn half in proportion to |g|, half uniformly: large ones show best, bugs hide in small ones."""
-    size = np.abs(gradient).reshape(-1)
-    count = min(count, size.size)
-    weight = size + max(float(size.mean()), float(np.finfo(np.float64).tiny))
-    flat = rng.choice(size.size, count, replace=False, p=weight / weight.sum())
-    return [EntryProbe(tuple(int(i) for i in np.unravel_index(place, gradient.shape))) for place in flat]

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 
+from gradguard.ranks import Clock
+
 Due = Callable[[int], bool]
+UNMOVED = 2  # evaluations of a routine check at the parameters as they are: one before all others, one after them
 
 
 def due_steps(every_n_steps: int | Due, start_step: int) -> Due:
@@ -104,15 +107,17 @@ class Budget:
 
     Args:
         max_overhead: The share; None for no bound.
+        clock: What it reads the time from.
 
     Raises:
         ValueError: it is no share.
     """
 
-    def __init__(self, max_overhead: float | None) -> None:
+    def __init__(self, max_overhead: float | None, clock: Clock = time.perf_counter) -> None:
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise ValueError(f"max_overhead is {max_overhead!r}; expected a share above 0 and up to 1, or None")
         self._bound = max_overhead
+        self._clock = clock
         self._since: float | None = None
         self._spent = 0.0
         self._evaluation = 0.0
@@ -120,31 +125,31 @@ class Budget:
     @property
     def share(self) -> float | None:
         """The share of wall time since the first check that went into checks; None before."""
-        return None if self._since is None else self._spent / max(time.perf_counter() - self._since, 1e-9)
+        return None if self._since is None else self._spent / max(self._clock() - self._since, 1e-9)
 
     @property
     def spent(self) -> Spent:
         """What checks have cost so far: it means the same in another process, whose clock is another one."""
-        elapsed = None if self._since is None else time.perf_counter() - self._since
+        elapsed = None if self._since is None else self._clock() - self._since
         return Spent(elapsed, self._spent, self._evaluation)
 
     def resume(self, spent: Spent) -> None:
         """Go on where another budget stopped; the time between does not count."""
-        self._since = None if spent.elapsed is None else time.perf_counter() - spent.elapsed
+        self._since = None if spent.elapsed is None else self._clock() - spent.elapsed
         self._spent, self._evaluation = spent.seconds, spent.evaluation
 
-    def __getstate__(self) -> tuple[float | None, Spent]:
-        return self._bound, self.spent
+    def __getstate__(self) -> tuple[float | None, Clock, Spent]:
+        return self._bound, self._clock, self.spent
 
-    def __setstate__(self, state: tuple[float | None, Spent]) -> None:
-        self._bound, spent = state
+    def __setstate__(self, state: tuple[float | None, Clock, Spent]) -> None:
+        self._bound, self._clock, spent = state
         self.resume(spent)
 
     def record(self, seconds: float, evaluations: int) -> None:
         """Account for a check; the first one is free."""
         self._evaluation = seconds / max(1, evaluations)
         if self._since is None:
-            self._since = time.perf_counter()
+            self._since = self._clock()
         else:
             self._spent += seconds
 
@@ -152,8 +157,8 @@ class Budget:
         """The largest check that fits: all tensors and entries, fewer entries, fewer tensors, or none."""
         if self._bound is None or self._since is None:
             return Plan(tensors, entries)
-        elapsed = time.perf_counter() - self._since
-        evaluations = (self._bound * elapsed - self._spent) / max(self._evaluation, 1e-9) - 1
+        elapsed = self._clock() - self._since
+        evaluations = (self._bound * elapsed - self._spent) / max(self._evaluation, 1e-9) - UNMOVED
         fitting = min(tensors, int(evaluations // 4))
         if fitting < 1:
             return None

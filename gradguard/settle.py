@@ -23,6 +23,7 @@ from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 
 ROUNDS = 6  # of bettering the steps
 PILOTS = 3
+WORTH_A_TRY = 1.5  # times the step, below which a longer one gains too little
 WEAK = 30.0  # standard deviations of a difference, up to which a longer step is worth four more evaluations
 SUSPICIOUS = 4.0  # standard deviations from which a difference is measured again
 RETREATS = 5  # to shorter steps
@@ -60,9 +61,10 @@ def settle(
 
     points, sigma = _adapted(measure, len(chosen), steps, heard, bench.roundoff, enough)
     nothing = np.zeros(len(chosen))
-    settled = Settled(points, sigma, heard.floor, nothing + rounding, nothing, nothing > 0)
+    own = nothing + rounding
+    settled = Settled(points, sigma, heard.floor, own, own, nothing, nothing > 0)
     many = float(np.mean(~settled.resolved)) > MANY
-    settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.kinked.any()))
+    settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.bent.any()))
     for _ in range(RETREATS):
         moves = False
         if settled.significance > SUSPICIOUS:
@@ -88,23 +90,30 @@ def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -
     points = _recentred(measure(np.arange(shorter.size), shorter), heard)
     sigma = noise.from_fourth_differences(points, heard.sigma, heard.floor)
     nothing = np.zeros(shorter.size)
-    return Settled(points, sigma, heard.floor, settled.rounding, nothing, nothing > 0, rough=True)
+    return Settled(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, rough=True)
 
 
 def _adapted(
     measure: Measure, count: int, steps: Steps, heard: Noise, roundoff: float, enough: float
 ) -> tuple[FourPoint, float]:
-    """Differences at steps where truncation just shows, found probe by probe, and sigma."""
+    """Differences at steps where truncation just shows, found probe by probe, and sigma.
+
+    A longer step that proves too long is not taken, and the next to try is half-way there.
+    """
     everywhere = np.arange(count)
     start, sigma = _pilot(measure, everywhere[:: -(-count // PILOTS)], steps, heard)
-    points = measure(everywhere, steps.clip(dithered(start, count)))
+    points, ceiling = measure(everywhere, steps.clip(dithered(start, count))), np.full(count, np.inf)
     for _ in range(ROUNDS):
         sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
         better = steps.clip(np.where(points.still, steps.longest, _next_steps(points, sigma, roundoff, enough)))
-        redone = better != points.step
+        better = np.where(better > points.step, np.minimum(better, np.sqrt(points.step * ceiling)), better)
+        redone = (better < points.step) | (better > WORTH_A_TRY * points.step)
         if not redone.any():
             break
-        points = points.where(redone, measure(everywhere[redone], better[redone]))
+        tried = points.where(redone, measure(everywhere[redone], better[redone]))
+        overdone = (better > points.step) & redone & _is_too_long(tried, sigma)
+        ceiling[overdone] = better[overdone]
+        points = tried.where(overdone, points.take(overdone))
     calm = points.take(points.truncation_in_noise(sigma) <= TOO_LONG_Z3)
     return _recentred(points, heard), noise.from_fourth_differences(calm, sigma, heard.floor)
 
@@ -142,12 +151,22 @@ def _pilot(measure: Measure, which: NDArray[np.intp], steps: Steps, heard: Noise
     return step, float(sigma)
 
 
+def _is_too_long(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
+    """Whether truncation shows beyond doubt, or more than the usual bend does."""
+    return np.asarray(~(points.truncation_in_noise(sigma) <= TOO_LONG_Z3) | _is_bent(points, sigma))
+
+
+def _is_bent(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
+    """Whether the fourth difference shows a kink, or a fourth derivative at too long a step."""
+    return np.asarray(np.abs(points.recentred(sigma).fourth) > KINK * sigma)
+
+
 def _next_steps(points: FourPoint, sigma: float, roundoff: float, enough: float) -> Float64:
     """Each probe's better step; the same where its bar is already below backprop's own rounding."""
     z3 = points.truncation_in_noise(sigma)
     weak = np.abs(points.numerical) < enough * NOISE_OF_NUMERICAL * sigma
     with np.errstate(invalid="ignore"):
         fine = points.bar(sigma) <= roundoff * np.nanmax(np.abs(points.n), initial=0.0)
-    bent = np.abs(points.recentred(sigma).fourth) > KINK * sigma  # a kink, or a fourth derivative at too long a step
-    better = np.where(bent & (z3 <= TOO_LONG_Z3), points.step / 2, better_step(points.step, z3, weak))
+    bent = _is_bent(points, sigma) & (z3 <= TOO_LONG_Z3)
+    better = np.where(bent, points.step / 2, better_step(points.step, z3, weak))
     return np.where(fine, points.step, better)

@@ -12,6 +12,7 @@ from gradguard.parameters import Float64
 from gradguard.steps import TOO_LONG_Z3
 
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
+DOUBLES = 1.8  # times its value at half the step, that the even part of a loss with one kink has at least
 CONVERGES = 0.06  # truncation beside the derivative, below which the four points are in the range of Taylor's series
 CLEARLY = 15.0  # standard deviations of the noise in a difference, from which that can be told
 
@@ -25,6 +26,7 @@ class Settled:
         sigma: The noise of the loss along these probes.
         floor: What rounding the losses alone adds to it.
         rounding: Backprop's own rounding error along each, (K,).
+        own: Of `rounding`, what is in proportion to the gradient, (K,); the rest the forward pass amplifies.
         moved: How far n moved at other steps, (K,); 0 where it was not measured again.
         rough: Whether the loss is not smooth on the scale of the steps: then only single differences count.
         surviving: Where a disagreement is as clear at the shortest of the other steps, (K,).
@@ -34,6 +36,7 @@ class Settled:
     sigma: float
     floor: float
     rounding: Float64
+    own: Float64
     moved: Float64
     surviving: NDArray[np.bool_]
     rough: bool = False
@@ -41,21 +44,26 @@ class Settled:
     @cached_property
     def pairs(self) -> Pairs:
         """The derivatives with their bars."""
-        return Pairs.measured(self.points, self.sigma, self.rounding, self.moved)
+        return Pairs.measured(self.points, self.sigma, self.rounding, self.moved, self.own)
 
     @cached_property
     def resolved(self) -> NDArray[np.bool_]:
         """Where a step was found at which truncation is small, or small enough beside the derivative itself."""
         short_enough = self.points.truncation_in_noise(self.sigma) <= TOO_LONG_Z3
         negligible = self.points.truncation_bar(self.sigma) <= 1e-3 * np.abs(self.points.numerical)
-        return np.isfinite(self.points.n) & (short_enough | negligible) & ~self.kinked
+        return np.isfinite(self.points.n) & (short_enough | negligible) & ~self.bent
 
     @property
-    def kinked(self) -> NDArray[np.bool_]:
-        """Where left and right slopes differ: the even part grows as the step, and not only as its square."""
+    def bent(self) -> NDArray[np.bool_]:
+        """Where the even part does not grow as the square of the step: a kink, or a loss that bends within the step."""
         fourth = np.abs(self.points.fourth)
         one = (fourth > KINK * self.sigma) & (fourth > np.abs(self.points.even1))
         return np.asarray(one | self.points.corners(self.floor))
+
+    @property
+    def kinked(self) -> NDArray[np.bool_]:
+        """Where left and right slopes differ: the even part at least doubles with the step, and does not level off."""
+        return self.bent & (np.abs(self.points.even2) > DOUBLES * np.abs(self.points.even1))
 
     @property
     def converging(self) -> NDArray[np.bool_]:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradguard.blockwise import norm
+from gradguard.parameters import Array
 from gradguard.report import TensorReport
 from gradguard.verdict import Verdict
 
@@ -22,14 +24,17 @@ def worst_verdict(tensors: Mapping[str, TensorReport]) -> Verdict:
     return max((tensor.verdict for tensor in tensors.values()), key=lambda verdict: verdict.level, default=Verdict.ok)
 
 
-def read_together(tensors: Mapping[str, TensorReport], norms: Mapping[str, float]) -> dict[str, TensorReport]:
+def read_together(tensors: Mapping[str, TensorReport], gradients: Mapping[str, Array]) -> dict[str, TensorReport]:
     """The reports, revised where only all tensors together show the cause: a gradient clipped by its norm.
 
     Args:
         tensors: The reports of all tensors.
-        norms: ||g|| of each.
+        gradients: And their gradients.
     """
     shrunk = [tensor for tensor in tensors.values() if tensor.verdict is Verdict.scale and _may_be_clip(tensor)]
+    if not shrunk:
+        return dict(tensors)
+    norms = {name: norm(gradient) for name, gradient in gradients.items()}
     agrees = any(tensor.verdict.is_bug is False and norms[name] > 0 for name, tensor in tensors.items())
     total = math.hypot(*norms.values())
     if len(shrunk) > 1 and not agrees and _one_factor(shrunk) and _is_round(total):

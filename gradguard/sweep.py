@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradguard import curves, noise, probes, sweep_words
 from gradguard.bench import Bench, Subject, require_precision
+from gradguard.blockwise import typical_size
 from gradguard.curves import Curve, Differences
 from gradguard.differences import BACKPROP_ROUNDING
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
 from gradguard.noise import Noise
-from gradguard.parameters import Array, Float64, read_gradients, read_parameters, typical_size
+from gradguard.parameters import Array, Float64, read_gradients, read_parameters
 from gradguard.probes import EntryProbe
 from gradguard.snapshots import Snapshot, together
 from gradguard.undisturbed import Undisturbed
@@ -185,7 +186,7 @@ def _differences(
         truncation=truncation,
         still=(odd == 0) & (even == 0),
         stuck=stuck,
-        g=np.array([bench.gradients[name][probe.index] for probe in chosen]),
+        g=np.array([bench.gradients[name][probe.index] for probe in chosen], np.float64),
         rounding=np.full(len(chosen), rounding),
     )
 
@@ -224,7 +225,7 @@ def _sigma(bench: Bench, name: str, chosen: Sequence[EntryProbe], heard: Noise) 
         noise.from_fourth_differences(bench.measure(name, pilots, steps), heard.sigma, heard.floor)
         for steps in (apart, apart / 4)
     ]
-    return min(longer, 3 * shorter)
+    return max(heard.sigma, min(longer, 3 * shorter))
 
 
 def _require_finite(bench: Bench) -> None:

@@ -11,7 +11,8 @@ class Thresholds:
         discrepancy: ||n - g|| / (||n|| + ||g||) above this.
         ratio_drift: |log(ratio / the first confirmed ratio)| above this.
         sign_agreement: A share of agreeing signs below this.
-        false_alarms: The chance of even one false alarm in a whole run.
+        false_alarms: The chance that the routine probes of a run of 10,000 checks raise even one alarm for nothing. An
+            alarm starts a deep check, and only that tells of a bug.
 
     Raises:
         ValueError: a threshold is out of its range.

@@ -1,23 +1,28 @@
 """What a check disturbs, and how all of it is put back, whatever ends the check and wherever that comes.
 
 An exception from a signal may come between any two calls of Python code, at the beginning of an `__exit__` too, so that
-a `with` alone is no promise: what is open is written down before it is opened, and closed once more at the end.
+a `with` alone is no promise: what is open is written down before it is opened, and closed once more at the end. More
+signals may come just then: all that puts back can be done again, and there are several that stand by to do so.
 """
 
-import contextlib
 import random
+import zlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 
 from gradguard.parameters import Array, Place, Space
+from gradguard.parted import own
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
 Result = TypeVar("Result")
 Opened = TypeVar("Opened")
+
+LOOKS = 6  # at the gradients, before the first evaluations: most of them are elsewhere
+STANDING_BY = 8  # for as many signals that come while things are put back
 
 GLOBAL_STREAMS = together([snapshot_rng(np.random), snapshot_rng(random)])
 
@@ -35,10 +40,7 @@ class Moves:
     def put_back(self) -> None:
         """Close whatever was left open, the last first."""
         while self._open:
-            # A generator that was interrupted before it began is begun by the first call and ended by the second.
-            for _ in range(2):
-                with contextlib.suppress(RuntimeError):
-                    self._open[-1].__exit__(None, None, None)
+            self._open[-1].__exit__(None, None, None)
             self._open.pop()
 
 
@@ -54,8 +56,9 @@ class _WrittenDown(AbstractContextManager[Opened]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._move.__exit__(kind, error, trace)
-        self._among.remove(self._move)
+        if self._move in self._among:  # else all has been put back, and what leaves so late must not do so again
+            self._move.__exit__(kind, error, trace)
+            self._among.remove(self._move)
 
 
 class Held:
@@ -82,45 +85,86 @@ class Held:
         return self._moves.opened(self._space.moving(name))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
-        return self._moves.opened(self._space.presented())
+        presented = self._space.presented()
+        return presented if isinstance(presented, nullcontext) else self._moves.opened(presented)
 
 
 class Undisturbed:
     """Everything a check may disturb, as it is before the check.
 
     Args:
-        gradients: The user's arrays; a loss that runs the backward pass too writes to them.
+        gradients: The user's arrays.
         snapshot: Of the state that an evaluation of the loss disturbs.
+        keep: Whether to keep copies of the gradients: a loss that runs the backward pass too writes to them.
 
     Attributes:
-        gradients: Copies of the user's.
-        restore: Puts back the state that an evaluation disturbs.
+        gradients: Copies of the user's, or those themselves.
         moves: Where the check writes down what it moves.
+        written: The gradients that the loss has written to, once all has been put back.
     """
 
-    def __init__(self, gradients: Mapping[str, Array], snapshot: Snapshot) -> None:
+    def __init__(self, gradients: Mapping[str, Array], snapshot: Snapshot, *, keep: bool = True) -> None:
         self._theirs = gradients
-        self.gradients = {name: gradient.copy() for name, gradient in gradients.items()}
+        self._keep = keep
+        self._marks = {} if keep else {name: _mark(gradient) for name, gradient in gradients.items()}
+        self.gradients = {name: gradient.copy() for name, gradient in gradients.items()} if keep else gradients
         self.moves = Moves()
+        self.written: set[str] = set()
         self._streams = GLOBAL_STREAMS()
-        self.restore = snapshot()
+        self._restore = snapshot()
+        self._looks = LOOKS if keep else 0
+        self._is_back = False
+
+    def restore(self) -> None:
+        """Put back the state that an evaluation disturbs."""
+        self._restore()
+        # The last evaluation of a check is where the gradients are of, and writes what was there before.
+        if self._looks and not self.written:
+            self._looks -= 1
+            kept = self.gradients
+            self.written |= {name for name, one in self._theirs.items() if one.tobytes() != kept[name].tobytes()}
+
+    def require_intact(self) -> None:
+        """Refuse to go on where gradients of which there are no copies have been written to.
+
+        Raises:
+            ValueError: they have; the message names them.
+        """
+        written = [name for name, mark in self._marks.items() if _mark(self._theirs[name]) != mark]
+        if written:
+            raise ValueError(
+                f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the guard's first "
+                "check, so that no copies were kept and this step's gradients are lost; give the guard a loss that only "
+                "evaluates, or one that does the same at every call"
+            )
 
     def during(self, work: Callable[[], Result]) -> Result:
         """The result of some work, after which everything is as it was."""
+        return self._then_put_back(work, STANDING_BY)
+
+    def _then_put_back(self, work: Callable[[], Result], standing_by: int) -> Result:
+        # A handler of the exception that interrupts what puts back may be interrupted before its first line. So all
+        # that may have to do it have begun before the work: each interrupt takes one of them out, and the next does it.
         try:
-            result = work()
+            return self._then_put_back(work, standing_by - 1) if standing_by else work()
         finally:
-            try:
+            if not self._is_back:
                 self._put_back()
-            except BaseException:  # interrupted half way: once more, from the beginning
-                self._put_back()
-                raise
-        return result
 
     def _put_back(self) -> None:
-        self.moves.put_back()
-        self.restore()
-        self._streams()
+        """All of it, the parameters first, also where some of it fails."""
+        with ExitStack() as steps:
+            for step in (self._put_back_gradients, self._streams, self.restore, self.moves.put_back):
+                steps.callback(step)
+        self._is_back = True
+
+    def _put_back_gradients(self) -> None:
         for name, gradient in self._theirs.items():
-            if gradient.tobytes() != self.gradients[name].tobytes():
+            if self._keep and gradient.tobytes() != self.gradients[name].tobytes():
+                self.written.add(name)
                 gradient[...] = self.gradients[name]
+
+
+def _mark(array: Array) -> int:
+    """A number that is another one, in all likelihood, where an entry is."""
+    return zlib.crc32(np.ascontiguousarray(own(array)).reshape(-1).view(np.uint8).data)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.bench import Bench, Precision, Proven, Subject
-from gradguard.check import deep_check
+from gradguard.blockwise import is_finite
+from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import LEAST, Effort, Examined
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.drift import alarm_level
 from gradguard.evidence import ALARM
 from gradguard.naming import History, Observation
+from gradguard.ranks import ALONE, Ranks
 from gradguard.report import TensorReport
 from gradguard.routine import TensorState, probe_tensor
 from gradguard.schedule import Plan
@@ -25,13 +26,13 @@ from gradguard.verdict import Verdict
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
 CONFIRMING = Effort(entries=100)
-CONFIRMING_DRIFT = Effort(entries=30, aligned=60)  # a small error of scale shows in many aligned directions together
+CONFIRMING_DRIFT = Effort(entries=30, aligned=200)  # a small error of scale shows in many aligned directions together
 DEEP_SECONDS = 10.0  # about what the deep checks of one step may take inside a training
 UNREACHED = "not looked at yet: the time of this check went to other tensors"
 UNREACHED_CAUSE = "there are many tensors, or the loss takes long; the next checks go on with it"
 CHECKS_IN_A_RUN = 10_000
 CALM = 2.0  # log10 of the evidence, up to which chance alone brings it often
-STREAMS = 3  # a tensor
+PROBES = 1 + ROUTINE_ENTRIES  # of a tensor at a routine check
 RATIOS = 20  # confirmed ratios of a wrong tensor that are remembered, to see which constant they follow
 
 Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
@@ -72,15 +73,17 @@ class Watch:
         precision: What the user asked for.
         thresholds: What alerts.
         seed: Of the probes.
+        ranks: The processes of the training.
 
     Attributes:
         memory: What is carried from check to check.
         rng: The stream of the probes.
     """
 
-    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int) -> None:
+    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int, ranks: Ranks = ALONE) -> None:
         self._precision = precision
         self._thresholds = thresholds
+        self._ranks = ranks
         self.rng = np.random.default_rng(seed)
         self.memory = Memory()
 
@@ -112,7 +115,7 @@ class Watch:
         self, subject: Subject, masks: Masks, constants: Mapping[str, float], started: float
     ) -> tuple[Bench, list[str]]:
         """Preflight, and a deep check of every tensor."""
-        bench = subject.bench(self._precision)
+        bench = subject.bench(self._precision, lambda: self._ranks.clock() > started + DEEP_SECONDS / 4)
         names, end = list(bench.arrays), started + DEEP_SECONDS
         self._deepen(bench, names, Effort(), masks, constants, started, started + DEEP_SECONDS / 2)
         left = [name for name in names if name not in self.memory.tensors]
@@ -127,7 +130,7 @@ class Watch:
         """One routine probe of each tensor that there was no time for; those that raise an alarm."""
         alarmed = []
         for name in names:
-            if not self.memory.states or time.perf_counter() > until:
+            if not self.memory.states or self._ranks.clock() > until:
                 break
             self._borrow(bench, name)
             if self._probe(bench, name, 0) is not None:
@@ -149,8 +152,8 @@ class Watch:
         started: float,
     ) -> tuple[Bench, list[str], tuple[str, ...]]:
         """Routine probes of the tensors whose turn it is, and a deep check of those that raise an alarm."""
-        bench = subject.reopened(proven)
-        names = self._whose_turn(list(bench.arrays), plan.tensors)
+        names = self._whose_turn(list(subject.arrays), plan.tensors)
+        bench = subject.reopened(proven, names)
         if not np.isfinite(bench.centre).all():
             self._deepen(bench, names, LEAST, masks, constants, started, started + DEEP_SECONDS)
             return bench, names, ()
@@ -159,6 +162,11 @@ class Watch:
                 self._borrow(bench, name)
         standing = [name for name in names if self._is_standing(bench, name)]
         probed = {name: self._probe(bench, name, plan.entries) for name in names if name not in standing}
+        if any(probed.values()):
+            subject.state.require_intact()
+        if probed and not bench.repeats():
+            self.memory.tensors |= nondeterministic({name: bench.arrays[name].shape for name in names})
+            return bench, names, ()
         self._deepen(bench, standing, CONFIRMING, masks, constants, started, started + DEEP_SECONDS)
         for effort in (CONFIRMING, CONFIRMING_DRIFT):
             alarmed = [name for name, wanted in probed.items() if wanted is effort]
@@ -177,7 +185,7 @@ class Watch:
     def _is_standing(self, bench: Bench, name: str) -> bool:
         """Whether only a deep check can speak: a verdict that routine probes cannot lift, or nothing carried over."""
         tensor = self.memory.tensors.get(name)
-        if tensor is None or name not in self.memory.states or not np.isfinite(bench.gradients[name]).all():
+        if tensor is None or name not in self.memory.states or not is_finite(bench.gradients[name]):
             return True
         verdict = tensor.verdict
         return verdict.is_bug is not False and verdict is not Verdict.inconclusive
@@ -190,7 +198,7 @@ class Watch:
         self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
         if largest > ALARM or state.is_lost:
             return CONFIRMING
-        level = alarm_level(STREAMS * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+        level = alarm_level(PROBES * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
         return CONFIRMING_DRIFT if state.evidence > level else None
 
     def _deepen(
@@ -206,12 +214,15 @@ class Watch:
         """A deep check of some tensors on fresh probes, in the time there is: only that speaks of a bug."""
         if not names:
             return
-        now = time.perf_counter()
+        now = self._ranks.clock()
         evaluation = (now - started) / bench.objective.evaluations
         effort = effort.at_most((until - now) / evaluation / len(names))
         evidence = {name: state.evidence for name, state in self.memory.states.items()}
-        histories = {name: History(constants, self.memory.ratios.get(name, ())) for name in names}
-        reports, examined = deep_check(bench, names, effort, self.rng, masks, histories, self._thresholds, until)
+        shapes = {name: array.shape for name, array in bench.arrays.items()}
+        histories = {name: History(constants, self.memory.ratios.get(name, ()), shapes) for name in names}
+        reports, examined = deep_check(
+            bench, names, effort, self.rng, masks, histories, self._thresholds, until, self._ranks
+        )
         for name, report in reports.items():
             self.memory.tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
             if report.verdict in (Verdict.scale, Verdict.sign):

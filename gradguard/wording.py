@@ -13,9 +13,11 @@ from gradguard.report import BlockReport, Entry
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 
+ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (
     "precision='float64', unreduced losses with a reduction, or a loss summed in float64 would narrow the error bar"
 )
+LARGE = 1e6  # an uncertainty from which its digits are not told one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Wording:
         return f"{over}, and {self._explained} at this step size{self._left_out}", ""
 
     def _inconclusive(self) -> tuple[str, str]:
+        if not self.evidence.all.size:
+            return f"nothing could be measured{self._left_out}", ROUGH
         visible = self.evidence.smallest_visible
         limit = (
             f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
@@ -91,7 +95,7 @@ class Wording:
             )
             return told, f"a bug, or a loss that bends within every step that shows it; {NARROWER}"
         if self.evidence.unresolved > self.evidence.entries.size:
-            return says, "the loss is too rough near these parameters for differences at any step"
+            return says, ROUGH
         return says, f"the loss is too noisy for its slope here; {NARROWER}"
 
     def _kink(self) -> tuple[str, str]:
@@ -201,13 +205,15 @@ def _spread(entries: Pairs) -> str:
 
 
 def uncertain(value: float, error: float = 0.0) -> str:
-    """A value with its uncertainty in the last digit: 39.01(2)."""
+    """A value with its uncertainty in the last digits: 39.01(2), or 60(16)."""
     if not (error > 0 and math.isfinite(error) and math.isfinite(value)):
         return f"{value:.6g}"
     digits = max(0, -math.floor(math.log10(error)))
     last = round(error * 10**digits)
     if last == 10:
         digits, last = digits - 1, 1
+    if digits <= 0 and error < LARGE:
+        return f"{value:.0f}({error:.0f})"
     if digits <= 0 or digits > 9:
         return f"{value:.6g}"
     return f"{value:.{digits}f}({last})"

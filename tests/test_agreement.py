@@ -131,6 +131,20 @@ def test_backprop_s_own_rounding_counts_in_the_units_of_g() -> None:
     assert 0.5 < found.purity < 2
 
 
+def test_roundings_of_the_forward_pass_are_no_excuse_for_a_wrong_structure() -> None:
+    """They are in n as they are in g: a g that is 60 times too small has so much less of them."""
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal(200)
+    own, rounding = np.full(g.size, 1e-7), np.full(g.size, 0.3)
+    right, wrong = 60 * g + rounding * rng.standard_normal(g.size), 60 * g * rng.uniform(0.7, 1.3, g.size)
+    pure, impure = (agreement.ratio(n, g, zeros(g), rounding, own) for n in (right, wrong))
+    assert abs(pure.value - 60) < 4 * pure.error
+    assert 0.5 < pure.purity < 2
+    assert 0.1 < pure.error < 0.5  # all of them may be off the same way
+    assert impure.purity > 100
+    assert agreement.ratio(wrong, g, zeros(g), rounding).purity < 2
+
+
 def test_without_a_gradient_there_is_no_ratio() -> None:
     """Nan with an infinite error where g is 0 or n is not finite; entries that are fine are used."""
     n, none = np.array([1.0, 2.0, 3.0]), np.zeros(3)

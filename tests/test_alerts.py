@@ -73,6 +73,17 @@ def test_a_factor_without_a_name_is_told_once_too() -> None:
     assert news == [1, 0, 0, 0]
 
 
+def test_a_factor_known_to_a_few_units_is_told_once_too(wrong: TensorReport) -> None:
+    """The digits in front of the point are measured anew, too."""
+    alerts = Alerts(Thresholds())
+    first, second = (
+        dataclasses.replace(wrong, cause=f"the backward pass is {factor} times too small")
+        for factor in ("60(16)", "64(15)")
+    )
+    assert len(told(alerts, 0, first)) == 1
+    assert told(alerts, 1, second) == ()
+
+
 def test_news_may_lie_in_a_digit(wrong: TensorReport) -> None:
     """Another constant, another block or quite another factor is another bug."""
     for before, after in (

@@ -38,7 +38,7 @@ def probes_of(shape: tuple[int, ...], seed: int) -> list[Probe]:
     rng = np.random.default_rng(seed)
     return [
         EntryProbe(tuple(int(rng.integers(length)) for length in shape)),
-        gaussian(shape, rng),
+        gaussian(np.zeros(shape), rng),
         aligned(rng.standard_normal(shape), rng),
     ]
 

@@ -407,6 +407,81 @@ def test_a_loss_with_a_state_is_found_out(loss: str, precision: str) -> None:
         assert report.verdict is Verdict.ok
 
 
+class Periodic:
+    """A loss with a state that changes at every so many calls only, and the gradient of the state it starts from."""
+
+    def __init__(self, change: str, period: int) -> None:
+        rng = np.random.default_rng(period)
+        self.params: Params = {"w": rng.standard_normal(6).astype(np.float32)}
+        self.masks = (rng.random((1000, 6)) < 0.7).astype(np.float32)
+        self.change, self.period, self.calls, self.is_on = change, period, 0, True
+
+    def state(self) -> Any:
+        """What the loss is multiplied by: fresh masks, two in turn, a strange one for one call, or a schedule."""
+        periods, place = divmod(self.calls, self.period)
+        self.calls += self.is_on
+        return {
+            "fresh masks": self.masks[periods % 1000],
+            "masks in turn": self.masks[periods % 2],
+            "a strange mask": self.masks[int(place == self.period - 1)],
+            "a schedule": self.masks[0] * np.float32(1 + 1e-5 * periods),
+        }[self.change]
+
+    def loss(self) -> Any:
+        """In that state."""
+        return (np.sin(self.params["w"]) * self.state()).sum()
+
+    def grads(self) -> Params:
+        """Where it starts."""
+        return {"w": np.cos(self.params["w"]) * self.masks[0]}
+
+
+CHANGES = ("fresh masks", "masks in turn", "a strange mask", "a schedule")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("period", [2, 5, 11, 23])
+def test_a_state_that_seldom_changes_is_found_out(change: str, period: int) -> None:
+    """By a deep check, however far the changes are apart."""
+    model = Periodic(change, period)
+    report = check(model.params, model.grads(), model.loss, precision="native")
+    assert report.verdict is Verdict.nondeterministic
+    assert "snapshot=snapshot_attributes(model, 'hidden')" in report.tensors["w"].cause
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("period", [2, 5, 11, 23])
+def test_a_state_that_comes_up_later_is_found_out_too(change: str, period: int) -> None:
+    """By the routine checks, of a loss that repeated at first; it is told as nothing else that is bad."""
+    model = Periodic(change, period)
+    model.is_on = False
+    guard = GradGuard(model.params, model.loss, every_n_steps=1, max_overhead=None, precision="native")
+    guard.after_backward(0, model.grads())
+    model.is_on = True
+    for step in range(1, 60):
+        report = guard.after_backward(step, model.grads())
+        assert report is not None
+        assert not report.verdict.is_bug
+        if report.verdict is Verdict.nondeterministic:
+            break
+    else:
+        pytest.fail("it was not found out")
+
+
+@pytest.mark.parametrize("change", ["fresh masks", "a schedule"])
+def test_a_state_that_moves_on_within_a_routine_check_is_found_out_at_once(change: str) -> None:
+    """By one more evaluation at its end: no deep check is made of a loss that does not repeat."""
+    model = Periodic(change, period=11)
+    model.is_on = False
+    guard = GradGuard(model.params, model.loss, every_n_steps=1, max_overhead=None, precision="native")
+    guard.after_backward(0, model.grads())
+    model.is_on = True
+    report = guard.after_backward(1, model.grads())
+    assert report is not None
+    assert report.verdict is Verdict.nondeterministic
+    assert report.evaluations == 1 + 4 * (1 + 3) + 1
+
+
 # Names and logs from elsewhere.
 
 

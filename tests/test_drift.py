@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.drift import Detector, alarm_level
+from gradguard.drift import CLIP, SIZES, Detector, alarm_level
 
-LEVEL = alarm_level(streams=15, checks=10_000, false_alarms=0.01)
+LEVEL = alarm_level(probes=15, checks=10_000, false_alarms=0.01)
 
 
 def track(values: Iterable[float]) -> list[float]:
@@ -35,6 +35,16 @@ def test_on_correct_gradients_the_evidence_stays_below_its_level() -> None:
     assert reached.mean(axis=0).max() <= 0.1
     assert tracks[:, -1].mean() < math.log10(checks)
     assert np.mean(10.0 ** tracks[:, 9]) < 3 * 10
+
+
+@pytest.mark.parametrize(("degrees", "deviation"), [(4, 0.83), (np.inf, 1 / 1.1)])
+def test_a_probe_of_a_correct_gradient_adds_no_evidence(degrees: float, deviation: float) -> None:
+    """On average no likelihood ratio is above 1: for Gaussian Z in bars of 1.1, and with tails as heavy as measured."""
+    rng = np.random.default_rng(4)
+    z = rng.standard_normal(400_000) if np.isinf(degrees) else rng.standard_t(degrees, 400_000) / np.sqrt(2)
+    clipped = np.clip(deviation * z, -CLIP, CLIP)
+    for size in SIZES:
+        assert np.mean(np.exp(size * clipped - size**2 / 2)) < 1
 
 
 def test_it_is_as_calm_on_evidence_that_is_narrower_than_it_should_be() -> None:
@@ -75,16 +85,16 @@ def test_the_evidence_does_not_ask_for_the_sign(values: list[float]) -> None:
     assert track(values) == pytest.approx(track([-z for z in values]), rel=1e-9, abs=1e-9)
 
 
-@given(st.floats(5, 1e300))
+@given(st.floats(3, 1e300))
 def test_one_wild_probe_does_not_alarm(z: float) -> None:
-    """It counts as five standard deviations at most: the confirmation judges it, not the sum."""
-    assert track([z]) == track([5.0])
+    """It counts as three standard deviations at most: one beyond six alarms by itself."""
+    assert track([z]) == track([3.0])
     assert track([0.0, z, 0.0])[-1] < LEVEL
 
 
 def test_the_evidence_of_a_long_fault_is_finite() -> None:
     """It grows with each check and never overflows."""
-    evidence = track([5.0] * 400)
+    evidence = track([5.0] * 600)
     assert np.isfinite(evidence).all()
     assert all(after > before for before, after in itertools.pairwise(evidence))
     assert evidence[-1] > 1000
@@ -102,8 +112,8 @@ def test_a_cleared_stream_starts_over() -> None:
     assert detector.evidence == new.evidence
 
 
-def test_the_alarm_level_shares_one_chance_among_all_checks_and_streams() -> None:
-    """More streams, more checks or a smaller chance ask for more evidence: 1e7 for ten streams and 10,000 checks."""
+def test_the_alarm_level_shares_one_chance_among_all_probes_and_checks() -> None:
+    """More probes, more checks or a smaller chance ask for more evidence: 1e7 for ten probes and 10,000 checks."""
     assert alarm_level(10, 10_000, 0.01) == pytest.approx(7)
     assert alarm_level(20, 10_000, 0.01) == pytest.approx(7 + math.log10(2))
     assert alarm_level(10, 20_000, 0.02) == pytest.approx(7)

@@ -42,6 +42,30 @@ def test_a_first_check_that_has_no_time_for_all_goes_on_later(monkeypatch: pytes
     assert len(last.explanation) < 600
 
 
+def test_float64_is_proven_for_as_many_tensors_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many tensors and a slow loss some must do; without a bound all of them are tried."""
+    calls = []
+
+    def first_check(seconds: float) -> tuple[str, int]:
+        monkeypatch.setattr("gradguard.watch.DEEP_SECONDS", seconds)
+        params = {f"w{i}": np.full(2, 0.5, np.float32) for i in range(TENSORS)}
+        calls.clear()
+
+        def loss(given: dict[str, np.ndarray]) -> np.floating:
+            calls.append(given["w0"].dtype)
+            return np.tanh(np.stack(list(given.values()))).sum()
+
+        guard = GradGuard(params, loss, every_n_steps=1, max_overhead=None)
+        report = guard.after_backward(0, {name: 1 - np.tanh(param) ** 2 for name, param in params.items()})
+        assert report is not None
+        assert not [tensor for tensor in report.tensors.values() if tensor.verdict.is_bug]
+        return report.precision, len(calls)
+
+    (bounded, few), (unbounded, many) = first_check(0.0), first_check(1e6)
+    assert (bounded, unbounded) == ("float64", "float64")
+    assert few < 300 < many
+
+
 def test_with_time_enough_all_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each deeply."""
     monkeypatch.setattr("gradguard.watch.DEEP_SECONDS", 1e6)
@@ -60,3 +84,14 @@ def test_fewer_evaluations_buy_fewer_entries_then_fewer_directions() -> None:
     assert (some.aligned, some.gaussian) == (wanted.aligned, wanted.gaussian)
     assert LEAST.entries <= some.entries < 100
     assert wanted.at_most(100) == wanted.at_most(0) == wanted.at_most(-5) == LEAST
+
+
+def test_many_directions_become_fewer_with_the_evaluations() -> None:
+    """A slow loss leaves as many as there is time for, and not the least there is."""
+    wanted = Effort(entries=30, aligned=200)
+    aligned = [wanted.at_most(evaluations).aligned for evaluations in (10_000, 4_000, 1_000, 100)]
+    assert aligned == sorted(aligned, reverse=True)
+    assert (aligned[0], aligned[-1]) == (200, LEAST.aligned)
+    assert 150 < aligned[1] < 200
+    assert 35 < aligned[2] < 50
+    assert wanted.at_most(1_000).gaussian == LEAST.gaussian

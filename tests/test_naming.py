@@ -132,3 +132,19 @@ def test_a_ratio_may_be_a_size_of_the_tensor(ratio: float, label: str, meaning: 
     assert [name.label for name in found] == [label]
     assert meaning in found[0].meaning
     assert [name.label for name in History({"batch": 7.0}).names_of(7.0, 1e-3, (7, 12))] == ["`batch`"]
+
+
+def test_the_sizes_of_the_layer_come_after_what_was_given() -> None:
+    """The bias of a layer shows neither its inputs nor its cells, but the weights beside it do."""
+    shapes = {"Wx": (11, 64), "Wh": (16, 64), "b": (64,)}
+
+    def named(ratio: float, **constants: float) -> list[str]:
+        history = History(constants, shapes=shapes)
+        return [name.meaning for name in history.names_of(ratio, 1e-4 * ratio, shapes["b"])]
+
+    divides = "the backward pass divides by the length of axis 0 of"
+    assert named(11.0) == [f"{divides} `Wx` and the loss does not"]
+    assert named(1 / 16) == ["the loss divides by the length of axis 0 of `Wh` and the backward pass does not"]
+    assert named(64.0) == [f"{divides} this tensor and the loss does not"]
+    assert named(11.0, rows=22.0) == ["the backward pass divides by half of `rows` and the loss does not"]
+    assert named(13.0) == []

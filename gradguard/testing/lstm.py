@@ -66,7 +66,8 @@ class LSTM:
     """A softmax layer on an LSTM, with its gradients by hand.
 
     Every result is in the dtype of the parameters: float32 stays float32, float64 parameters promote the whole pass.
-    Complex ones are taken too, and the forward pass is analytic: the complex step gives the true gradient.
+    Complex ones are taken too, and the forward pass is analytic: the complex step gives the true gradient. Many copies
+    of all parameters are taken at once, on a leading axis, and give as many losses: `gradguard.batched`.
 
     Args:
         inputs: Symbols in.
@@ -99,13 +100,14 @@ class LSTM:
         gate(self.params["b"], "f")[:] = 1  # a cell that starts by remembering
 
     def loss(self, batch: Batch, params: Mapping[str, Array] | None = None) -> np.floating[Any]:
-        """The mean cross-entropy over timesteps and batch, in nats, at `params` or at the model's own."""
-        mean: np.floating[Any] = self.losses(batch, params).mean()
+        """The mean cross-entropy over timesteps and batch, in nats, at `params` or the model's own; (K,) of copies."""
+        mean: np.floating[Any] = self.losses(batch, params).mean(axis=(-2, -1))
         return mean
 
     def losses(self, batch: Batch, params: Mapping[str, Array] | None = None) -> Array:
-        """The cross-entropy of each prediction, in nats, (T, B)."""
-        return cross_entropy(self.forward(batch, self.params if params is None else params))
+        """The cross-entropy of each prediction, in nats, (T, B); (K, T, B) of copies."""
+        losses = cross_entropy(self.forward(batch, self.params if params is None else params))
+        return np.moveaxis(losses, 0, -2)
 
     def loss_and_grads(self, batch: Batch) -> tuple[np.floating[Any], dict[str, Array]]:
         """The loss, and its gradient with respect to each of `params`."""
@@ -114,8 +116,10 @@ class LSTM:
 
     def forward(self, batch: Batch, params: Mapping[str, Array]) -> Trace:
         """The forward pass through all timesteps, from states of zero."""
-        projected = batch.x @ params["Wx"] + params["b"]
-        zeros = np.zeros((batch.x.shape[1], len(params["Wh"])), params["Wh"].dtype)
+        copies = params["Wh"].shape[:-2]
+        symbols = batch.x[:, None] if copies else batch.x
+        projected = symbols @ params["Wx"] + params["b"][..., None, :]
+        zeros = np.zeros((*copies, batch.x.shape[1], params["Wh"].shape[-2]), params["Wh"].dtype)
         h, c, tanh_c, a, i, f, o, g = [zeros], [zeros], [], [], [], [], [], []
         for t in range(len(batch.x)):
             a.append(projected[t] + h[t] @ params["Wh"])
@@ -127,7 +131,8 @@ class LSTM:
             c.append(f[t] * c[t] + i[t] * g[t])
             tanh_c.append(np.tanh(c[t + 1]))
             h.append(o[t] * tanh_c[t])
-        return Trace(batch, a, i, f, o, g, c, tanh_c, h, logits=np.stack(h[1:]) @ params["V"] + params["c"])
+        logits = np.stack(h[1:]) @ params["V"] + params["c"][..., None, :]
+        return Trace(batch, a, i, f, o, g, c, tanh_c, h, logits)
 
     def backward(self, s: Trace) -> dict[str, Array]:
         """Backpropagation through time: from the last step to the first, summing each step's share of the gradient."""
@@ -233,7 +238,8 @@ def sigmoid(a: Array) -> Array:
 
 def cross_entropy(trace: Trace) -> Array:
     """-log of the probability of each target, in nats, (T, B)."""
-    chosen = np.take_along_axis(trace.logits, trace.batch.y[..., None], axis=-1)
+    targets = trace.batch.y[..., None] if trace.logits.ndim == 3 else trace.batch.y[:, None, :, None]
+    chosen = np.take_along_axis(trace.logits, targets, axis=-1)
     return log_sum_exp(trace.logits) - chosen[..., 0]
 
 

@@ -1,12 +1,13 @@
 """A loss in float64, whatever its author wrote: every operation of PyTorch is handed float64 tensors."""
 
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 LOWERING = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
@@ -34,6 +35,13 @@ class InDouble(TorchFunctionMode):
         super().__init__()
         self._twins = {id(tensor): (tensor, twin) for tensor, twin in pairs}
         self._usual = usual
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An interrupt may have it left twice, or before it was entered.
+        if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]  # nor is the next one typed
+            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args = [self._exact(value) for value in args]

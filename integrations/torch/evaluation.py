@@ -9,6 +9,8 @@ from torch import Tensor
 from gradguard.integrations.torch.forwards import Forwards, Replay
 from gradguard.integrations.torch.tensors import host
 
+Around = Callable[[], AbstractContextManager[object]]
+
 
 class Evaluation:
     """The loss of one check; it evaluates anew at each call.
@@ -16,11 +18,13 @@ class Evaluation:
     Args:
         loss: The user's `loss()`.
         forwards: The forward passes of the training that its gradient is of.
+        around: What holds while it is evaluated.
     """
 
-    def __init__(self, loss: Callable[[], object], forwards: Forwards) -> None:
+    def __init__(self, loss: Callable[[], object], forwards: Forwards, around: Around = nullcontext) -> None:
         self._loss = loss
         self._forwards = forwards
+        self._around = around
         self._skipped: int | None = None
 
     def __call__(self) -> object:
@@ -59,7 +63,8 @@ class Evaluation:
         return skipped
 
     def _evaluated(self, skipped: int, *, closely: bool = False) -> tuple[object, Replay]:
-        with torch.no_grad(), self._autocast(), _eager(), self._forwards.again(skipped, closely=closely) as replay:
+        again = self._forwards.again(skipped, closely=closely)
+        with self._around(), torch.no_grad(), self._autocast(), _eager(), again as replay:
             return _numbers(self._loss()), replay
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -75,8 +75,8 @@ class Forwards:
         self.autocast: Autocast | None = None
         self._running: list[Forward] = []
         self._hooks = [
-            module.register_forward_pre_hook(_Hook(self.called), with_kwargs=True),
-            module.register_forward_hook(_Hook(self.returned)),
+            module.register_forward_pre_hook(Hook(self.called), with_kwargs=True),
+            module.register_forward_hook(Hook(self.returned)),
         ]
 
     def stop(self) -> None:
@@ -179,14 +179,14 @@ class Replay:
         return not all(torch.equal(before, after) for before, after in zip(self._start, now, strict=True))
 
 
-class _Hook:
+class Hook:
     """What the module calls with each forward pass; a copy of the module, or a saved one, calls nothing."""
 
     def __init__(self, tell: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
         self._tell = tell
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it is no part of what is compiled
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], more: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], more: Any = None) -> None:  # noqa: D102 - as a module calls it
         self._tell(module, args, more)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,23 +4,26 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from gradguard.callback import GradGuard, HistoryRow
+from gradguard.integrations.torch.company import chain, company_of, wrapper_of
 from gradguard.integrations.torch.evaluation import Evaluation
 from gradguard.integrations.torch.forwards import Forwards
+from gradguard.integrations.torch.shards import ShardParameters, local, require_placed, reshard, sharded_parts
 from gradguard.integrations.torch.state import Carried, Streams
-from gradguard.integrations.torch.tensors import MOVABLE, Gradients, Parameters
+from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
 from gradguard.parameters import Array, require_movable
+from gradguard.ranks import ALONE
 from gradguard.report import Report
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
@@ -36,6 +39,9 @@ class TorchGuard:
     under `no_grad`, each time from where the training's forward pass started: the same dropout masks, buffers and
     hidden states, the same autocast. Afterwards all is as it was, bit for bit.
 
+    Under `DistributedDataParallel` every rank makes one and calls it at the same steps: each evaluates the loss of its
+    own part of the batch, and the first one writes.
+
     Args:
         module: The module that the training calls.
         optimizer: Whose parameters are checked; without one, all that require a gradient.
@@ -43,6 +49,10 @@ class TorchGuard:
             with each call instead.
         snapshot: As of `GradGuard`, and taken before each forward pass too; PyTorch's own random streams, buffers, and
             attributes of the module that are tensors or numbers, need none.
+        across: How the losses of several processes add up to the one that the gradients are of: "mean", as
+            `DistributedDataParallel` averages them, or "sum".
+        group: The processes that average their gradients, where the training does that itself.
+        timeout: Seconds to wait for the slowest of them.
         **options: Those of `GradGuard`: `every_n_steps`, `logdir`, `constants`, `on_alert` and so on.
 
     Attributes:
@@ -61,6 +71,9 @@ class TorchGuard:
         loss: Loss | None = None,
         *,
         snapshot: Snapshot | Iterable[Snapshot] | None = None,
+        across: str = "mean",
+        group: ProcessGroup | None = None,
+        timeout: float = 300.0,
         **options: Any,
     ) -> None:
         if not isinstance(module, nn.Module):
@@ -69,23 +82,33 @@ class TorchGuard:
             )
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer, or None")
-        _require_one_process(module)
         self._optimizer = optimizer
         self._loss = loss if loss is None else _require_loss(loss)
-        inner = _innermost(module)
-        checked, self.skipped = _chosen(inner, optimizer)
+        reshard(sharded_parts(module))  # while they are gathered, the module shows others than the optimizer has
+        inner, wrapper = chain(module)[-1], wrapper_of(module)
+        ignored = set() if wrapper is None else wrapper.parameters_to_ignore
+        checked, self.skipped = _chosen(inner, optimizer, ignored)
         others = {name: tensor for name, tensor in inner.named_parameters() if name not in checked}
-        self._params = Parameters(checked, others)
+        self._company = company_of(module, group, timeout, across, options.get("reduction"))
+        if self._company is not None:
+            self._company.require_alike(checked, options | {"across": across})
+            options = self._company.options(options)
+        ranks = ALONE if self._company is None else self._company.peers
+        self._params: Parameters | ShardParameters = (
+            Parameters(checked, others) if self._company is None else self._company.parameters(checked, others)
+        )
         streams, self._carried = Streams({tensor.device for tensor in checked.values()}), Carried(inner)
         others_streams = [snapshot_rng(np.random), snapshot_rng(random)]
         extra = together(snapshot)
         self.guard = GradGuard(
             self._params, snapshot=[self._carried.capture_all, streams.capture, *others_streams, extra], **options
         )
-        if self.skipped:
+        if self.skipped and ranks.is_first:
             LOG.info("not checked: %s", "; ".join(f"{name} ({why})" for name, why in self.skipped.items()))
         capture = together([self._carried.capture, streams.capture, extra])
-        self._forwards = Forwards(module, capture, streams, self._params.device)
+        # A distributed module changes buffers and inputs before it calls the one within.
+        called = module if wrapper is None else wrapper.module
+        self._forwards = Forwards(called, capture, streams, self._params.device)
         self._hooks = [optimizer.register_step_post_hook(self._updated)] if optimizer is not None else []
 
     @property
@@ -123,8 +146,8 @@ class TorchGuard:
         autocast = self._forwards.autocast
         self._params.autocast = autocast.dtype if autocast is not None else None
         try:
-            gradients = Gradients(self._params.tensors)
-            return self.guard.after_backward(step, gradients, Evaluation(chosen, self._forwards), constants=constants)
+            gradients = self._params.gradients()
+            return self.guard.after_backward(step, gradients, self._evaluated(chosen), constants=constants)
         finally:
             self._forwards.over()
 
@@ -155,6 +178,8 @@ class TorchGuard:
         for handle in self._hooks:
             handle.remove()
         self._forwards.stop()
+        if self._company is not None:
+            self._company.stop()
         self.guard.close()
 
     def __enter__(self) -> Self:
@@ -164,6 +189,12 @@ class TorchGuard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _evaluated(self, loss: Loss) -> Loss:
+        if self._company is None:
+            return Evaluation(loss, self._forwards)
+        own = Evaluation(loss, self._forwards, self._company.around)
+        return self._company.loss(own, self._params.tensors)
 
     def _updated(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         self._forwards.over()
@@ -175,22 +206,9 @@ def _require_loss(loss: object) -> Loss:
     return loss  # type: ignore[return-value]  # as above
 
 
-def _require_one_process(module: nn.Module) -> None:
-    if isinstance(module, DistributedDataParallel) and distributed.get_world_size(module.process_group) > 1:
-        raise ValueError(
-            "the module averages its gradients over several processes, and a loss of one of them is not what they are "
-            "of; check it in one process, on a batch of its own"
-        )
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    """The module that was compiled, or is distributed: its parameters have the names that their author gave them."""
-    name = "module" if isinstance(module, DistributedDataParallel) else "_orig_mod"
-    inner = getattr(module, name, None)
-    return _innermost(inner) if isinstance(inner, nn.Module) else module
-
-
-def _chosen(module: nn.Module, optimizer: Optimizer | None) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+def _chosen(
+    module: nn.Module, optimizer: Optimizer | None, ignored: Collection[str]
+) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
     """The parameters to check by name, each once, and why not the others.
 
     Raises:
@@ -204,6 +222,8 @@ def _chosen(module: nn.Module, optimizer: Optimizer | None) -> tuple[dict[str, n
             skipped[name] = "frozen"
         elif updated is not None and id(parameter) not in updated:
             skipped[name] = "not in the optimizer"
+        elif name in ignored:
+            skipped[name] = "ignored by DistributedDataParallel"
         else:
             checked[name] = _require_movable(name, parameter)
     require_movable({name: _memory(tensor) for name, tensor in checked.items() if tensor.device.type == "cpu"})
@@ -215,7 +235,7 @@ def _chosen(module: nn.Module, optimizer: Optimizer | None) -> tuple[dict[str, n
 
 def _memory(tensor: Tensor) -> Array:
     """Where it lies, for NumPy, which has no bfloat16."""
-    data = tensor.detach()
+    data = local(tensor).detach()
     array: Array = (data.view(torch.int16) if data.dtype is torch.bfloat16 else data).numpy()
     return array
 
@@ -227,10 +247,7 @@ def _require_movable(name: str, parameter: nn.Parameter) -> nn.Parameter:
         raise TypeError(
             f"parameter {name!r} has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64"
         )
-    if hasattr(parameter, "to_local"):
-        raise TypeError(
-            f"parameter {name!r} is sharded over several processes; expected one that this process holds as a whole"
-        )
+    require_placed(name, parameter)
     if parameter.layout is not torch.strided or parameter.device.type in ("meta", "mps"):
         raise TypeError(
             f"parameter {name!r} is {parameter.layout} on {parameter.device}; expected a dense tensor on a device that "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from gradguard.integrations.torch.double import InDouble
-from gradguard.parameters import Array, Float64, Place, Space
+from gradguard.parameters import Array, Moved, Place, Space
+from gradguard.ranks import ALONE, Ranks
 
+BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
+LARGE_BLOCK = 2**24  # on an accelerator
 MOVABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -68,14 +71,17 @@ class Parameters(Hosted):
     Args:
         checked: The parameters under check.
         others: Further ones that the loss may read: frozen ones, or of another optimizer.
+        ranks: The processes of the training.
 
     Attributes:
         autocast: What the training's forward pass casts to; None where it does not.
+        ranks: As given.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], ranks: Ranks = ALONE) -> None:
         super().__init__(checked)
         self._others = others
+        self.ranks = ranks
         self.autocast: torch.dtype | None = None
 
     @property
@@ -92,6 +98,10 @@ class Parameters(Hosted):
     def shadow(self) -> Space:
         """Float64 copies of all of them."""
         return Doubled(self.tensors, self._others)
+
+    def gradients(self) -> Mapping[str, Array]:
+        """Theirs."""
+        return Gradients(self.tensors)
 
     @property
     def device(self) -> str:
@@ -114,7 +124,7 @@ class Native:
 
     def moving(self, name: str) -> AbstractContextManager[Place]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
-        return _put_back(self._tensors[name])
+        return Moved(TensorPlace(self._tensors[name]))
 
     def presented(self) -> AbstractContextManager[object]:
         """Nothing: the loss reads the live parameters."""
@@ -140,7 +150,7 @@ class Doubled:
 
     def moving(self, name: str) -> AbstractContextManager[Place]:
         """The copy to move, for the time of a `with`; afterwards it is as it was."""
-        return _put_back(self._tensors[name])
+        return Moved(TensorPlace(self._tensors[name]))
 
     def presented(self) -> AbstractContextManager[object]:
         """Every operation of PyTorch is handed the copies, and float64 for all else."""
@@ -153,28 +163,50 @@ def _doubled(tensor: Tensor) -> Tensor:
 
 def spacing(tensor: Tensor) -> float:
     """The distance from the largest finite entry to the next number of its dtype."""
-    size = tensor.detach().abs()
-    largest = float(size[size.isfinite()].max()) if size.isfinite().any() else 0.0
-    kind = torch.finfo(tensor.dtype)
+    kind, largest = torch.finfo(tensor.dtype), 0.0
+    for (piece,) in blocks(tensor.detach()):
+        # One pass where all is finite, as it is in all but a training that has diverged.
+        low, high = (float(end) for end in piece.aminmax())
+        if not math.isfinite(low + high):
+            low, high = (float(end) for end in piece.nan_to_num(0.0, 0.0, 0.0).aminmax())
+        largest = max(largest, -low, high)
     return float(max(kind.eps * 2.0 ** (math.frexp(largest)[1] - 1), kind.smallest_normal * kind.eps))
 
 
-@contextmanager
-def _put_back(tensor: Tensor) -> Iterator[Place]:
-    place = TensorPlace(tensor)
-    try:
-        yield place
-    finally:
-        place.put_back()
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors of one shape, side by side, so that no temporary is as large as a tensor.
+
+    They are views: what is written to one is written to its tensor. On an accelerator they are larger, since there each
+    operation takes as long to begin as many numbers take.
+    """
+    size = BLOCK if tensors[0].device.type == "cpu" else LARGE_BLOCK
+    if all(tensor.is_contiguous() for tensor in tensors):
+        yield from zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True)
+        return
+    shape = tensors[0].shape
+    axis = max(range(len(shape)), key=shape.__getitem__)
+    rows = max(1, size * shape[axis] // max(1, tensors[0].numel()))
+    yield from zip(*(tensor.split(rows, axis) for tensor in tensors), strict=True)
 
 
 class TensorPlace:
-    """A tensor that is written to; autograd does not see it, so that a graph kept for another backward stays valid."""
+    """A tensor that is written to; autograd does not see it, so that a graph kept for another backward stays valid.
+
+    It is copied when all of it is to be moved; of single entries only those are kept.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor.data
-        self._saved = self._tensor.clone()
-        self._sent: dict[str, tuple[Float64, Tensor]] = {}
+        self._copy: Tensor | None = None
+        self._entries: dict[tuple[int, ...], Tensor] = {}
+        self._sent: dict[str, tuple[Array, Tensor]] = {}
+
+    @property
+    def _saved(self) -> Tensor:
+        if self._copy is None:
+            self._put_entries_back()
+            self._copy = self._tensor.clone()
+        return self._copy
 
     @cached_property
     def base(self) -> Array:
@@ -183,33 +215,54 @@ class TensorPlace:
 
     def put(self, values: Array) -> None:
         """Write all of it."""
-        self._tensor.copy_(torch.as_tensor(np.asarray(values, np.float64)))
+        saved = self._saved  # kept before anything is written
+        self._tensor.copy_(torch.as_tensor(np.asarray(values, np.float64)).reshape(saved.shape))
 
-    def shift(self, vector: Float64, amount: float, gradient: Float64) -> tuple[float, float]:
+    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
         direction, slope = self._beside("vector", vector), self._beside("gradient", gradient)
-        start = self._saved.double()
-        self._tensor.copy_(start + amount * direction)
-        moved = self._tensor.double() - start
-        moved[~start.isfinite()] = 0  # an entry that is nan or inf stays where it is
-        return float((direction * moved).sum()), float((slope * moved).sum())
+        wide = torch.float64 if self._tensor.dtype is torch.float64 else torch.float32  # which sees the move exactly
+        told = torch.zeros(2, dtype=torch.float64, device=self._tensor.device)
+        for target, *others in blocks(self._tensor, self._saved, direction, slope):
+            told += _shifted(target, amount, *(other.to(wide) for other in others))
+        return float(told[0]), float(told[1])
 
     def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that the dtype made of it."""
-        start = float(self._saved[index])
+        if index not in self._entries:
+            self._entries[index] = self._tensor[index].clone() if self._copy is None else self._copy[index].clone()
+        start = float(self._entries[index])
         self._tensor[index] = start + amount
         return float(self._tensor[index]) - start
 
     def put_back(self, index: tuple[int, ...] | None = None) -> None:
         """Write its unmoved values, or that of one entry."""
-        if index is None:
-            self._tensor.copy_(self._saved)
-        else:
-            self._tensor[index] = self._saved[index]
+        if index is not None:
+            self._tensor[index] = self._entries.get(index, self._tensor[index])
+            return
+        self._put_entries_back()
+        if self._copy is not None:
+            self._tensor.copy_(self._copy)
 
-    def _beside(self, role: str, values: Float64) -> Tensor:
+    def _put_entries_back(self) -> None:
+        for index, value in self._entries.items():
+            self._tensor[index] = value
+
+    def _beside(self, role: str, values: Array) -> Tensor:
         """The same numbers on the tensor's device: sent once for the points of a probe."""
         sent = self._sent.get(role)
         if sent is None or sent[0] is not values:
-            sent = self._sent[role] = (values, torch.as_tensor(values, device=self._tensor.device))
+            writable = values if values.flags.writeable else values.copy()  # PyTorch knows of no other
+            sent = self._sent[role] = (values, torch.as_tensor(writable, device=self._tensor.device))
         return sent[1]
+
+
+def _shifted(target: Tensor, amount: float, start: Tensor, along: Tensor, against: Tensor) -> Tensor:
+    """Write `start` + amount x `along`; the products of the realised displacement with `along` and `against`."""
+    target.copy_(torch.add(start, along, alpha=amount))
+    moved = target - start
+    products = torch.stack([(moved * other).sum() if moved.dim() != 1 else moved @ other for other in (along, against)])
+    if products.isfinite().all():
+        return products
+    moved[~start.isfinite()] = 0  # an entry that is nan or inf stays where it is
+    return torch.stack([(moved * other).sum() for other in (along, against)])

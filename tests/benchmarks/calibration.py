@@ -217,7 +217,7 @@ def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) ->
     """Probes of one kind."""
     if kind == "entry":
         return list(probes.entries(gradient, count, rng))
-    draw = probes.aligned if kind == "aligned" else lambda g, rng: probes.gaussian(g.shape, rng)
+    draw = probes.aligned if kind == "aligned" else probes.gaussian
     return [draw(gradient, rng) for _ in range(count)]
 
 
@@ -282,7 +282,7 @@ def routine_measurements(
     """Every stream of every tensor, once a check, the way `routine.probe_tensor` runs them; by tensor."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
-        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven)
+        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
         for name, state in carried.items():
             floor = state.noise.floor_at(bench.objective, bench.centre)
             for kind in KINDS:

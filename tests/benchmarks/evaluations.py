@@ -1,14 +1,14 @@
 """What a check costs: evaluations of the loss, and the time beside them.
 
-What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of three sizes (T = 39, B = 4),
-and the processor time of a check in units of that many bare evaluations. Times are medians of several. A routine check
+What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of some sizes (T = 39, B = 4),
+and the processor time of a check over that of the loss within it. Times are medians of several. A routine check
 makes one evaluation at the parameters as they are, and four for each probe: one direction and three entries of each of
 the 5 tensors. The deep check measures all 250 entries of the smallest network, a sample of the larger ones' entries,
 and eight directions of each tensor.
 
 How to read it: "an entry" is all of a check's evaluations over the entries it measured: four are the difference itself,
-the rest is directions, and finding steps and noise. "overhead" is time(check) / (evaluations x time of one evaluation):
-what is over 1 is gradguard's own arithmetic. It depends on the machine; the evaluations do not.
+the rest is directions, and finding steps and noise. What is over 1 in "overhead" is gradguard's own arithmetic. It
+depends on the machine; the evaluations do not.
 
     python tests/benchmarks/evaluations.py
 """
@@ -20,30 +20,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from common import FLOAT64, SCALAR, LossForm, Result, descend, table
+from common import FLOAT64, SCALAR, LossForm, descend, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import GradGuard, Report, check
 from gradguard.testing import LSTM, Batch, random_batch
 
-SIZES = (5, 32, 128)
-ENTRIES = {5: 300, 32: 50, 128: 10}  # of each tensor, at most, in a deep check
+SIZES = (5, 32, 64, 128, 512)
+ENTRIES = {5: 300, 32: 50, 64: 20, 128: 10, 512: 3}  # of each tensor, at most, in a deep check
 REPEATS = 9
 Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One check: its report, its seconds, and those of a bare evaluation right after it."""
+    """One check: its report, its seconds, and those of the loss within it."""
 
     report: Report
     seconds: float
-    evaluation: float
-
-    @property
-    def overhead(self) -> float:
-        """The check's time in units of its evaluations alone."""
-        return self.seconds / self.report.evaluations / self.evaluation
+    of_loss: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,9 +67,9 @@ def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:
 def row(kind: str, hidden: int, form: LossForm, timings: Sequence[Timing]) -> Row:
     """One kind of check of one network."""
     evaluations = statistics.median(timing.report.evaluations for timing in timings)
-    each = statistics.median(timing.evaluation for timing in timings)
+    each = statistics.median(timing.of_loss / timing.report.evaluations for timing in timings)
     seconds = statistics.median(timing.seconds for timing in timings)
-    overhead = statistics.median(timing.overhead for timing in timings)
+    overhead = statistics.median(timing.seconds / timing.of_loss for timing in timings)
     entries = sum(tensor.sampled for tensor in timings[-1].report.tensors.values())
     parameters = sum(param.size for param in LSTM(hidden=hidden).params.values())
     counts = (str(hidden), str(parameters), str(entries), f"{evaluations:g}", f"{evaluations / entries:.1f}")
@@ -84,38 +79,47 @@ def row(kind: str, hidden: int, form: LossForm, timings: Sequence[Timing]) -> Ro
 def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
     """The checks of a training after the first, one a step."""
     model, timings = LSTM(hidden=hidden), []
-    guard = GradGuard(model.params, every_n_steps=1, max_overhead=None, precision=form.precision)
+    loss = Timed(form.of(model, batch))
+    guard = GradGuard(model.params, loss, every_n_steps=1, max_overhead=None, precision=form.precision)
     for step in range(repeats + 1):
         _, grads = model.loss_and_grads(batch)
-        report, seconds = timed(partial(guard.after_backward, step, grads, form.of(model, batch)))
-        if report is not None and not any(tensor.deep for tensor in report.tensors.values()):
-            timings.append(Timing(report, seconds, time_of_evaluation(model, batch, form)))
+        timing = timed(partial(guard.after_backward, step, grads), loss)
+        if timing is not None and not any(tensor.deep for tensor in timing.report.tensors.values()):
+            timings.append(timing)
         descend(model, grads, 0.01)
     return timings
 
 
 def deep_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
     """Deep checks of the untrained network."""
-    model, timings = LSTM(hidden=hidden), []
+    model = LSTM(hidden=hidden)
     _, grads = model.loss_and_grads(batch)
-    deep = partial(check, model.params, grads, form.of(model, batch), precision=form.precision)
-    for _ in range(repeats):
-        report, seconds = timed(partial(deep, entries=ENTRIES[hidden]))
-        timings.append(Timing(report, seconds, time_of_evaluation(model, batch, form)))
-    return timings
+    loss = Timed(form.of(model, batch))
+    deep = partial(check, model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden])
+    return [timing for _ in range(repeats) if (timing := timed(deep, loss)) is not None]
 
 
-def time_of_evaluation(model: LSTM, batch: Batch, form: LossForm) -> float:
-    """Seconds of a bare evaluation in the precision that the check uses, the median of some."""
-    dtype = "float64" if form.precision == "float64" else "float32"
-    params = {name: param.astype(dtype) for name, param in model.params.items()}
-    return statistics.median(timed(partial(model.loss, batch, params))[1] for _ in range(50))
+class Timed:
+    """A loss, and the seconds of processor time that its evaluations took."""
+
+    def __init__(self, loss: Callable[[], object]) -> None:
+        self.seconds = 0.0
+        self._loss = loss
+
+    def __call__(self) -> object:
+        """Evaluate it."""
+        started = time.process_time()
+        value = self._loss()
+        self.seconds += time.process_time() - started
+        return value
 
 
-def timed(act: Callable[[], Result]) -> tuple[Result, float]:
-    """What an act returns, and the seconds of processor time that it takes."""
-    started = time.process_time()
-    return act(), time.process_time() - started
+def timed(act: Callable[[], Report | None], loss: Timed) -> Timing | None:
+    """A check, if it was one, with its processor time."""
+    loss.seconds, started = 0.0, time.process_time()
+    report = act()
+    spent = time.process_time() - started
+    return None if report is None else Timing(report, spent, loss.seconds)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,16 @@ HEADS = {
     "calibration": ("covered", "error: directions"),
     "null": ("alarms", "bugs"),
     "evaluations": ("evaluations", "overhead"),
+    "growth": ("ms of the loss", "copies"),
+    "batching": ("one by one, s", "gain"),
+    "share": ("first check, s", "share"),
+    "writing": ("share of a check", "bytes a check"),
     "identical": ("running hash", "same"),
     "detection": ("caught", "missed"),
     "deep_null": ("bugs", "inconclusive"),
     "soak": ("alarms", "runs with a bug"),
+    "false_alarms": ("nominal", "alarmed", "of real trainings"),
+    "drift": ("told", "median", "alarms"),
     "ablation": ("false", "caught", "all rules"),
     "tab": ("sentence and strip", "charts"),
     "peers": ("false alarms", "named", "timesteps"),
@@ -37,6 +43,44 @@ def test_the_guarded_trainings_are_the_same(capsys: pytest.CaptureFixture[str]) 
     """Twenty steps end, bit for bit, where they end without a guard."""
     importlib.import_module("identical").main(["--quick"])
     assert capsys.readouterr().out.count(" yes") == 4
+
+
+def test_no_fault_costs_more_than_it_must(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is changed, stopped or lost without a word, no bug is told, and no input crashes a reader."""
+    importlib.import_module("faults").main(["--quick"])
+    faults, inputs = capsys.readouterr().out.strip().split("\n\n")
+    for row in faults.splitlines()[2:]:
+        changed, stopped, _, _, _, lost, bugs = row.split()[-7:]
+        assert (changed, stopped, lost, bugs) == ("0", "0", "0", "0"), row
+    assert [row.split()[-1] for row in inputs.splitlines()[2:]] == ["0"] * 6
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, of its compiler
+def test_the_trainings_of_pytorch_are_the_same_under_guard(capsys: pytest.CaptureFixture[str]) -> None:
+    """In each way that it trains, several processes included."""
+    pytest.importorskip("torch")
+    importlib.import_module("torch_identical").main(["--quick"])
+    assert capsys.readouterr().out.count(" yes") == 7
+
+
+def test_the_mistakes_made_with_pytorch_are_told_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the first check, from the start and where they set in; and of correct networks no bug is told."""
+    pytest.importorskip("torch")
+    importlib.import_module("torch_detection").main(["--quick"])
+    correct, mistakes = capsys.readouterr().out.strip().split("\n\n")
+    assert correct.splitlines()[-1].split()[-3:-1] == ["0", "0"]
+    for row in mistakes.splitlines()[2:]:
+        assert re.search(" native +1 +1 +8 of 8 +0 +scale +yes ", row), row
+
+
+def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """For both models, precisions and kinds of check."""
+    pytest.importorskip("torch")
+    importlib.import_module("torch_cost").main(["--quick"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["own", "times", "raw"]
+    assert {len(head)} == {len(row) for row in rows} == {len(rule)}
+    assert len(rows) == 8
 
 
 def test_a_peer_that_is_not_installed_says_what_to_install(

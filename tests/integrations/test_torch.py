@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402 - torch may not be there
 from torch.nn import functional  # noqa: E402
-from torch_models import TIMESTEPS, Everything, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
+from torch_models import CLASSES, TIMESTEPS, Everything, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
 
 from gradguard import GradientError, snapshot_rng  # noqa: E402
 from gradguard.integrations.torch import TorchGuard  # noqa: E402
@@ -93,6 +93,31 @@ def test_a_function_that_forgets_grad_output_is_found_where_the_loss_is_weighted
     assert set(bugs(checked(module, scale=2.0))) == {"w", "b"}
 
 
+def test_a_loss_that_forgets_grad_output_is_off_by_its_weight() -> None:
+    """A fused loss that hands down its own gradient, whatever it is asked for, gives half of it where it counts twice."""
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor, y: Tensor) -> Tensor:
+            p = logits.softmax(1)
+            ctx.save_for_backward((p - functional.one_hot(y, CLASSES)) / len(y))
+            return -p.gather(1, y[:, None]).log().mean()
+
+        @staticmethod
+        def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor, None]:
+            return ctx.saved_tensors[0], None
+
+    module = seeded(Perceptron)
+    x, y = batches(1)[0]
+    with guard_of(module) as guard:
+        (2 * Fused.apply(module(x), y)).backward()
+        report = guard.after_backward(0, lambda: 2 * Fused.apply(module(x), y))
+    assert report is not None
+    assert set(bugs(report).values()) == {"scale"}
+    assert len(bugs(report)) == 4
+    assert "the backward pass lost a factor of 2" in report.explanation
+
+
 def test_a_detached_branch_is_missing() -> None:
     """Autograd leaves None where the graph is cut, and the loss moves all the same."""
 
@@ -170,12 +195,18 @@ def trained_once(wrong: str, constants: dict[str, float] | None = None) -> Repor
         if wrong == "undivided":
             cross_entropy(module(x0), y0).backward()
             cross_entropy(module(x1), y1).backward()
+        elif wrong == "divided twice":
+            (loss() / 2).backward()
+        elif wrong == "short window":
+            ((cross_entropy(module(x0), y0) + cross_entropy(module(x1), y1)) / 5).backward()
         elif wrong == "still scaled":
             scaler.scale(loss()).backward()
         else:
             loss().backward()
         if wrong == "clipped":
             nn.utils.clip_grad_norm_(module.parameters(), 1e-2)
+        if wrong == "clipped by value":
+            nn.utils.clip_grad_value_(module.parameters(), 1e-3)
         report = guard.after_backward(0, loss, constants=constants)
     assert report is not None
     return report
@@ -187,7 +218,10 @@ def trained_once(wrong: str, constants: dict[str, float] | None = None) -> Repor
         ("nothing", {}, "No bug"),
         ("still scaled", {"loss_scale": 1024.0}, "1/`loss_scale`"),
         ("undivided", {"accumulation": 2}, "1/`accumulation`"),
-        ("clipped", {}, "clip"),
+        ("divided twice", {"accumulation": 2}, "the backward pass divides by the number of accumulated batches"),
+        ("short window", {"accumulation": 5, "window": 2}, "`accumulation`/`window`"),
+        ("clipped", {}, "the gradient is clipped to a norm of"),
+        ("clipped by value", {}, "the gradient is clipped at 0.001 before the check"),
         ("stale", {}, "no single factor explains it"),
     ],
 )
@@ -697,16 +731,3 @@ def test_a_distributed_module_of_one_process_is_checked() -> None:
         torch.distributed.destroy_process_group()
     assert set(report.tensors) == {"inner.weight", "inner.bias", "out.weight", "out.bias"}
     assert bugs(report) == {}
-
-
-def test_a_module_of_several_processes_is_refused() -> None:
-    """Its gradients are averages, and the loss of one process is not what they are of."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # a group of two, of which one is there
-
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        module = nn.parallel.DistributedDataParallel(seeded(Perceptron))
-        with pytest.raises(ValueError, match="averages its gradients over several processes"):
-            TorchGuard(module)
-    finally:
-        torch.distributed.destroy_process_group()

@@ -1,0 +1,125 @@
+"""Numbers of large arrays, a block at a time: no temporary is as large as a tensor, whatever its dtype and layout."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.parted import across, own, summed
+
+Array = NDArray[np.floating[Any]]
+Float64 = NDArray[np.float64]
+
+FLOAT64 = np.dtype(np.float64)
+FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = ("external_loop", "buffered", "zerosize_ok")
+READ: Sequence[Literal["readonly", "writeonly"]] = ("readonly",)
+WRITE: Sequence[Literal["readonly", "writeonly"]] = ("writeonly",)
+BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
+
+
+# No generators: where an exception of a signal's handler comes into one that is being closed, Python swallows it.
+
+
+def blocks(array: Array) -> Iterator[Float64]:
+    """The entries of an array in float64, in the order in which they lie in memory; a block is valid until the next."""
+    pieces: Any = np.nditer([array], FLAGS, [READ], [FLOAT64], casting="same_kind", buffersize=BLOCK)
+    return iter(pieces)
+
+
+def written(target: Array, *others: Array) -> np.nditer:
+    """Blocks of an array to write to, in its own dtype, beside those of others, in float64; to be used in a `with`."""
+    dtypes: list[np.dtype[Any]] = [target.dtype, *[FLOAT64] * len(others)]
+    operands, access = [target, *others], [WRITE, *([READ] * len(others))]
+    return np.nditer(operands, FLAGS, access, dtypes, casting="same_kind", buffersize=BLOCK)
+
+
+def in_order(array: Array) -> Iterator[tuple[slice, Float64]]:
+    """The entries of an array in float64, in the order of its indices, with their places in the flat array."""
+    starts = range(0, array.size, BLOCK)
+    return map(partial(_piece, array), [slice(start, min(start + BLOCK, array.size)) for start in starts])
+
+
+def _piece(array: Array, places: slice) -> tuple[slice, Float64]:
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    return places, np.asarray(flat[places], np.float64)
+
+
+def largest(array: Array) -> float:
+    """The largest finite |entry|; 0 where there is none."""
+    found = max((float(np.abs(_finite(piece)).max(initial=0.0)) for piece in blocks(own(array))), default=0.0)
+    together = across(array)
+    return found if together is None else together.largest(found)
+
+
+def is_finite(array: Array) -> bool:
+    """Whether no entry is nan or inf."""
+    found = all(np.isfinite(piece).all() for piece in blocks(own(array)))
+    together = across(array)
+    return found if together is None else together.largest(float(not found)) == 0
+
+
+def norm(array: Array) -> float:
+    """The Euclidean norm of the finite entries, in units of the largest: squares neither over- nor underflow."""
+    unit = largest(array)
+    if unit == 0:
+        return 0.0
+    squares = sum(float(np.square(_finite(piece) / unit).sum()) for piece in blocks(own(array)))
+    return unit * math.sqrt(summed(array, squares))
+
+
+def typical_size(array: Array, fallback: float) -> float:
+    """The root mean square of the finite entries, the scale on which a parameter lives; `fallback` if it is 0."""
+    total = norm(array)
+    if not total:
+        return fallback
+    count = summed(array, sum(int(np.isfinite(piece).sum()) for piece in blocks(own(array))))
+    return total / math.sqrt(count) if count else fallback
+
+
+def largest_places(array: Array, count: int) -> NDArray[np.intp]:
+    """Where in the flat array the entries of largest size are, those first, and of equal ones the first."""
+    sizes, places = np.empty(0), np.empty(0, np.intp)
+    for where, piece in in_order(array):
+        size = np.abs(piece)
+        large = np.flatnonzero(size > sizes[-1]) if sizes.size == count else np.arange(size.size)
+        sizes, places = np.concatenate([sizes, size[large]]), np.concatenate([places, where.start + large])
+        kept = np.argsort(-sizes, kind="stable")[:count]
+        sizes, places = sizes[kept], places[kept]
+    together = across(array)
+    return places if together is None else _merged(together.gather(np.concatenate([sizes, places])), count)
+
+
+def at(array: Array, places: NDArray[np.intp]) -> Float64:
+    """The entries at some places of the flat array."""
+    found = np.asarray(array.flat[places], np.float64)
+    together = across(array)
+    return found if together is None else together.sum(found)
+
+
+def drawn_by_size(array: Array, rng: np.random.Generator) -> int:
+    """A place in the flat array, drawn in proportion to |entry|; any where all are 0."""
+    together = across(array)
+    sums = np.array([float(np.abs(piece).sum()) for _, piece in in_order(array)])
+    sums = sums if together is None else together.sum(sums)
+    if not sums.sum() > 0:
+        return int(rng.integers(array.size))
+    start = BLOCK * int(rng.choice(sums.size, p=sums / sums.sum()))
+    where, piece = _piece(array, slice(start, min(start + BLOCK, array.size)))
+    sizes = np.abs(piece) if together is None else together.sum(np.abs(piece))
+    return int(where.start + rng.choice(sizes.size, p=sizes / sizes.sum()))
+
+
+def _merged(candidates: Float64, count: int) -> NDArray[np.intp]:
+    """The largest among what each process found: rows of sizes, and as many places after them."""
+    sizes, places = (half.reshape(-1) for half in np.split(candidates, 2, axis=1))
+    order = np.lexsort((places, -sizes))
+    first = np.sort(np.unique(places[order], return_index=True)[1])[:count]
+    return places[order][first].astype(np.intp)
+
+
+def _finite(piece: Float64) -> Float64:
+    finite = np.isfinite(piece)
+    return piece if finite.all() else piece[finite]

@@ -1,0 +1,269 @@
+"""Is `Thresholds.false_alarms` kept: the chance that the routine probes of a whole run raise even one false alarm?
+
+What is measured: runs of many checks on correct gradients, simulated from the evidence on: each check adds one probe
+along a direction and three along entries of every tensor to the sums of `gradguard.drift`, and a run has an alarm when
+one of the sums passes the level that a guard computes from the number of tensors, of checks and `false_alarms`. An
+alarm starts a deep check and tells nobody yet, so that the chance of a bug told falsely is far below.
+
+The probes' Z are drawn as N(0, 1), for which the bound is proven, and as they really are: drawn in stretches from those
+of real trainings under guard, or by their model, a Student's t with their deviation and their tails. And as they might
+be, in bars that are 1.1 times too wide, as a guard's are: rounded to half deviations, with a share that all probes of a
+check have in common, and with a memory from check to check, which a bound over all pasts does not allow for.
+
+How to read it: "nominal" is `false_alarms`, "alarmed" the runs with an alarm, "share" their share with its 95 %
+Clopper-Pearson interval. The bound is broken where the interval lies above the nominal.
+
+    python tests/benchmarks/false_alarms.py
+    python tests/benchmarks/false_alarms.py --runs 200 --probes 1000
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+from unittest import mock
+
+import null
+import numpy as np
+from common import FORMS, Float64, in_parallel, table
+
+from gradguard.agreement import clopper_pearson
+from gradguard.drift import CLIP, SIZES, Detector, alarm_level
+from gradguard.routine import GAUSSIAN_EVERY
+from gradguard.watch import CHECKS_IN_A_RUN, PROBES
+
+Row = tuple[str, ...]
+DEVIATION_IN_BARS = 1 / 1.1  # the bars of a probe are that much wider than its noise
+HEAVY = 4  # degrees of freedom of a Student's t with the measured deviation that is beyond 3 as often: in 0.7 %
+MEASURED_DEVIATION = 0.83
+STRETCH = 10  # probes that are drawn together from a real training
+ENTRY = 2  # the place of the stream of entries, behind those of the two kinds of directions
+STREAMS = 3
+
+
+class Draw(Protocol):
+    """Z of the probes of a check: of so many tensors in so many runs, shape (PROBES, tensors)."""
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:
+        """Draw them, after those of the check `before`."""
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, deviation: float = 1.0) -> Float64:  # noqa: ARG001 - a `Draw`
+    """As in the proof."""
+    return deviation * rng.standard_normal(shape)
+
+
+def heavy(rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:  # noqa: ARG001 - a `Draw`
+    """With heavier tails."""
+    return MEASURED_DEVIATION / np.sqrt(HEAVY / (HEAVY - 2)) * rng.standard_t(HEAVY, shape)
+
+
+def discrete(rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:  # noqa: ARG001 - a `Draw`
+    """Of losses that are few quanta apart."""
+    return np.round(2 * DEVIATION_IN_BARS * rng.standard_normal(shape)) / 2
+
+
+def shared(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, share: float) -> Float64:  # noqa: ARG001 - a `Draw`
+    """With a share of the variance that all probes of a tensor have in common at a check."""
+    own, common = rng.standard_normal(shape), rng.standard_normal(shape[1:])
+    return DEVIATION_IN_BARS * (np.sqrt(1 - share) * own + np.sqrt(share) * common)
+
+
+def lasting(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, memory: float) -> Float64:
+    """Correlated with those of the check before."""
+    return memory * before + DEVIATION_IN_BARS * np.sqrt(1 - memory**2) * rng.standard_normal(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Some runs.
+
+    Attributes:
+        evidence: What Z is drawn as.
+        tensors: Under guard.
+        checks: In a run.
+        false_alarms: The nominal chance.
+        runs: How many.
+    """
+
+    evidence: str
+    tensors: int
+    checks: int
+    false_alarms: float
+    runs: int
+
+
+DRAWS: dict[str, Draw] = {
+    "N(0, 1)": normal,
+    "normal, in bars of 1.1": partial(normal, deviation=DEVIATION_IN_BARS),
+    "heavy tails, as measured": heavy,
+    "rounded": discrete,
+    "shared within a check, 10 %": partial(shared, share=0.1),
+    "shared within a check, 30 %": partial(shared, share=0.3),
+    "memory of 10 %": partial(lasting, memory=0.1),
+    "memory of 30 %": partial(lasting, memory=0.3),
+}
+MEASURED = "of real trainings"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each case, and what the measured Z are like."""
+    options = parser().parse_args(arguments)
+    hold_to_detector()
+    runs, probes = (20, 900) if options.quick else (options.runs, options.probes)
+    measured = measured_z(probes, quick=options.quick)
+    cases = quick_cases(runs) if options.quick else all_cases(runs)
+    head = ("Z", "tensors", "checks", "nominal", "runs", "alarmed", "share", "from", "to")
+    done = in_parallel(partial(alarmed, measured=measured), cases, options.processes, "cases")
+    print(table(head, (row(case, count) for case, count in zip(cases, done, strict=True))))
+    z = np.concatenate(measured)
+    print(
+        f"\n{z.size} Z of real trainings: standard deviation {z.std():.2f}, beyond 3 in {np.mean(np.abs(z) > 3):.2%}, ",
+        end="",
+    )
+    print(f"largest {np.abs(z).max():.1f}, correlation of neighbours {neighbours(measured):.2f}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--runs", type=int, default=2000, help="of each case (default: %(default)s)")
+    options.add_argument("--probes", type=int, default=6000, help="of real trainings (default: %(default)s)")
+    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="few runs of few checks")
+    return options
+
+
+def all_cases(runs: int) -> list[Case]:
+    """Each kind of Z in runs as long as the level is made for; N(0, 1) with more tensors, fewer checks."""
+    usual = [
+        Case(evidence, 1, CHECKS_IN_A_RUN, chance, runs) for evidence in (*DRAWS, MEASURED) for chance in (0.01, 0.1)
+    ]
+    others = [
+        Case("N(0, 1)", *size, chance, runs) for size in ((1, 1000), (5, 1000), (50, 100)) for chance in (0.1, 0.5)
+    ]
+    return usual + others
+
+
+def quick_cases(runs: int) -> list[Case]:
+    """One of each kind of Z."""
+    return [Case(evidence, 2, 50, 0.1, runs) for evidence in (*DRAWS, MEASURED)]
+
+
+def row(case: Case, count: int) -> Row:
+    """One case."""
+    low, high = clopper_pearson(count, case.runs)
+    numbers = (str(case.tensors), str(case.checks), f"{case.false_alarms:g}", str(case.runs), str(count))
+    return (case.evidence, *numbers, f"{count / case.runs:.2%}", f"{low:.2%}", f"{high:.2%}")
+
+
+def alarmed(case: Case, measured: Sequence[Float64]) -> int:
+    """How many of the runs have an alarm."""
+    rng = np.random.default_rng(0)
+    streams = [Detectors(case.runs * case.tensors) for _ in range(STREAMS)]
+    level = 10 ** alarm_level(PROBES * case.tensors, case.checks, case.false_alarms)
+    highest = np.zeros(case.runs * case.tensors)
+    with np.errstate(over="ignore"):  # of sums that have long passed the level
+        for check, z in enumerate(checks(case, rng, measured)):
+            gaussian = check % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
+            streams[int(gaussian)].update(z[0])
+            for one in z[1:]:
+                streams[ENTRY].update(one)
+            for stream in (streams[ENTRY], streams[int(gaussian)]):
+                highest = np.maximum(highest, stream.evidence)
+    return int(np.sum(highest.reshape(case.runs, case.tensors).max(axis=1) > level))
+
+
+def checks(case: Case, rng: np.random.Generator, measured: Sequence[Float64]) -> Iterator[Float64]:
+    """Z of each check, shape (PROBES, runs * tensors)."""
+    shape = (PROBES, case.runs * case.tensors)
+    if case.evidence == MEASURED:
+        yield from stretches(rng, case.checks, shape, measured)
+        return
+    before = rng.standard_normal(shape)
+    for _ in range(case.checks):
+        before = DRAWS[case.evidence](rng, shape, before)
+        yield before
+
+
+def stretches(
+    rng: np.random.Generator, count: int, shape: tuple[int, int], measured: Sequence[Float64]
+) -> Iterator[Float64]:
+    """Z as they followed each other in some stream of a real training, a stretch at a time."""
+    windows = np.concatenate(
+        [np.lib.stride_tricks.sliding_window_view(z, STRETCH) for z in measured if z.size >= STRETCH]
+    )
+    for place in range(count):
+        if place % STRETCH == 0:
+            chosen = rng.integers(len(windows), size=shape)
+        yield windows[chosen, place % STRETCH]
+
+
+class Detectors:
+    """Many of `gradguard.drift.Detector` at once, of which none is ever restarted."""
+
+    def __init__(self, count: int) -> None:
+        self._sums = np.zeros((3, SIZES.size, count))
+        self._damping = np.exp(-(SIZES**2) / 2)[:, None]
+
+    def update(self, z: Float64) -> None:
+        """One more probe of each."""
+        grown = np.exp(SIZES[:, None] * np.clip(z, -CLIP, CLIP))
+        shrunk = 1 / grown
+        self._sums += 1
+        for sums, factor in zip(self._sums, (grown, shrunk, (grown + shrunk) / 2), strict=True):
+            sums *= factor
+        self._sums *= self._damping
+
+    @property
+    def evidence(self) -> Float64:
+        """That of each, not as a logarithm."""
+        upward, downward, either = self._sums.mean(axis=1)
+        total: Float64 = ((upward + downward) / 2 + either) / 2
+        return total
+
+
+def hold_to_detector() -> None:
+    """Raise `ValueError` where the detectors simulated here are not those of the guard."""
+    z = np.random.default_rng(0).standard_normal((200, 3)) * [1, 2, 4] + [0, 0, 1]
+    many, each = Detectors(3), [Detector() for _ in range(3)]
+    for values in z:
+        many.update(values)
+        for detector, value in zip(each, values, strict=True):
+            detector.update(float(value))
+        if not np.allclose(np.log10(many.evidence), [detector.evidence for detector in each], atol=1e-9):
+            raise ValueError("the simulated evidence is not that of gradguard.drift")
+
+
+def measured_z(probes: int, *, quick: bool) -> list[Float64]:
+    """What the detectors were given, a row for each, in real trainings on correct gradients."""
+    networks = null.NETWORKS[3:4] if quick else null.NETWORKS
+    share = -(-probes // (len(networks) * len(FORMS)))
+    streams: dict[int, tuple[Detector, list[float]]] = {}
+    with mock.patch("gradguard.routine.Detector.update", recording(streams)):
+        for network in networks:
+            for form in FORMS:
+                null.outcome_of(null.Training(*network, form, share))
+    return [np.array(values) for _, values in streams.values()]
+
+
+def recording(streams: dict[int, tuple[Detector, list[float]]]) -> Callable[[Detector, float], None]:
+    """What replaces `Detector.update` and writes down what each is given."""
+    update = Detector.update
+
+    def updating(self: Any, z: float) -> None:
+        streams.setdefault(id(self), (self, []))[1].append(z)  # kept, so that no other takes its id
+        update(self, z)
+
+    return updating
+
+
+def neighbours(measured: Sequence[Float64]) -> float:
+    """The correlation of each Z with the next of its stream."""
+    pairs = np.concatenate([np.stack([z[:-1], z[1:]]) for z in measured], axis=1)
+    return float(np.corrcoef(pairs)[0, 1])
+
+
+if __name__ == "__main__":
+    main()

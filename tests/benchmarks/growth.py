@@ -1,0 +1,108 @@
+"""What a routine check costs as models grow: time and memory, from a thousand parameters to a hundred million.
+
+What is measured: a synthetic loss over n parameters in one tensor, which reads each of them once and so costs as little
+per parameter as a loss can, and the routine checks after the first: their processor time over that of the loss within
+them, and the peak of the memory they allocate in copies of the tensor.
+
+How to read it: "time" levels off where the fixed costs of a check no longer count: a loss that reads its parameters
+more than once, as any network does, is that much closer to 1. "copies" are two: the tensor as it was, and the direction
+it is moved along.
+
+    python tests/benchmarks/growth.py
+    python tests/benchmarks/growth.py --largest 10000000
+"""
+
+import argparse
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from common import table
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import GradGuard, Report
+
+BLOCK = 2**15
+CHECKS = 5
+Float32 = NDArray[np.float32]
+
+
+class Sum:
+    """The sum of tanh(w - target) over n parameters, evaluated without temporaries of their size, and timed.
+
+    Attributes:
+        params: The parameters: w.
+        seconds: Processor time of the evaluations so far.
+    """
+
+    def __init__(self, size: int) -> None:
+        rng = np.random.default_rng(0)
+        self.params = {"w": rng.standard_normal(size, np.float32)}
+        self.target = rng.standard_normal(size, np.float32)
+        self.seconds = 0.0
+
+    def loss(self) -> np.float32:
+        """Their mean."""
+        started = time.process_time()
+        w = self.params["w"]
+        pieces = (slice(start, start + BLOCK) for start in range(0, w.size, BLOCK))
+        total = sum(float(np.tanh(w[piece] - self.target[piece]).sum(dtype=np.float64)) for piece in pieces)
+        self.seconds += time.process_time() - started
+        return np.float32(total / w.size)
+
+    def grads(self) -> dict[str, Float32]:
+        """The gradient."""
+        slope: Float32 = np.tanh(self.params["w"] - self.target)
+        np.multiply(slope, slope, out=slope)
+        return {"w": np.divide(1 - slope, np.float32(slope.size), out=slope)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each number of parameters."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--largest", type=int, default=10**8, help="number of parameters (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="a thousand parameters only")
+    chosen = options.parse_args(arguments)
+    largest = 1000 if chosen.quick else chosen.largest
+    sizes = [10**power for power in range(3, 9) if 10**power <= largest]
+    print(table(("parameters", "evaluations", "ms of the loss", "time", "copies"), rows(sizes)))
+
+
+def rows(sizes: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    """The routine checks of models of some sizes."""
+    for size in tqdm(sizes, desc="sizes", leave=False):
+        model = Sum(size)
+        grads = model.grads()
+        guard = GradGuard(model.params, model.loss, every_n_steps=1, max_overhead=None, precision="native")
+        guard.after_backward(0, grads)
+        checks = [_timed(model, partial(guard.after_backward, step, grads)) for step in range(1, CHECKS)]
+        peak = _peak(partial(guard.after_backward, CHECKS, grads))
+        evaluations, own, loss = (statistics.median(column) for column in zip(*checks, strict=True))
+        copies = peak / model.params["w"].nbytes
+        yield f"{size:,}", f"{evaluations:g}", f"{1e3 * loss / evaluations:.3f}", f"{own / loss:.2f}", f"{copies:.2f}"
+
+
+def _timed(model: Sum, check: Callable[[], Report | None]) -> tuple[float, float, float]:
+    """A check's evaluations, its processor time, and that of the loss within it."""
+    before, started = model.seconds, time.process_time()
+    report = check()
+    if report is None:
+        raise RuntimeError("the guard skipped a check that was due")
+    return report.evaluations, time.process_time() - started, model.seconds - before
+
+
+def _peak(check: Callable[[], object]) -> int:
+    """The most bytes that a check has allocated at a time."""
+    tracemalloc.start()
+    check()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The share of a training's time that a guard with default settings takes.
+
+What is measured: LSTMs (39 timesteps) that train for some time under a guard with the defaults and TensorBoard events,
+from steps of a millisecond up. After the first check, wall time in `after_backward` over the wall time of all.
+
+How to read it: "share" is to stay under 1 %: `max_overhead=0.01`. After the first there are as many checks as that pays
+for. The first one is given beside it: it is deep, and bounded to about ten seconds.
+
+    python tests/benchmarks/share.py
+    python tests/benchmarks/share.py --seconds 300
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+from common import descend, table
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import GradGuard
+from gradguard.testing import LSTM, random_batch
+
+SIZES = ((5, 1), (5, 16), (32, 16), (128, 16), (512, 16))  # H, B
+SECONDS = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each network."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--seconds", type=float, default=SECONDS, help="of each training (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="the smallest network only, a second")
+    chosen = options.parse_args(arguments)
+    sizes, seconds = (SIZES[:1], 1.0) if chosen.quick else (SIZES, chosen.seconds)
+    head = ("H, B", "ms a step", "first check, s", "steps after", "checks after", "share")
+    print(table(head, rows(sizes, seconds)))
+
+
+def rows(sizes: Sequence[tuple[int, int]], seconds: float) -> Iterator[tuple[str, ...]]:
+    """A training of each network."""
+    for hidden, sequences in tqdm(sizes, desc="trainings", leave=False):
+        first, checks, spent, steps, whole = trained(hidden, sequences, seconds)
+        each, share = (whole - spent) / max(1, steps), spent / whole
+        numbers = f"{1e3 * each:.2f}", f"{first:.2f}", f"{steps:,}", str(checks), f"{share:.2%}"
+        yield f"{hidden}, {sequences}", *numbers
+
+
+def trained(hidden: int, sequences: int, seconds: float) -> tuple[float, int, float, int, float]:
+    """Seconds of the first check; and after it: checks, seconds in the guard, steps, and seconds in all."""
+    model = LSTM(hidden, hidden, hidden)
+    first = spent = 0.0
+    checks = step = 0
+    with tempfile.TemporaryDirectory() as logdir, GradGuard(model.params, logdir=logdir) as guard:
+        began = time.perf_counter()
+        while step == 0 or time.perf_counter() - began < seconds:
+            batch = random_batch(39, sequences, inputs=hidden, outputs=hidden, seed=step)
+            _, grads = model.loss_and_grads(batch)
+            before = time.perf_counter()
+            report = guard.after_backward(step, grads, lambda batch=batch: model.loss(batch))
+            spent += time.perf_counter() - before
+            checks += report is not None
+            if step == 0:
+                first, spent, checks, began = spent, 0.0, 0, time.perf_counter()
+            descend(model, grads, 0.01)
+            step += 1
+        return first, checks, spent, step - 1, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

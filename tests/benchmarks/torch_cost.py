@@ -1,0 +1,193 @@
+"""What a TorchGuard costs beside the evaluations of the loss, from ten thousand parameters to a hundred million.
+
+What is measured: checks of a stack of `nn.Linear` with tanh, and of an `nn.LSTM`: the routine checks after the first,
+and, up to a million parameters, a deep check of a few entries of each tensor; processor time, one thread, medians. "ms
+raw" is the loss by itself under no_grad.
+
+How to read it: "own" is the time of a check over that of the loss within it, so that what is over 1 is gradguard's own
+work; the goal is 1.05 where a forward pass takes 5 ms or more. "times raw" is the time of a check over that of as many
+evaluations of the loss by itself: in float64 the loss is slower, and that is in it.
+
+    python tests/benchmarks/torch_cost.py
+    python tests/benchmarks/torch_cost.py --largest 100000000 --batch 32
+    python tests/benchmarks/torch_cost.py --device cuda
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from common import table
+from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import Report
+from gradguard.check import check
+from gradguard.integrations.torch import TorchGuard
+
+LAYERS = 2
+TIMESTEPS = 16
+CHECKS = 3
+ENTRIES = 3  # of a tensor, in a deep check
+DEEP = 10**6  # parameters up to which it is measured
+Row = tuple[str, ...]
+
+
+class Recurrent(nn.Module):
+    """`nn.LSTM`; the last h."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of rows that are taken as sequences."""
+        sequences = x.reshape(TIMESTEPS, -1, x.shape[1])
+        last: Tensor = self.lstm(sequences)[0][-1]
+        return last
+
+
+def stack(width: int) -> nn.Module:
+    """Layers of Linear and tanh."""
+    return nn.Sequential(*(part for _ in range(LAYERS) for part in (nn.Linear(width, width), nn.Tanh())))
+
+
+MODELS: dict[str, tuple[Callable[[int], nn.Module], int]] = {"Linear": (stack, LAYERS), "LSTM": (Recurrent, 8)}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One check: its evaluations, its seconds, and those of the loss within it."""
+
+    evaluations: int
+    seconds: float
+    of_loss: float
+
+
+class Subject:
+    """A model on one batch, its loss, and the seconds that this took.
+
+    Attributes:
+        module: The model.
+        parameters: How many it has.
+        seconds: Of the evaluations so far.
+    """
+
+    def __init__(self, name: str, size: int, batch: int, device: str) -> None:
+        make, squares = MODELS[name]
+        torch.manual_seed(0)
+        width = round((size / squares) ** 0.5)
+        self.module = make(width).to(device)
+        self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        self.seconds = 0.0
+        self._x = torch.randn(batch, width, device=device)
+        self._clock = clock_of(device)
+
+    def raw(self) -> Tensor:
+        """The loss."""
+        return self.module(self._x).square().mean()
+
+    def loss(self) -> Tensor:
+        """The same, timed."""
+        started = self._clock()
+        value = self.raw()
+        self.seconds += self._clock() - started
+        return value
+
+    def timed(self, act: Callable[[], Report | None]) -> Timing:
+        """A check."""
+        self.seconds, started = 0.0, self._clock()
+        report = act()
+        if report is None:
+            raise RuntimeError("the guard skipped a check that was due")
+        return Timing(report.evaluations, self._clock() - started, self.seconds)
+
+    def alone(self) -> float:
+        """Seconds of one evaluation by itself."""
+        with torch.no_grad():
+            started = self._clock()
+            self.raw().item()
+            return self._clock() - started
+
+
+def clock_of(device: str) -> Callable[[], float]:
+    """Processor time; on an accelerator the time on the wall, all work done."""
+    if device == "cpu":
+        return time.process_time
+
+    def clock() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return clock
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each model, size, precision and kind of check."""
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    largest = 10**4 if options.quick else options.largest
+    sizes = [10**power for power in range(4, 9) if 10**power <= largest]
+    head = ("check", "model", "parameters", "precision", "evaluations", "ms raw", "ms in a check", "own", "times raw")
+    print(table(head, rows(sizes, options.batch, options.device)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--largest", type=int, default=10**7, help="number of parameters (default: %(default)s)")
+    options.add_argument("--batch", type=int, default=256, help="rows that pass through (default: %(default)s)")
+    options.add_argument("--device", default="cpu", help="where they are (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="ten thousand parameters only")
+    return options
+
+
+def rows(sizes: Sequence[int], batch: int, device: str) -> Iterator[Row]:
+    """Routine and deep checks of models of some sizes."""
+    runs = [(name, size, precision) for size in sizes for name in MODELS for precision in ("native", "auto")]
+    for name, size, precision in tqdm(runs, desc="models", leave=False):
+        subject = Subject(name, size, batch, device)
+        kinds = {"routine": routine_checks} | ({"deep": deep_checks} if size <= DEEP else {})
+        for kind, checks in kinds.items():
+            timings, alone = checks(subject, precision), [subject.alone() for _ in range(5)]
+            yield row(kind, name, subject, precision, timings, statistics.median(alone))
+
+
+def row(kind: str, name: str, subject: Subject, precision: str, timings: Sequence[Timing], raw: float) -> Row:
+    """One kind of check of one model."""
+    evaluations = statistics.median(timing.evaluations for timing in timings)
+    each = statistics.median(timing.of_loss / timing.evaluations for timing in timings)
+    own = statistics.median(timing.seconds / timing.of_loss for timing in timings)
+    times = statistics.median(timing.seconds / timing.evaluations for timing in timings) / raw
+    what = (kind, name, f"{subject.parameters:,}", precision, f"{evaluations:g}")
+    return *what, f"{1e3 * raw:.2f}", f"{1e3 * each:.2f}", f"{own:.3f}", f"{times:.2f}"
+
+
+def routine_checks(subject: Subject, precision: str) -> list[Timing]:
+    """Those of a training after the first, one a step."""
+    options = {"every_n_steps": 1, "max_overhead": None, "precision": precision}
+    with TorchGuard(subject.module, loss=subject.loss, **options) as guard:
+        timings = []
+        for step in range(1 + CHECKS):
+            subject.module.zero_grad()
+            subject.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
+            timings.append(subject.timed(partial(guard.after_backward, step)))
+    return timings[1:]
+
+
+def deep_checks(subject: Subject, precision: str) -> list[Timing]:
+    """One, of a few entries of each tensor."""
+    with TorchGuard(subject.module, max_overhead=None) as guard:
+        subject.module.zero_grad()
+        subject.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
+        loss = guard._evaluated(subject.loss)
+        deep = partial(check, guard._params, guard._params.gradients(), loss, precision=precision, entries=ENTRIES)
+        return [subject.timed(deep)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""An LSTM in three ways: PyTorch's own, a cell in plain operations, and a cell with its backward pass by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+INPUTS, HIDDEN, CLASSES = 5, 8, 4
+Batch = tuple[Tensor, Tensor]
+
+
+class Library(nn.Module):
+    """`nn.LSTM`; the last h."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(INPUTS, HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over (T, B, inputs)."""
+        last: Tensor = self.lstm(x)[0][-1]
+        return last
+
+
+class Written(nn.Module):
+    """A cell in plain operations, whose backward pass is autograd's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(INPUTS + HIDDEN, 4 * HIDDEN) / (INPUTS + HIDDEN) ** 0.5)
+        self.b = nn.Parameter(torch.zeros(4 * HIDDEN))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over (T, B, inputs)."""
+        h = c = x.new_zeros(x.shape[1], HIDDEN)
+        for at in x:
+            h, c = self.cell(at, h, c)
+        return h
+
+    def cell(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next h and c."""
+        i, f, g, o = (torch.cat([x, h], dim=1) @ self.w + self.b).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+class ByHand(Written):
+    """The same with its backward pass by hand."""
+
+    def cell(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next h and c."""
+        after: tuple[Tensor, Tensor] = Cell.apply(x, h, c, self.w, self.b)  # type: ignore[no-untyped-call]  # PyTorch's
+        return after
+
+
+class Cell(torch.autograd.Function):
+    """One step of an LSTM, and its backward pass by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The next h and c."""
+        joined = torch.cat([x, h], dim=1)
+        i, f, g, o = (joined @ w + b).chunk(4, dim=1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        after = f * c + i * g
+        ctx.save_for_backward(joined, c, w, i, f, g, o, after)
+        return o * after.tanh(), after
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """The chain rule, by hand."""
+        dh, dc = grads
+        joined, c, w, i, f, g, o, after = ctx.saved_tensors
+        dc = dc + dh * o * (1 - after.tanh() ** 2)
+        gates = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g**2), dh * after.tanh() * o * (1 - o)]
+        da = torch.cat(gates, dim=1)
+        back = da @ w.t()
+        return back[:, :INPUTS], back[:, INPUTS:], dc * f, joined.t() @ da, da.sum(0)
+
+
+LSTMS: dict[str, Callable[[], nn.Module]] = {"nn.LSTM": Library, "a cell": Written, "a Function": ByHand}
+
+
+def classifier(lstm: str, seed: int = 0) -> nn.Sequential:
+    """A dense layer on the last h of one of them."""
+    torch.manual_seed(seed)
+    return nn.Sequential(LSTMS[lstm](), nn.Linear(HIDDEN, CLASSES))
+
+
+def random_batch(timesteps: int, size: int, generator: torch.Generator) -> Batch:
+    """Sequences, and what is to be learnt of each: which of its inputs is the largest on average, the last left out."""
+    x = torch.randn(timesteps, size, INPUTS, generator=generator)
+    return x, x[:, :, :CLASSES].mean(0).argmax(1)
+
+
+def loss_of(module: nn.Module, batch: Batch) -> Tensor:
+    """The mean cross-entropy."""
+    return nn.functional.cross_entropy(module(batch[0]), batch[1])

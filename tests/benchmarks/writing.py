@@ -1,0 +1,84 @@
+"""What the records of a check cost: TensorBoard events and JSON lines.
+
+What is measured: routine checks of an LSTM (H = 5, 39 timesteps, 4 sequences) written to event files and to a JSONL
+file: time in the writer, events and bytes, with the files closed.
+
+How to read it: "share of a check" is the writer's time over that of the whole check, the smallest and fastest network
+that anybody would guard: of a larger one it is less.
+
+    python tests/benchmarks/writing.py
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from common import table
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from gradguard import GradGuard, JSONLWriter, Report, TensorBoardWriter, Writer
+from gradguard.testing import LSTM, random_batch
+
+CHECKS = 100
+
+
+class Timed:
+    """A writer, and how long each of its records took."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.seconds: list[float] = []
+        self._writer = writer
+
+    def write(self, report: Report) -> None:
+        """Record a check."""
+        started = time.perf_counter()
+        self._writer.write(report)
+        self.seconds.append(time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Close it."""
+        self._writer.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each writer."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="three checks")
+    checks = 3 if options.parse_args(arguments).quick else CHECKS
+    head = ("writer", "checks", "ms a check", "share of a check", "events a check", "events a second", "bytes a check")
+    print(table(head, rows(checks)))
+
+
+def rows(checks: int) -> Iterator[tuple[str, ...]]:
+    """Both writers, each in a training of its own."""
+    yield row("TensorBoard", checks, TensorBoardWriter)
+    yield row("JSON lines", checks, lambda folder: JSONLWriter(Path(folder) / "checks.jsonl"))
+
+
+def row(name: str, checks: int, make: Callable[[str], Writer]) -> tuple[str, ...]:
+    """One writer's costs."""
+    model, batch = LSTM(), random_batch(39, 4)
+    _, grads = model.loss_and_grads(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        writer, whole = Timed(make(folder)), []
+        with GradGuard(
+            model.params, lambda: model.loss(batch), every_n_steps=1, max_overhead=None, writers=[writer]
+        ) as guard:
+            for step in range(checks + 1):
+                started = time.perf_counter()
+                guard.after_backward(step, grads)
+                whole.append(time.perf_counter() - started)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        events = sum(len(list(EventFileLoader(str(path)).Load())) for path in files if "tfevents" in path.name)
+    each = statistics.median(writer.seconds[1:])
+    share = statistics.median(spent / check for spent, check in zip(writer.seconds[1:], whole[1:], strict=True))
+    told = (f"{events / checks:.0f}", f"{events / checks / each:,.0f}") if events else ("-", "-")
+    return name, str(checks), f"{1e3 * each:.2f}", f"{share:.1%}", *told, f"{size / checks:,.0f}"
+
+
+if __name__ == "__main__":
+    main()

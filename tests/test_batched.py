@@ -1,0 +1,163 @@
+import pickle
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+from gradguard import GradGuard, Verdict, batched, check
+from gradguard.batched import BYTES, Stack, at_most
+from gradguard.parameters import Array
+from gradguard.testing import LSTM, faulty, random_batch
+
+TIMESTEPS = 6
+Loss = Callable[[Mapping[str, Array]], object]
+
+
+def lstm(batch: int = 2) -> tuple[LSTM, Loss, Loss, dict[str, Array], list[int]]:
+    """A network, its loss and its unreduced losses, its gradients, and the sizes of the calls."""
+    model, data, calls = LSTM(3, 4, 3, seed=1), random_batch(TIMESTEPS, batch, inputs=3, outputs=3), list[int]()
+
+    def counted(loss: Callable[..., Array]) -> Loss:
+        def evaluate(params: Mapping[str, Array]) -> Array:
+            calls.append(1 if params["b"].ndim == 1 else len(params["b"]))
+            return loss(data, params)
+
+        return evaluate
+
+    return model, counted(model.loss), counted(model.losses), model.loss_and_grads(data)[1], calls
+
+
+@pytest.mark.parametrize("precision", ["native", "float64"])
+@pytest.mark.parametrize("reduction", [None, "mean"])
+def test_a_batched_loss_says_the_same_in_few_calls(precision: str, reduction: str | None) -> None:
+    """The verdicts are those of one evaluation at a time, for an eighth of the calls."""
+    model, loss, losses, grads, calls = lstm()
+    evaluate = losses if reduction else loss
+    alone = check(model.params, grads, evaluate, reduction=reduction, precision=precision)
+    one_by_one = len(calls)
+    calls.clear()
+    together = check(model.params, grads, batched(evaluate), reduction=reduction, precision=precision)
+    assert len(calls) < one_by_one / 8
+    assert sum(calls) == together.evaluations
+    for name, tensor in together.tensors.items():
+        assert tensor.verdict is alone.tensors[name].verdict is Verdict.ok
+        # Matrices of another shape may be multiplied in another order.
+        assert tensor.ratio == pytest.approx(alone.tensors[name].ratio, abs=4 * tensor.ratio_error)
+
+
+def test_where_the_arithmetic_is_the_same_so_is_the_report() -> None:
+    """Sums of squares round alike for one copy and for many: all numbers are the same, bit for bit."""
+    weights = np.random.default_rng(0).standard_normal(40).astype(np.float32)
+
+    def loss(params: Mapping[str, Array]) -> Array:
+        return np.tanh(params["w"]).cumsum(axis=-1)[..., -1] ** 2
+
+    factor = 2 * np.tanh(weights.astype(np.float64)).sum()
+    grads = {"w": (factor * (1 - np.tanh(weights.astype(np.float64)) ** 2)).astype(np.float32)}
+    for precision in ("native", "float64"):
+        alone, together = (
+            check({"w": weights}, grads, form, precision=precision).tensors["w"] for form in (loss, batched(loss))
+        )
+        assert alone == together
+        assert alone.verdict is Verdict.ok
+
+
+def test_a_guard_batches_its_routine_checks_too() -> None:
+    """A probe is a call, and the first one of each check evaluates the loss as it is."""
+    model, loss, _, grads, calls = lstm()
+    guard = GradGuard(model.params, batched(loss), every_n_steps=1, max_overhead=None, precision="native")
+    guard.after_backward(0, grads)
+    calls.clear()
+    report = guard.after_backward(1, grads)
+    assert report is not None
+    assert report.verdict is Verdict.ok
+    assert max(calls) == 4
+    assert sum(calls) == report.evaluations
+
+
+def test_a_fault_is_found_through_a_batched_loss() -> None:
+    """And named: the gradient divided by the number of timesteps."""
+    data = random_batch(TIMESTEPS, 2)
+    model = faulty("timesteps")(seed=0)
+    loss = batched(lambda params: model.loss(data, params))
+    report = check(model.params, model.loss_and_grads(data)[1], loss, constants={"timesteps": TIMESTEPS})
+    assert report.verdict is Verdict.scale
+    assert "`timesteps`" in report.explanation
+
+
+def test_a_slow_batch_is_not_used() -> None:
+    """Where a call for many copies takes longer than as many calls, the first check finds out and leaves it."""
+    calls = []
+
+    def loss(params: Mapping[str, Array]) -> Array:
+        w = params["w"]
+        calls.append(w.ndim)
+        for _ in range(60 if w.ndim > 1 else 0):
+            np.linalg.svd(np.random.default_rng(0).standard_normal((60, 60)))
+        return (w**2).sum(axis=-1)
+
+    weights = np.ones(5, np.float32)
+    report = check({"w": weights}, {"w": 2 * weights}, batched(loss), precision="native")
+    assert report.verdict is Verdict.ok
+    assert calls.count(2) == 2  # the proof, and the call whose time was taken
+
+
+def of_one_only(params: Mapping[str, Array]) -> Array:
+    """Sums over the copies too."""
+    return (params["w"] ** 2).sum() + (params["b"] ** 2).sum()
+
+
+def mixed(params: Mapping[str, Array]) -> Array:
+    """Returns a loss a copy, and takes the bias of the first one for all."""
+    bias = params["b"] if params["b"].ndim == 1 else params["b"][0]
+    return (params["w"] ** 2).sum(axis=-1) + (bias**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (of_one_only, r"3 copies of the parameters .* shape \(\); expected \(3,\), a loss of each copy"),
+        (mixed, r"3 copies of 'b' on a leading axis it returns .* where it returns .* for each of them alone"),
+    ],
+)
+def test_a_mark_that_is_not_true_is_an_error_at_once(loss: Loss, says: str) -> None:
+    """It names the tensor or the shape, before anything is measured with it."""
+    params = {"w": np.ones(5, np.float32), "b": np.full(2, 0.5, np.float32)}
+    kept = {name: array.copy() for name, array in params.items()}
+    with pytest.raises(ValueError, match=says):
+        check(params, {name: 2 * array for name, array in params.items()}, batched(loss))
+    assert all(np.array_equal(params[name], kept[name]) for name in params)
+
+
+def test_only_a_callable_can_be_marked() -> None:
+    """The error names what was given."""
+    with pytest.raises(TypeError, match=r"loss is a float; expected a callable, loss\(params\)"):
+        batched(1.0)  # type: ignore[arg-type]
+
+
+def test_a_guard_with_a_marked_loss_can_be_pickled() -> None:
+    """Where the loss itself can."""
+    weights = {"w": np.ones(5, np.float32), "b": np.ones(2, np.float32)}
+    guard = GradGuard(weights, batched(mixed))
+    assert isinstance(pickle.loads(pickle.dumps(guard)), GradGuard)  # noqa: S301 - just pickled
+
+
+def test_copies_share_what_is_not_moved() -> None:
+    """A stack takes the memory of the copies of one tensor; the others are repeated in place, 0-dimensional too."""
+    arrays = {"w": np.ones((3, 2), np.float32), "scale": np.array(2.0, np.float32)}
+    for name in arrays:
+        stack = Stack.of(arrays, name, 7)
+        stack.places[4].put(np.full(arrays[name].shape, 9, np.float32))
+        assert {other: array.shape for other, array in stack.arrays.items()} == {"w": (7, 3, 2), "scale": (7,)}
+        assert np.array_equal((stack.arrays[name] == 9).reshape(7, -1).all(axis=1), np.arange(7) == 4)
+        others = [other for other in arrays if other != name]
+        assert all(np.shares_memory(stack.arrays[other], arrays[other]) for other in others)
+        assert arrays["w"].all()
+        assert arrays["scale"] == 2
+
+
+def test_a_call_is_bounded_by_memory() -> None:
+    """Large models are stacked a few copies at a time, but never less than a probe's four points."""
+    assert at_most({"w": np.empty(10, np.float32)}) == 512
+    assert at_most({"w": np.empty(BYTES // 400, np.float32)}) == 100
+    assert at_most({"w": np.broadcast_to(np.float32(0), 2**40)}) == 4

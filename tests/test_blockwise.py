@@ -1,0 +1,106 @@
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradguard import blockwise
+from gradguard.parameters import Array, ArrayPlace, InPlace
+from gradguard.probes import aligned, entries, gaussian, some_entries
+
+LAYOUTS = ["C", "F", "strided", "reversed"]
+
+
+def laid_out(array: Array, layout: str) -> Array:
+    """The same numbers in another layout."""
+    if layout == "strided":
+        wide: Array = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., ::2] = array
+        return wide[..., ::2]
+    if layout == "reversed":
+        return np.ascontiguousarray(array[::-1])[::-1]
+    return np.asarray(array, order="F" if layout == "F" else "C")
+
+
+def drawn(dtype: str, size: int = 3 * blockwise.BLOCK // 2) -> Array:
+    """Numbers over a block and a half, in two rows."""
+    return np.random.default_rng(0).standard_normal((2, size // 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "longdouble"])
+def test_the_numbers_of_an_array_are_those_of_numpy(layout: str, dtype: str) -> None:
+    """In any dtype and layout, of more than a block."""
+    array = laid_out(drawn(dtype), layout)
+    exact = np.asarray(array, np.float64)
+    assert blockwise.largest(array) == np.abs(exact).max()
+    assert blockwise.norm(array) == pytest.approx(np.linalg.norm(exact), rel=1e-12)
+    assert blockwise.typical_size(array, 0.0) == pytest.approx(np.sqrt(np.mean(exact**2)), rel=1e-12)
+    assert blockwise.is_finite(array)
+    assert np.array_equal(np.concatenate([piece for _, piece in blockwise.in_order(array)]), exact.reshape(-1))
+    assert blockwise.largest_places(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=20), st.floats(0.1, 10))
+def test_what_is_not_finite_is_left_out(values: list[float], fallback: float) -> None:
+    """Sizes are those of the finite entries, from the smallest number to the largest; an empty array has none."""
+    array = np.array(values, np.float32)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    assert blockwise.largest(array) == np.abs(finite).max(initial=0.0)
+    assert blockwise.norm(array) == pytest.approx(math.hypot(*finite), rel=1e-12)
+    assert blockwise.is_finite(array) == bool(np.isfinite(array).all())
+    rms = math.hypot(*finite) / math.sqrt(finite.size) if finite.any() else fallback
+    assert blockwise.typical_size(array, fallback) == pytest.approx(rms, rel=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_move_is_rounded_by_the_tensor_and_measured_exactly(layout: str, dtype: str) -> None:
+    """What is returned are the products of the displacement that was realised, not of the one asked for."""
+    array, gradient = laid_out(drawn(dtype), layout), drawn("f4")
+    base = array.copy()
+    probe = gaussian(gradient, np.random.default_rng(1))
+    along, against = probe.shift(ArrayPlace(array, base), 0.01, gradient)
+    moved = array.astype(np.float64) - base.astype(np.float64)
+    assert np.array_equal(array, (base.astype(np.float64) + 0.01 * probe.vector.astype(np.float64)).astype(dtype))
+    assert along == pytest.approx(float(np.vdot(probe.vector, moved)), rel=1e-10)
+    assert against == pytest.approx(float(np.vdot(gradient, moved)), rel=1e-10)
+
+
+def test_entries_are_drawn_by_size_and_at_random() -> None:
+    """One that holds half of |g| is drawn with about 3/4 of single draws; of zeros, all are as likely."""
+    gradient = np.ones(1001, np.float32)
+    gradient[77] = 1000
+    rng = np.random.default_rng(0)
+    hit = np.mean([some_entries(gradient, 1, rng)[0].index == (77,) for _ in range(2000)])
+    assert hit == pytest.approx(0.25, abs=0.05)
+    assert len({probe.index for probe in some_entries(gradient, 50, rng)}) == 50
+    assert len({some_entries(np.zeros(4), 1, rng)[0].index for _ in range(100)}) == 4
+
+
+def test_a_large_tensor_is_sampled_without_sorting_it() -> None:
+    """Its largest entries are there, and as many of the others as asked for, all different."""
+    gradient = np.random.default_rng(0).standard_normal(2**18).astype(np.float32)
+    chosen = [probe.index[0] for probe in entries(gradient, 50, np.random.default_rng(1))]
+    assert len(set(chosen)) == 50
+    assert set(np.argsort(-np.abs(gradient))[:10]) <= set(chosen)
+
+
+def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
+    """Whatever the tensor's size: no float64 copy of it or of its gradient is made."""
+    size = 2**21
+    params = {"w": np.ones(size, np.float32)}
+    gradient, rng = np.ones(size, np.float32), np.random.default_rng(0)
+    tracemalloc.start()
+    with InPlace(params).moving("w") as place:
+        for draw in (aligned, gaussian):
+            probe = draw(gradient, rng)
+            probe.shift(place, 1e-3, gradient)
+            probe.reset(place)
+            some_entries(gradient, 3, rng)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * params["w"].nbytes
+    assert (params["w"] == 1).all()

@@ -1,0 +1,79 @@
+"""A loss that runs the backward pass too writes to the gradients that the optimizer is about to use."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gradguard import GradGuard
+from gradguard.parameters import Array
+from gradguard.testing import LSTM, random_batch
+
+BATCH = random_batch(3, 2, inputs=2, outputs=2)
+
+
+class Training:
+    """A network whose gradients lie in one place, and whose loss may write to them."""
+
+    def __init__(self) -> None:
+        self.model = LSTM(2, 2, 2)
+        self.grads: dict[str, Array] = {name: np.zeros_like(param) for name, param in self.model.params.items()}
+        self.checks = 0
+
+    def backward(self) -> float:
+        """The loss, with the gradients as a by-product."""
+        loss, grads = self.model.loss_and_grads(BATCH)
+        for name, grad in grads.items():
+            self.grads[name][...] = grad
+        return float(loss)
+
+    def run(self, loss: Callable[[], object], steps: int) -> dict[str, Array]:
+        """Train under guard; the parameters at the end."""
+        guard = GradGuard(self.model.params, loss, every_n_steps=1, max_overhead=None, precision="native")
+        for step in range(steps):
+            self.backward()
+            self.checks = step
+            guard.after_backward(step, self.grads)
+            for name, param in self.model.params.items():
+                param -= np.float32(0.1) * self.grads[name]
+        return self.model.params
+
+
+def test_a_loss_that_writes_the_gradients_leaves_no_trace() -> None:
+    """All checks put back what it writes, the routine ones too, whose copies are made only for such losses."""
+    plain, guarded = Training(), Training()
+    expected = plain.run(lambda: plain.model.loss(BATCH), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reached = guarded.run(guarded.backward, 4)
+    assert {name: param.tobytes() for name, param in reached.items()} == {
+        name: param.tobytes() for name, param in expected.items()
+    }
+
+
+def test_a_loss_that_begins_to_write_the_gradients_is_refused() -> None:
+    """It had not done so at the first check, so that no copies are there; its gradients are not called wrong."""
+    training = Training()
+
+    def loss() -> object:
+        return training.backward() if training.checks >= 2 else training.model.loss(BATCH)
+
+    with pytest.raises(ValueError, match=r"the loss wrote to the gradients of Wx, Wh, b, V, c, which it did not do at"):
+        training.run(loss, 5)
+    assert training.checks == 2
+
+
+def test_checks_after_the_first_copy_no_gradients() -> None:
+    """Where the loss only evaluates, its gradients are read where they lie, also from arrays that cannot be written."""
+    training = Training()
+    guard = GradGuard(training.model.params, lambda: training.model.loss(BATCH), every_n_steps=1, max_overhead=None)
+    for step in range(3):
+        training.backward()
+        for grad in training.grads.values():
+            grad.setflags(write=False)
+        report = guard.after_backward(step, training.grads)
+        for grad in training.grads.values():
+            grad.setflags(write=True)
+        assert report is not None
+        assert report.verdict.is_bug is False
