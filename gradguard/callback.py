@@ -227,9 +227,11 @@ class GradGuard:
             plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
             if plan is None:
                 return None
-            report, alarms = self._check(step, grads, loss, known, plan)
-            self._budget.record(report.seconds, report.evaluations)
-        self._publish(report, alarms)
+            started = self._ranks.clock()
+            report, alarms = self._check(step, grads, loss, known, plan, started)
+            self._publish(report, alarms)
+            self._budget.record(self._ranks.clock() - started, report.evaluations)
+        self._tell(report)
         return report
 
     def _check(
@@ -239,8 +241,8 @@ class GradGuard:
         loss: Loss,
         constants: Mapping[str, float],
         plan: Plan,
+        started: float,
     ) -> tuple[Report, tuple[str, ...]]:
-        started = self._ranks.clock()
         arrays = read_parameters(self._params)
         # The first check finds out whether the loss writes to the gradients: later ones need no copies of them, then.
         state = Undisturbed(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
@@ -263,7 +265,7 @@ class GradGuard:
         self._shapes = shapes
 
     def _publish(self, report: Report, alarms: tuple[str, ...]) -> None:
-        """History, log, writers, and then whoever is to be told: an exception of theirs finds everything on record."""
+        """History, log and writers."""
         self.report = report
         self.history.append(
             HistoryRow(
@@ -279,6 +281,9 @@ class GradGuard:
         for alert in report.alerts if self._ranks.is_first else ():
             LOG.log(alert.level, "%s", alert.message)
         self._outlets.write(report)
+
+    def _tell(self, report: Report) -> None:
+        """Whoever is to be told: an exception of theirs finds everything on record."""
         for alert in report.alerts:
             if callable(self._on_alert):
                 self._on_alert(alert)

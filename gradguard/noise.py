@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradguard import blockwise
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss import Objective
 from gradguard.parameters import Array, Float64, typical_size_among
@@ -99,13 +100,13 @@ def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Gene
     base = objective.space.arrays[name]
     reach = widening * JITTER * unit_roundoff(base.dtype)
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
+    finite = blockwise.is_finite(base)
 
     def offset() -> Array:
         drawn: Array = np.asarray(rng.standard_normal(base.shape, wide(base)))
-        drawn *= reach
-        np.multiply(drawn, base, out=drawn, where=base != 0, casting="same_kind")
-        np.multiply(drawn, typical, out=drawn, where=base == 0)
-        drawn[~np.isfinite(base)] = 0
+        drawn *= reach * (np.where(base == 0, typical, base) if typical else base)
+        if not finite:
+            drawn[~np.isfinite(base)] = 0
         return drawn
 
     pairs = [Direction(offset) for _ in range(PAIRS)]

@@ -4,6 +4,7 @@ A probe is one direction in the space of one tensor. All are unit vectors, so th
 derivative of an entry are on one scale.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,8 +83,8 @@ def aligned(gradient: Array, rng: np.random.Generator) -> Direction:
 
     Weights between 0 and 2 keep 0.87 of the slope, and differ enough that no two probes share their roundings.
     """
-    seed = int(rng.integers(2**63))
-    return Direction(lambda: _weighted(gradient, np.random.default_rng(seed)))
+    seed, largest = int(rng.integers(2**63)), blockwise.largest(gradient)
+    return Direction(lambda: _weighted(gradient, largest, np.random.default_rng(seed)))
 
 
 def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
@@ -92,26 +93,31 @@ def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
     return Direction(lambda: _normal(gradient, np.random.default_rng(seed)))
 
 
-def _weighted(gradient: Array, rng: np.random.Generator) -> Array:
-    weighted, largest = parted.zeros_like(gradient, wide(gradient)), blockwise.largest(gradient)
-    flat = weighted.reshape(-1)
+def _weighted(gradient: Array, largest: float, rng: np.random.Generator) -> Array:
+    weighted = parted.zeros_like(gradient, wide(gradient))
+    flat, squares = weighted.reshape(-1), 0.0
     for where, piece in blockwise.in_order(gradient) if largest > 0 else ():
-        flat[where] = 2 * rng.random(piece.size) * (piece / largest)
-    return _unit(weighted) if weighted.any() else _normal(gradient, rng)
+        weights = 2 * rng.random(piece.size)
+        weights *= piece / largest
+        flat[where] = weights
+        squares += float(weights @ weights)
+    return _scaled(weighted, parted.summed(gradient, squares)) if largest > 0 else _normal(gradient, rng)
 
 
 def _normal(gradient: Array, rng: np.random.Generator) -> Array:
-    return _unit(np.asarray(rng.standard_normal(gradient.shape, wide(gradient))))
+    drawn = np.asarray(rng.standard_normal(gradient.shape, wide(gradient)))
+    return _scaled(drawn, sum(float(piece @ piece) for piece in blockwise.blocks(drawn)))
+
+
+def _scaled(vector: Array, squares: float) -> Array:
+    """To a length of 1, of which the square is known."""
+    vector /= math.sqrt(squares)
+    return vector
 
 
 def wide(gradient: Array) -> Any:
     """The dtype of a direction: what counts is the displacement that the tensor's dtype makes of it."""
     return np.float64 if gradient.dtype.itemsize > 4 else np.float32
-
-
-def _unit(vector: Array) -> Array:
-    vector /= blockwise.norm(vector)
-    return vector
 
 
 def entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:

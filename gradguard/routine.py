@@ -56,7 +56,7 @@ class TensorState:
     """What one tensor carries from check to check: a stream for each kind of probe.
 
     Attributes:
-        aligned: Along masks of the gradient.
+        aligned: Along the gradient.
         gaussian: Along Gaussian vectors.
         entry: Along single entries.
         noise: The noise of the loss when the deep check was made.

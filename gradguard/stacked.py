@@ -1,6 +1,7 @@
 """Whether a loss that is said to be batched is, and how many points one call of it should take."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,7 +14,7 @@ COPIES = 3  # no size of a batch or a layer makes them up by chance: each is mov
 FAR = 2.0**-6  # of a tensor, that the copies are moved by
 SAME = 1e-3  # of what the moves change the loss by
 TIMED = 64  # copies in the call whose time is taken
-SINGLES = 3  # calls for one copy each, whose time it is compared with
+TIMES = 2  # that each is taken: the machine may have been busy
 
 
 def proven_at_once(objective: Objective, centre: Float64) -> int:
@@ -65,12 +66,12 @@ def _faster(objective: Objective) -> int:
         return 1
     rows = min(TIMED, at_most(objective.space.arrays))
     stack = Stack.of(objective.space.arrays, name, rows)
-    began = time.perf_counter()
-    objective.of_stack(stack)
-    between = time.perf_counter()
-    singles = []
-    for _ in range(SINGLES):
-        started = time.perf_counter()
-        objective()
-        singles.append(time.perf_counter() - started)
-    return at_most(objective.space.arrays) if (between - began) / rows < float(np.median(singles)) else 1
+    together = min(_seconds(lambda: objective.of_stack(stack)) for _ in range(TIMES))
+    alone = min(_seconds(objective) for _ in range(TIMES))
+    return at_most(objective.space.arrays) if together < rows * alone else 1
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started

@@ -134,8 +134,8 @@ class Undisturbed:
         if written:
             raise ValueError(
                 f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the guard's first "
-                "check, so that no copies were kept and this step's gradients are lost; give the guard a loss that only "
-                "evaluates, or one that does the same at every call"
+                "check, so that no copies were kept and this step's gradients are lost; give the guard a loss that "
+                "only evaluates, or one that does the same at every call"
             )
 
     def during(self, work: Callable[[], Result]) -> Result:

@@ -170,7 +170,8 @@ def spacing(tensor: Tensor) -> float:
         if not math.isfinite(low + high):
             low, high = (float(end) for end in piece.nan_to_num(0.0, 0.0, 0.0).aminmax())
         largest = max(largest, -low, high)
-    return float(max(kind.eps * 2.0 ** (math.frexp(largest)[1] - 1), kind.smallest_normal * kind.eps))
+    least = kind.smallest_normal * kind.eps
+    return float(max(kind.eps * 2.0 ** (math.frexp(largest)[1] - 1), least) if largest else least)
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -181,12 +182,12 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """
     size = BLOCK if tensors[0].device.type == "cpu" else LARGE_BLOCK
     if all(tensor.is_contiguous() for tensor in tensors):
-        yield from zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True)
+        yield from zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
         return
     shape = tensors[0].shape
     axis = max(range(len(shape)), key=shape.__getitem__)
     rows = max(1, size * shape[axis] // max(1, tensors[0].numel()))
-    yield from zip(*(tensor.split(rows, axis) for tensor in tensors), strict=True)
+    yield from zip(*(torch.split(tensor, rows, axis) for tensor in tensors), strict=True)
 
 
 class TensorPlace:
@@ -215,17 +216,17 @@ class TensorPlace:
 
     def put(self, values: Array) -> None:
         """Write all of it."""
-        saved = self._saved  # kept before anything is written
-        self._tensor.copy_(torch.as_tensor(np.asarray(values, np.float64)).reshape(saved.shape))
+        written = torch.as_tensor(np.asarray(values, np.float64)).reshape(self._saved.shape)
+        self._tensor.copy_(written)
 
     def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
         direction, slope = self._beside("vector", vector), self._beside("gradient", gradient)
-        wide = torch.float64 if self._tensor.dtype is torch.float64 else torch.float32  # which sees the move exactly
-        told = torch.zeros(2, dtype=torch.float64, device=self._tensor.device)
-        for target, *others in blocks(self._tensor, self._saved, direction, slope):
-            told += _shifted(target, amount, *(other.to(wide) for other in others))
-        return float(told[0]), float(told[1])
+        along = against = 0.0
+        for target, start, *others in blocks(self._tensor, self._saved, direction, slope):
+            products = _shifted(target, start, amount, *others)
+            along, against = along + products[0], against + products[1]
+        return along, against
 
     def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that the dtype made of it."""
@@ -257,12 +258,19 @@ class TensorPlace:
         return sent[1]
 
 
-def _shifted(target: Tensor, amount: float, start: Tensor, along: Tensor, against: Tensor) -> Tensor:
+def _shifted(target: Tensor, start: Tensor, amount: float, along: Tensor, against: Tensor) -> tuple[float, float]:
     """Write `start` + amount x `along`; the products of the realised displacement with `along` and `against`."""
-    target.copy_(torch.add(start, along, alpha=amount))
-    moved = target - start
-    products = torch.stack([(moved * other).sum() if moved.dim() != 1 else moved @ other for other in (along, against)])
-    if products.isfinite().all():
+    wide = torch.float64 if target.dtype is torch.float64 else torch.float32  # which sees the displacement as it is
+    start = start.to(wide)
+    torch.add(start, along.to(wide), alpha=amount, out=target)
+    moved = (target - start).double()
+    products = _product(moved, along), _product(moved, against)
+    if all(map(math.isfinite, products)):
         return products
     moved[~start.isfinite()] = 0  # an entry that is nan or inf stays where it is
-    return torch.stack([(moved * other).sum() for other in (along, against)])
+    return _product(moved, along), _product(moved, against)
+
+
+def _product(one: Tensor, other: Tensor) -> float:
+    """In float64: a long sum in float32 may be off by more than backprop's own rounding."""
+    return float(torch.dot(one.reshape(-1), other.double().reshape(-1)))  # which autocast leaves alone, unlike `@`

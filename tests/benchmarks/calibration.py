@@ -1,6 +1,6 @@
 """Whether the error bars are honest, and how close the four-point differences come to the truth.
 
-What is measured: differences of the 5-5-5 LSTM's loss (T = 39) along gradient-aligned masks, Gaussian directions and
+What is measured: differences of the 5-5-5 LSTM's loss (T = 39) along the gradient, Gaussian directions and
 single entries, in several states of training and at two batch sizes, against the gradient of a float64 twin, itself
 held to the complex step. Steps and noise are those that the code settles on: "deep" is the settling of a deep check,
 "routine" are a guard's streams over 60 checks that begin where a deep check left off, with a tiny step of training

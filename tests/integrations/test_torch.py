@@ -94,7 +94,7 @@ def test_a_function_that_forgets_grad_output_is_found_where_the_loss_is_weighted
 
 
 def test_a_loss_that_forgets_grad_output_is_off_by_its_weight() -> None:
-    """A fused loss that hands down its own gradient, whatever it is asked for, gives half of it where it counts twice."""
+    """A fused loss that hands down its own gradient, whatever is asked for, gives half of it where it counts twice."""
 
     class Fused(torch.autograd.Function):
         @staticmethod
