@@ -89,6 +89,12 @@ class Size:
     largest: float
     norm: float
 
+    @classmethod
+    def of(cls, array: Array, gradient: Array) -> "Size":
+        """The sizes of one tensor."""
+        largest = blockwise.largest(gradient)
+        return cls(blockwise.typical_size(array, 0.0), largest, blockwise.norm(gradient, largest))
+
     @property
     def passing(self) -> float:
         """How much of the loss passes through the tensor: what is rounded on its way to the gradient."""
@@ -249,14 +255,7 @@ class Subject:
 
     def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
         gradients = self.state.gradients
-        sizes = {
-            name: Size(
-                blockwise.typical_size(self.arrays[name], 0.0),
-                blockwise.largest(gradients[name]),
-                blockwise.norm(gradients[name]),
-            )
-            for name in names
-        }
+        sizes = {name: Size.of(self.arrays[name], gradients[name]) for name in names}
         passing = {**proven.passing, **{name: size.passing for name, size in sizes.items()}}
         return Bench(objective, self.arrays, gradients, sizes, passing, objective(), proven.unit, proven.noise)
 
@@ -318,7 +317,7 @@ def _why_not_exact(
     """
     try:
         return _refusal(shadow, native, expected, same, is_late)
-    except Exception as error:
+    except Exception as error:  # whatever the user's loss raises when it meets float64
         try:
             _refusal(shadow, native, expected, same, is_late)
         except type(error):

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.parted import Array as Array
+from gradguard.parted import Float64 as Float64
 from gradguard.parted import across, own, summed
-
-Array = NDArray[np.floating[Any]]
-Float64 = NDArray[np.float64]
 
 FLOAT64 = np.dtype(np.float64)
 FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = ("external_loop", "buffered", "zerosize_ok")
@@ -61,9 +60,14 @@ def is_finite(array: Array) -> bool:
     return found if together is None else together.largest(float(not found)) == 0
 
 
-def norm(array: Array) -> float:
-    """The Euclidean norm of the finite entries, in units of the largest: squares neither over- nor underflow."""
-    unit = largest(array)
+def norm(array: Array, unit: float | None = None) -> float:
+    """The Euclidean norm of the finite entries, in units of the largest: squares neither over- nor underflow.
+
+    Args:
+        array: The entries.
+        unit: The largest |entry|, where it is known.
+    """
+    unit = largest(array) if unit is None else unit
     if unit == 0:
         return 0.0
     squares = sum(float(np.square(_finite(piece) / unit).sum()) for piece in blocks(own(array)))

@@ -7,13 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from gradguard.alerts import Alerts, GradientError
 from gradguard.bench import Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
 from gradguard.check import report_of
+from gradguard.closing import Closing
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.naming import require_constants
 from gradguard.one_thread import OneThread
@@ -58,7 +58,7 @@ class HistoryRow:
     seconds: float
 
 
-class GradGuard:
+class GradGuard(Closing):
     """Checks the gradients of a training while it runs; call `after_backward` between backward and update.
 
     Args:
@@ -190,14 +190,6 @@ class GradGuard:
         if not self._closed:
             self._closed = True
             self._outlets.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         snapshots = [("snapshot", taken) for taken in self._snapshot.snapshots]

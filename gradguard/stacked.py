@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gradguard import blockwise
 from gradguard.batched import Stack, at_most
 from gradguard.loss import Objective
 from gradguard.parameters import Float64
@@ -37,7 +38,7 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
     array = objective.space.arrays[name]
     rng = np.random.default_rng(0)
     probes = [gaussian(array, rng) for _ in range(COPIES)]
-    far = FAR * max(1.0, float(np.linalg.norm(np.nan_to_num(array.astype(np.float64)))))
+    far = FAR * max(1.0, blockwise.norm(array))
     amounts = far * np.arange(1.0, COPIES + 1)[:, None]
     objective.at_once = 1
     alone = objective.around(name, probes, amounts, array)[0][:, 0]

@@ -121,8 +121,7 @@ class Undisturbed:
         # The last evaluation of a check is where the gradients are of, and writes what was there before.
         if self._looks and not self.written:
             self._looks -= 1
-            kept = self.gradients
-            self.written |= {name for name, one in self._theirs.items() if one.tobytes() != kept[name].tobytes()}
+            self.written |= {name for name in self._theirs if self._is_written(name)}
 
     def require_intact(self) -> None:
         """Refuse to go on where gradients of which there are no copies have been written to.
@@ -130,7 +129,7 @@ class Undisturbed:
         Raises:
             ValueError: they have; the message names them.
         """
-        written = [name for name, mark in self._marks.items() if _mark(self._theirs[name]) != mark]
+        written = [name for name in self._marks if self._is_written(name)]
         if written:
             raise ValueError(
                 f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the guard's first "
@@ -154,15 +153,21 @@ class Undisturbed:
     def _put_back(self) -> None:
         """All of it, the parameters first, also where some of it fails."""
         with ExitStack() as steps:
-            for step in (self._put_back_gradients, self._streams, self.restore, self.moves.put_back):
+            for step in (self._put_back_gradients, self._streams, self._restore, self.moves.put_back):
                 steps.callback(step)
         self._is_back = True
 
     def _put_back_gradients(self) -> None:
-        for name, gradient in self._theirs.items():
-            if self._keep and gradient.tobytes() != self.gradients[name].tobytes():
+        for name, gradient in self._theirs.items() if self._keep else ():
+            if self._is_written(name):
                 self.written.add(name)
                 gradient[...] = self.gradients[name]
+
+    def _is_written(self, name: str) -> bool:
+        gradient = self._theirs[name]
+        if self._keep:
+            return gradient.tobytes() != self.gradients[name].tobytes()
+        return _mark(gradient) != self._marks[name]
 
 
 def _mark(array: Array) -> int:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
-    except Exception:
+    except Exception:  # a defect of ours, whatever it is
         traceback.print_exc()
         return CANNOT_TELL  # Python's own 1 would say that there is a bug in a gradient
     return status

@@ -5,8 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from gradguard.callback import GradGuard, HistoryRow
+from gradguard.closing import Closing
 from gradguard.integrations.torch.company import chain, company_of, wrapper_of
 from gradguard.integrations.torch.evaluation import Evaluation
 from gradguard.integrations.torch.forwards import Forwards
@@ -32,7 +32,7 @@ LOG = logging.getLogger("gradguard")
 Loss = Callable[[], object]
 
 
-class TorchGuard:
+class TorchGuard(Closing):
     """Checks the gradients of a module while it trains.
 
     Call `after_backward` between `loss.backward()` and `optimizer.step()`, or let `hook` do so. The loss is evaluated
@@ -181,14 +181,6 @@ class TorchGuard:
         if self._company is not None:
             self._company.stop()
         self.guard.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _evaluated(self, loss: Loss) -> Loss:
         if self._company is None:

@@ -556,7 +556,7 @@ def attempted(read: Callable[[Path], object], content: bytes) -> str:
                 read(path)
             except (Failure, ValueError, TypeError) as error:
                 return "refused" if len(str(error)) < 1000 else "crash"
-            except Exception:
+            except Exception:  # any other is what is counted
                 return "crash"
     return "read"
 

@@ -245,7 +245,7 @@ def raised_by(act: Callable[[], object]) -> str:
     """The message of what it raises, with its type."""
     try:
         act()
-    except Exception as error:
+    except Exception as error:  # which one it is, the test asks
         return f"{type(error).__name__}: {error}"
     return ""
 
