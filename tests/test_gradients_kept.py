@@ -42,11 +42,18 @@ class Training:
 
 def test_a_loss_that_writes_the_gradients_leaves_no_trace() -> None:
     """All checks put back what it writes, the routine ones too, whose copies are made only for such losses."""
-    plain, guarded = Training(), Training()
+    plain, guarded, spoilt = Training(), Training(), Training()
     expected = plain.run(lambda: plain.model.loss(BATCH), 4)
+
+    def spoiling() -> object:
+        for grad in spoilt.grads.values():
+            grad += 1
+        return spoilt.model.loss(BATCH)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        reached = guarded.run(guarded.backward, 4)
+        reached, also = guarded.run(guarded.backward, 4), spoilt.run(spoiling, 4)
+    assert all(also[name].tobytes() == param.tobytes() for name, param in expected.items())
     assert {name: param.tobytes() for name, param in reached.items()} == {
         name: param.tobytes() for name, param in expected.items()
     }
