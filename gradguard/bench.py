@@ -11,7 +11,7 @@ import numpy as np
 
 from gradguard import blockwise
 from gradguard.batched import Batched
-from gradguard.differences import BACKPROP_ROUNDING, FourPoint, measure
+from gradguard.differences import FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
 from gradguard.noise import listen, unit_roundoff
 from gradguard.parameters import (
@@ -25,6 +25,7 @@ from gradguard.parameters import (
     typical_size_among,
 )
 from gradguard.probes import Probe
+from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, Rounding
 from gradguard.stacked import proven_at_once
 from gradguard.steps import Steps
 from gradguard.undisturbed import Held, Undisturbed
@@ -143,27 +144,30 @@ class Bench:
         """Four-point differences of one tensor along some probes."""
         return measure(self.objective, name, self.gradients[name], probes, steps, self.centre)
 
-    def rounding_of_entry(self, name: str) -> float:
+    def rounding_of_entry(self, name: str) -> Rounding:
         """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""
         return self._rounding(name, self.sizes[name].largest)
 
-    def rounding_of_direction(self, name: str) -> float:
+    def rounding_of_direction(self, name: str) -> Rounding:
         """Backprop's own rounding error along a unit vector: some roundoffs of the norm, and what cancels."""
         return self._rounding(name, self.sizes[name].norm)
 
-    def _rounding(self, name: str, derivative: float) -> float:
-        return math.hypot(BACKPROP_ROUNDING * self.roundoff * derivative, self._left_by_cancelling(name))
+    def _rounding(self, name: str, derivative: float) -> Rounding:
+        """The rounding of the gradient as it is, and what is left of large contributions to it that cancel.
 
-    def _left_by_cancelling(self, name: str) -> float:
-        """The rounding that is left of large contributions to a gradient that cancel, as they do near a minimum.
-
-        What passes through the layers is rounded at the size it has there, in units of this tensor. In float64, where
-        differences have no noise to speak of, what the loss's own rounding in native precision leaves comes on top.
+        What passes through the layers is rounded at the size it has there, in units of this tensor; near a minimum it
+        cancels. It is no rounder than the loss that it makes up, unless that loss is near 0 and hides its noise. In
+        float64, where differences have no noise to speak of, what the loss's own rounding in native precision leaves
+        comes on top.
         """
-        rounded = BACKPROP_ROUNDING * self.roundoff * max(self.passing.values(), default=0.0)
-        if self.objective.space.precision != "native":
-            rounded = max(rounded, self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
-        return rounded / (self.sizes[name].typical or 1.0)
+        typical, passing = self.sizes[name].typical or 1.0, max(self.passing.values(), default=0.0)
+        relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, SATURATED_ROUNDING * self.unit)
+        left = self.roundoff * passing
+        if self.roundoff < LARGEST_ROUNDOFF:
+            left = max(self.unit * passing, min(left, self.noise))
+        is_native = self.objective.space.precision == "native"
+        forward = 0.0 if is_native else max(self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
+        return Rounding(math.hypot(relative * derivative, BACKPROP_ROUNDING * left / typical), forward / typical)
 
     def steps_of_entries(self, name: str) -> Steps:
         """The steps to take along an entry: at first a thousandth of the typical one, at last some times that."""

@@ -19,8 +19,8 @@ from gradguard.steps import Steps, dithered
 OTHER_STEPS = (1 / 2, 1 / 5)
 AGAIN = 64  # differences measured again
 MOVES = 5.0  # standard deviations by which a difference moves from step to step, and is no bug's
-REPEATS = 9
 SHORTER = 3.0  # times, at least, the step at which a disagreement must last
+MUCH_SHORTER = 5.0  # times the step, at which one must be as clear where the loss is rough
 SEEN = 5.0  # standard deviations in a difference, or what is predicted of it: less is rounded alike at all steps
 NEAR = 1 / 400  # of the longest step: so near no network levels off
 CONFIRMED = 3  # single disagreements that are looked at so closely
@@ -70,28 +70,48 @@ def holds(settled: Settled, steps: Steps, measure: Measure) -> bool:
     return _lasts(settled, [i for i in settled.telling if clear[i]][:AGAIN], steps, measure)
 
 
-def _lasts(settled: Settled, which: Sequence[int], steps: Steps, measure: Measure) -> bool:
+def survivors(settled: Settled, steps: Steps, measure: Measure) -> NDArray[np.bool_]:
+    """Which disagreements are as clear at steps too short for what is rough, the clearest measured again until one is.
+
+    Shape (K,). The noise of so short a difference is larger by as much, and goes with the square of the repeats.
+    """
+    surviving = settled.surviving.copy()
+    for i in settled.suspects[:CONFIRMED]:
+        if surviving.any() or abs(settled.pairs.z[i]) <= ALARM:
+            break
+        surviving[i] = _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM)
+    return surviving
+
+
+def _lasts(
+    settled: Settled,
+    which: Sequence[int],
+    steps: Steps,
+    measure: Measure,
+    nearer: float = SHORTER,
+    sure: float = SURE,
+) -> bool:
     """Whether the factor by which some differences are off is much the same at shorter steps, measured so often there.
 
     The less n is beside g, the further the step is shortened: a loss that has levelled off must come into its range.
     """
     before, deviation = settled.points.take(np.array(which, dtype=np.intp)), settled.pairs.deviation[which]
-    shorter = _shorter(before, settled.sigma, steps)
+    shorter, repeats = _shorter(before, settled.sigma, steps, nearer), int(nearer**2)
     if not len(which) or not (shorter < before.step).all():
         return False
     slope = (before.g if before.g.any() else before.n) / deviation
-    again = [measure(np.array(which), at).n for at in np.outer(dithered(1.0, REPEATS), shorter)]
+    again = [measure(np.array(which), at).n for at in np.outer(dithered(1.0, repeats), shorter)]
     off, lasting = (float(np.sum(slope * (n - before.g) / deviation)) for n in (before.n, np.mean(again, axis=0)))
-    error = norm(slope) * float(np.max(before.step / shorter)) / np.sqrt(REPEATS)
-    return lasting * off > 0 and abs(lasting) > max(LASTING * abs(off), SURE * error)
+    error = norm(slope) * float(np.max(before.step / shorter)) / np.sqrt(repeats)
+    return lasting * off > 0 and abs(lasting) > max(LASTING * abs(off), sure * error)
 
 
-def _shorter(before: FourPoint, sigma: float, steps: Steps) -> Float64:
-    """The steps at which disagreements must last; inf where too little would be seen there to prove anything."""
+def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Float64:
+    """Steps so many times shorter, or more; inf where too little would be seen there to prove anything."""
     numerical, predicted = np.abs(before.numerical), np.abs(before.predicted)
     with np.errstate(divide="ignore"):
         in_range = before.step / np.maximum(1, predicted / numerical)
-    shorter = np.minimum(before.step, np.maximum(in_range, NEAR * steps.longest)) / SHORTER
+    shorter = np.minimum(before.step, np.maximum(in_range, NEAR * steps.longest)) / times
     shorter = steps.clip(shorter)
     too_little = np.maximum(numerical, predicted) * shorter / before.step < SEEN * sigma
     return np.where(too_little, np.inf, shorter)

@@ -146,7 +146,7 @@ def examine(
 
 
 def _amplification(bench: Bench, name: str, entries: Settled, directions: Settled) -> float:
-    usual = np.array([bench.rounding_of_entry(name), bench.rounding_of_direction(name)])
+    usual = np.array([bench.rounding_of_entry(name).total, bench.rounding_of_direction(name).total])
     found = np.array([np.median(entries.rounding), np.median(directions.rounding)])
     return float(np.max(found[usual > 0] / usual[usual > 0], initial=1.0))
 

@@ -26,7 +26,6 @@ LARGEST_NOISE = 5.0  # of one loss, in standard deviations
 KINK_IN_NOISE = 12  # two standard deviations of a fourth difference, in those of the loss
 POINTS = (-2.0, -1.0, 1.0, 2.0)  # in steps
 LOSSES = 2**22  # unreduced ones that are held at a time
-BACKPROP_ROUNDING = 8  # backprop's own rounding error, in unit roundoffs of ||g||
 
 
 @dataclass(frozen=True, slots=True)

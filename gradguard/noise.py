@@ -18,7 +18,10 @@ from gradguard.probes import Direction, wide
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 16
 PRIOR = 2
-WIDENINGS = (1, 16, 256, 4096, 65536)  # of the jitter, while the loss hardly moves; at last by all of the tensor
+WIDENINGS = (1, 2**4, 2**8, 2**12, 2**16, 2**24, 2**32, 2**45)  # of the jitter, while the loss hardly moves
+NARROWINGS = (1 / 4, 1 / 16, 1 / 64)  # of it, while the loss bends within it
+LOUD = 10.0  # floors, from which what is heard may be a bend
+BENDS = 2.0  # times less is heard so much closer: of a bend 16 times less
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
 SLACK = 3.0  # units in the last place by which changes may lie beside their lattice: each loss was rounded twice since
 BY_CHANCE = 1e-6  # how likely changes on no lattice may be to fit
@@ -74,31 +77,47 @@ def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Gene
     """The noise of the loss, from antithetic pairs of points some hundred roundoffs from x.
 
     The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Two
-    evaluations a pair; more where the loss hardly moves so close: what stays the same tells nothing of its quanta.
+    evaluations a pair; more where the loss hardly moves so close: what stays the same tells nothing of its quanta; and
+    where it bends so close, as a sharp recurrence does: what falls as the square of the distance is no noise.
 
     Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
     """
-    for widening in WIDENINGS:
-        pairs = _pairs(objective, name, widening, rng)
+    reach = JITTER * unit_roundoff(objective.space.arrays[name].dtype)
+    for widening in WIDENINGS:  # at last by all of the tensor
+        pairs = _pairs(objective, name, min(1.0, widening * reach), rng)
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
-        moved = losses[1:] != centre
-        if np.mean(moved[:, moved.any(axis=0)] if moved.any() else 0.0) >= MOVING:
+        if _moves(losses) or widening * reach >= 1:
             break
-    with np.errstate(invalid="ignore"):
-        sums = [objective.total(above + below - 2 * centre) for above, below in pairs]
     dtype = resolution(losses.reshape(-1), objective.dtype)
     floor = _rounding(objective, quanta(losses, dtype))
     least = _rounding(objective, _ulp(centre, dtype))
-    sigma = (
-        float(np.std(np.array(sums)[np.isfinite(sums)], ddof=1) / np.sqrt(2)) if np.isfinite(sums).sum() > 1 else 0.0
-    )
+    sigma = _of_pairs(objective, pairs, centre)
+    for narrowing in NARROWINGS if sigma > LOUD * floor else ():
+        pairs = _pairs(objective, name, narrowing * widening * reach, rng)
+        nearer = _of_pairs(objective, pairs, centre)
+        if nearer * BENDS > sigma or not _moves(np.concatenate([centre[None], pairs.reshape(-1, centre.size)])):
+            break
+        sigma = nearer
     return Noise(max(sigma, floor), floor, dtype, least, is_deaf=bool((losses == centre).all()))
 
 
-def _pairs(objective: Objective, name: str, widening: float, rng: np.random.Generator) -> Float64:
-    """Losses at antithetic pairs of points, shape (PAIRS, 2, m)."""
+def _moves(losses: Float64) -> bool:
+    """Whether those losses that move at all, of k points and the unperturbed one, do so mostly; shape (1 + k, m)."""
+    moved = losses[1:] != losses[0]
+    return bool(np.mean(moved[:, moved.any(axis=0)] if moved.any() else 0.0) >= MOVING)
+
+
+def _of_pairs(objective: Objective, pairs: Float64, centre: Float64) -> float:
+    """Sigma from the losses at antithetic pairs of points, (k, 2, m); 0 where fewer than two are finite."""
+    with np.errstate(invalid="ignore"):
+        sums = np.array([objective.total(above + below - 2 * centre) for above, below in pairs])
+    finite = sums[np.isfinite(sums)]
+    return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
+
+
+def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Float64:
+    """Losses at antithetic pairs of points, each entry moved by about a share `reach` of it; shape (PAIRS, 2, m)."""
     base = objective.space.arrays[name]
-    reach = widening * JITTER * unit_roundoff(base.dtype)
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
     finite = blockwise.is_finite(base)
 
@@ -126,34 +145,36 @@ def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
     """
     with np.errstate(invalid="ignore"):
         changes = losses[1:] - losses[0]
+        ulps = _ulp(losses, dtype)
+    slack = SLACK * np.maximum(ulps[0], np.where(np.isfinite(changes), ulps[1:], 0))
     changes[~np.isfinite(changes)] = 0
-    ulp = _ulp(losses[0], dtype)
     mantissa, exponent = np.frexp(changes)
     digits = (mantissa * 2.0**53).astype(np.int64)
     dividing = np.where(changes != 0, np.ldexp((digits & -digits).astype(np.float64), exponent - 53), np.inf)
-    found = np.maximum(dividing.min(axis=0), _even_spacing(changes, ulp))
+    found = np.maximum(dividing.min(axis=0), _even_spacing(changes, slack))
     coarsest = found[np.isfinite(found)].max(initial=0.0)
-    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), ulp)
+    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), ulps[0])
     return lattice
 
 
-def _even_spacing(changes: Float64, ulp: Float64) -> Float64:
+def _even_spacing(changes: Float64, slack: Float64) -> Float64:
     """The least distance between changes of a loss, where all are multiples of it up to rounding; else 0. Shape (m,).
 
     Args:
         changes: Of m losses, shape (k, m).
-        ulp: A unit in the last place of each loss, (m,).
+        slack: How far rounding may have moved each, (k, m).
     """
-    slack = SLACK * ulp
-    gaps = np.diff(np.sort(np.concatenate([changes, np.zeros_like(changes[:1])]), axis=0), axis=0)
-    spacing = np.where(gaps > slack, gaps, np.inf).min(axis=0)
+    placed, moved = (np.concatenate([each, np.zeros_like(each[:1])]) for each in (changes, slack))
+    order = np.argsort(placed, axis=0)
+    gaps, moved = np.diff(np.take_along_axis(placed, order, 0), axis=0), np.take_along_axis(moved, order, 0)
+    spacing = np.where(gaps > np.maximum(moved[1:], moved[:-1]), gaps, np.inf).min(axis=0)
     multiples = np.rint(changes / spacing)
     with np.errstate(invalid="ignore"):
         beside = np.abs(changes - multiples * spacing)
     allowed = slack * (1 + np.abs(multiples))  # the spacing is as uncertain, and counts that often
     by_chance = np.where(multiples == 0, 1.0, np.minimum(1, 2 * allowed / spacing)).prod(axis=0)
-    enough = BY_CHANCE * np.minimum(1, 4 * slack / spacing)  # one of them made the spacing, and proves nothing
-    even: Float64 = np.where((beside <= allowed).all(axis=0) & (by_chance < enough), spacing, 0.0)
+    made = np.minimum(1, 4 * slack.max(axis=0) / spacing)  # one of them made the spacing, and proves nothing
+    even: Float64 = np.where((beside <= allowed).all(axis=0) & (by_chance < BY_CHANCE * made), spacing, 0.0)
     return even
 
 

@@ -121,11 +121,11 @@ def probe_tensor(
         kinds = [*kinds[: min(1, singles)], (state.gaussian, probes.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
-    rounding, along = state.amplification * bench.rounding_of_direction(name), Pairs.none()
+    rounding, along = state.amplification * bench.rounding_of_direction(name).total, Pairs.none()
     for stream, draw in kinds:
         along = along.plus(_probe(bench, name, stream, [draw(gradient, rng)], rounding, floor)[0])
     chosen = probes.some_entries(gradient, singles, rng)
-    rounding = state.amplification * bench.rounding_of_entry(name)
+    rounding = state.amplification * bench.rounding_of_entry(name).total
     single, kept = _probe(bench, name, state.entry, chosen, rounding, floor)
     index = tuple(chosen[place].index for place in kept)
     evidence = Evidence(

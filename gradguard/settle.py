@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from gradguard import noise
 from gradguard.bench import Bench
-from gradguard.confirm import Measure, amplified, holds, measured_again
+from gradguard.confirm import Measure, amplified, holds, measured_again, survivors
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.noise import Noise
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
+from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
 from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 
@@ -39,7 +40,7 @@ def settle(
     bench: Bench,
     name: str,
     chosen: Sequence[Probe],
-    rounding: float,
+    rounding: Rounding,
     heard: Noise,
     steps: Steps,
     enough: float = WEAK,
@@ -61,8 +62,9 @@ def settle(
 
     points, sigma = _adapted(measure, len(chosen), steps, heard, bench.roundoff, enough)
     nothing = np.zeros(len(chosen))
-    own = nothing + rounding
-    settled = Settled(points, sigma, heard.floor, own, own, nothing, nothing > 0)
+    settled = Settled(
+        points, sigma, heard.floor, nothing + rounding.total, nothing + rounding.own, nothing, nothing > 0
+    )
     many = float(np.mean(~settled.resolved)) > MANY
     settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.bent.any()))
     for _ in range(RETREATS):
@@ -79,9 +81,11 @@ def settle(
     if settled.significance > ALARM:
         settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
     is_noise = settled.sigma <= TOO_LOUD * heard.sigma
-    if settled.significance > ALARM and not (is_noise and holds(settled, steps, measure)):
-        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
-    return settled
+    if settled.significance <= ALARM:
+        return settled
+    if is_noise and holds(settled, steps, measure):
+        return replace(settled, surviving=survivors(settled, steps, measure))
+    return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
 
 
 def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:

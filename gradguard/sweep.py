@@ -15,12 +15,12 @@ from gradguard import curves, noise, probes, sweep_words
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blockwise import typical_size
 from gradguard.curves import Curve, Differences
-from gradguard.differences import BACKPROP_ROUNDING
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
 from gradguard.noise import Noise
 from gradguard.parameters import Array, Float64, read_gradients, read_parameters
 from gradguard.probes import EntryProbe
+from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together
 from gradguard.undisturbed import Undisturbed
 

@@ -52,7 +52,11 @@ RULES: Mapping[str, Patches] = {
     "no confirmation at shorter steps": lambda: [mock.patch.object(settle, "holds", return_value=True)],
     "a rough loss is like any other": lambda: [mock.patch.object(Evidence, "is_suspect", property(as_if_smooth))],
     "no amplification of roundings": lambda: [mock.patch.object(settle, "amplified", lambda *given: given[3].rounding)],
-    "backprop makes no roundings": lambda: [mock.patch.object(bench, "BACKPROP_ROUNDING", 0)],
+    "backprop makes no roundings": lambda: [
+        mock.patch.object(bench, "BACKPROP_ROUNDING", 0),
+        mock.patch.object(bench, "SATURATED_ROUNDING", 0),
+    ],
+    "saturated units round like others": lambda: [mock.patch.object(bench, "SATURATED_ROUNDING", 0)],
     "no test of a common factor": lambda: [mock.patch.object(Pairs, "_of_factor", return_value=0.0)],
     "entries in the noise count for a factor": lambda: [mock.patch.object(agreement, "CLEAR", 0.0)],
     "no purity threshold": lambda: [mock.patch.object(diagnosis, "PURE", np.inf)],

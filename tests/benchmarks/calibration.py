@@ -41,6 +41,7 @@ from gradguard import deep, noise, probes
 from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.probes import Probe
+from gradguard.rounding import Rounding
 from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.settle import WEAK, settle
 from gradguard.steps import Steps
@@ -259,7 +260,7 @@ def settled(
     bench: Bench,
     name: str,
     chosen: Sequence[Probe],
-    rounding: float,
+    rounding: Rounding,
     steps: Steps,
     enough: float,
     rng: np.random.Generator,

@@ -1,0 +1,25 @@
+"""Backprop's own rounding error, and which part of it shrinks with the gradient."""
+
+import math
+from dataclasses import dataclass
+
+BACKPROP_ROUNDING = 8  # in roundoffs of ||g||, of a backward pass that rounds as the loss does
+SATURATED_ROUNDING = 80  # in unit roundoffs: 1 - tanh^2 and p - 1 cancel where a network is sure of itself
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """The rounding error of a derivative by backprop, in the units of the gradient.
+
+    Attributes:
+        own: In proportion to the gradient: a gradient that is too small by a factor has so much less of it.
+        forward: What the forward pass's rounding leaves; a factor lost on the way back does not change it.
+    """
+
+    own: float
+    forward: float
+
+    @property
+    def total(self) -> float:
+        """Both; they are independent."""
+        return math.hypot(self.own, self.forward)
