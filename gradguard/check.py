@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +150,7 @@ def deep_check(
     # A kink that shows in one tensor is a kink of the loss, and may hide in another.
     rough = any(measured.evidence.rough or measured.evidence.kinks for measured in examined.values())
     for name, measured in examined.items():
-        evidence = replace(measured.evidence, rough=rough)
+        evidence = measured.in_rough_company(bench) if rough else measured.evidence
         reports[name] = diagnose_tensor(evidence, histories[name], thresholds)
     reports = {name: reports[name] for name in names if name in reports}
     if not (steady and bench.repeats(_times(bench, reports))):

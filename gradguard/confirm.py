@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gradguard import noise
 from gradguard.agreement import norm
 from gradguard.bench import Bench
+from gradguard.corners import jumps
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.parameters import Float64
@@ -24,6 +25,11 @@ MUCH_SHORTER = 5.0  # times the step, at which one must be as clear where the lo
 SEEN = 5.0  # standard deviations in a difference, or what is predicted of it: less is rounded alike at all steps
 NEAR = 1 / 400  # of the longest step: so near no network levels off
 CONFIRMED = 3  # single disagreements that are looked at so closely
+CORNERS = 32  # differences that tell whether there is a corner
+AT_CORNER = 8  # probes that may tell it together
+SMOOTH = 128  # differences that tell that there is none
+NO_CORNER = 1 / 4  # of a disagreement, that a jump in slope is below
+SHOWN = 15.0  # standard deviations of a disagreement, at which so many differences show so small a jump
 LASTING = 0.6  # of a disagreement that remains, if it is a bug's
 SURE = 3.0  # standard deviations that remain
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
@@ -61,26 +67,63 @@ def measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
 
 
 def holds(settled: Settled, steps: Steps, measure: Measure) -> bool:
-    """Whether what disagrees does so at much shorter steps, where whatever the loss does further away is gone."""
-    if (settled.surviving & settled.converging).any():
-        return True
-    if settled.largest > ALARM and any(_lasts(settled, [i], steps, measure) for i in settled.suspects[:CONFIRMED]):
+    """Whether what disagrees does so at much shorter steps, where whatever the loss does further away is gone.
+
+    Nor may it be a corner, which no step is too short for.
+    """
+    surviving = [[i] for i in settled.suspects if settled.surviving[i] and settled.converging[i]][:CONFIRMED]
+    if any(not _is_corner(settled, which, measure) for which in surviving):
         return True
     clear = np.abs(settled.points.predicted) > SHORTER * SEEN * settled.sigma
-    return _lasts(settled, [i for i in settled.telling if clear[i]][:AGAIN], steps, measure)
+    single = [[i] for i in settled.suspects[:CONFIRMED]] if settled.largest > ALARM else []
+    together = [i for i in settled.telling if clear[i]][:AGAIN]
+    return any(
+        _lasts(settled, which, steps, measure) and not _is_corner(settled, which, measure)
+        for which in [*single, together]
+    )
 
 
-def survivors(settled: Settled, steps: Steps, measure: Measure) -> NDArray[np.bool_]:
-    """Which disagreements are as clear at steps too short for what is rough, the clearest measured again until one is.
+def survives(settled: Settled, steps: Steps, measure: Measure) -> bool:
+    """Whether one of the clearest disagreements is as clear at steps too short for what is rough, and no corner.
 
-    Shape (K,). The noise of so short a difference is larger by as much, and goes with the square of the repeats.
+    The noise of so short a difference is larger by as much, and goes with the square of the repeats. Corners on either
+    side of x may hide each other, so none at all must show. The clearer the disagreement, the closer they are looked
+    for.
     """
-    surviving = settled.surviving.copy()
     for i in settled.suspects[:CONFIRMED]:
-        if surviving.any() or abs(settled.pairs.z[i]) <= ALARM:
-            break
-        surviving[i] = _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM)
-    return surviving
+        clear = abs(float(settled.pairs.z[i]))
+        if clear <= ALARM:
+            return False
+        if settled.surviving[i] or _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM):
+            again = _again(settled, [i], measure, SMOOTH, min(max(1.0, clear / SHOWN), MUCH_SHORTER))
+            jump, spread = jumps(again, settled.sigma)
+            if abs(jump[0]) + 2 * spread[0] < NO_CORNER * abs(_off(again)[0]):
+                return True
+    return False
+
+
+def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool:
+    """Whether a corner of the loss close by explains disagreements: n is off by half of the jump in slope there."""
+    some = which[:AT_CORNER]
+    again = _again(settled, some, measure, CORNERS // len(some))
+    jump, spread = jumps(again, settled.sigma)
+    seen = np.sum((jump / spread) ** 2 - 1) / np.sqrt(2 * len(some))
+    beyond = np.sum((_off(again) ** 2 - jump**2 + spread**2) / settled.pairs.deviation[some] ** 2)
+    return not (seen <= SURE or beyond >= 0)
+
+
+def _again(
+    settled: Settled, which: Sequence[int], measure: Measure, repeats: int, nearer: float = 1.0
+) -> list[FourPoint]:
+    """Some differences measured so often, at steps that many times shorter, all different."""
+    chosen = np.array(which, dtype=np.intp)
+    return [measure(chosen, at) for at in np.outer(dithered(1.0, repeats), settled.points.step[chosen] / nearer)]
+
+
+def _off(again: Sequence[FourPoint]) -> Float64:
+    """The mean of n - g along each probe."""
+    off: Float64 = np.mean([each.n - each.g for each in again], axis=0)
+    return off
 
 
 def _lasts(

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
+from gradguard.confirm import survives
+from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
-from gradguard.parameters import Array
-from gradguard.settle import settle
+from gradguard.parameters import Array, Float64
+from gradguard.probes import Probe
+from gradguard.rounding import Rounding
+from gradguard.settle import WEAK, settle
 from gradguard.settled import Settled
 from gradguard.steps import Steps
 
@@ -51,30 +56,69 @@ LEAST = Effort(entries=3, aligned=1, gaussian=1)
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """Differences along one kind of probe of a tensor.
+
+    Attributes:
+        settled: The differences.
+        probes: What they are along.
+        steps: The range of their steps, the usual one first.
+        stretch: How many times the step that would be tried first the usual one is.
+    """
+
+    settled: Settled
+    probes: Sequence[Probe]
+    steps: Steps
+    stretch: float
+
+    @classmethod
+    def along(
+        cls,
+        bench: Bench,
+        name: str,
+        chosen: Sequence[Probe],
+        rounding: Rounding,
+        heard: noise.Noise,
+        steps: Steps,
+        stretched: float,
+        enough: float = WEAK,
+    ) -> Self:
+        """Differences that begin at the first step times `stretched`."""
+        settled = settle(bench, name, chosen, rounding, heard, steps.starting_at(steps.start * stretched), enough)
+        usual = float(np.median(settled.points.step))
+        return cls(settled, chosen, steps.starting_at(usual), usual / steps.start)
+
+    def survives(self, bench: Bench, name: str) -> bool:
+        """Whether a disagreement is as clear where whatever is rough about the loss is gone."""
+
+        def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
+            return bench.measure(name, [self.probes[i] for i in which], at)
+
+        return survives(self.settled, self.steps, measure)
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     """A deep check of one tensor: what it says, and what later checks start from.
 
     Attributes:
         evidence: For the diagnosis.
-        entry_steps: The steps of entries, the usual one first.
-        entry_sigma: The noise of the loss along entries.
-        direction_steps: Those of directions.
-        direction_sigma: The noise of the loss along directions.
-        stretch_of_entries: How many times the first step the usual one of entries is.
-        stretch_of_directions: And that of directions.
+        entries: Single entries.
+        directions: Directions through the tensor.
         noise: The noise of the loss near the tensor as it is.
         amplification: How much larger backprop's own rounding error is than its usual bound.
     """
 
     evidence: Evidence
-    entry_steps: Steps
-    entry_sigma: float
-    direction_steps: Steps
-    direction_sigma: float
-    stretch_of_entries: float
-    stretch_of_directions: float
+    entries: Series
+    directions: Series
     noise: noise.Noise
     amplification: float
+
+    def in_rough_company(self, bench: Bench) -> Evidence:
+        """The evidence where the loss is known to be rough, along this tensor or another."""
+        survives = any(series.survives(bench, self.evidence.name) for series in (self.entries, self.directions))
+        return replace(self.evidence, rough=True, survives=survives)
 
 
 def examine(
@@ -103,16 +147,13 @@ def examine(
     chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
     along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
     along += [probes.gaussian(gradient, rng) for _ in range(effort.gaussian)]
-    entry_steps, direction_steps = bench.steps_of_entries(name), bench.steps_of_directions(name)
-    usual = entry_steps.start
-    if before is not None:
-        entry_steps = entry_steps.starting_at(entry_steps.start * before.stretch_of_entries * CAUTION)
-        direction_steps = direction_steps.starting_at(direction_steps.start * before.stretch_of_directions * CAUTION)
-    entries = settle(bench, name, chosen, bench.rounding_of_entry(name), heard, entry_steps)
+    stretched = (CAUTION * before.entries.stretch, CAUTION * before.directions.stretch) if before else (1.0, 1.0)
+    rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
+    singles = Series.along(bench, name, chosen, rounding, heard, steps, stretched[0])
     # Directions are few and carry the most: their steps are made as good as they can be.
-    rounding = bench.rounding_of_direction(name)
-    directions = settle(bench, name, along, rounding, heard, direction_steps, enough=np.inf)
-    entry_step, direction_step = float(np.median(entries.points.step)), float(np.median(directions.points.step))
+    rounding, steps = bench.rounding_of_direction(name), bench.steps_of_directions(name)
+    through = Series.along(bench, name, along, rounding, heard, steps, stretched[1], enough=np.inf)
+    entries, directions = singles.settled, through.settled
     index = tuple(probe.index for probe, kept in zip(chosen, entries.resolved, strict=True) if kept)
     evidence = Evidence(
         name=name,
@@ -124,25 +165,15 @@ def examine(
         unresolved=int((~entries.resolved & ~entries.kinked).sum()),
         kinks=int(entries.kinked.sum()),
         coverage=coverage(gradient, index, bench.sizes[name].norm),
-        step_size=entry_step,
+        step_size=singles.steps.start,
         noise=entries.sigma,
         rough=entries.rough or directions.rough,
-        survives=entries.survives or directions.survives,
+        survives=True,
         deaf=heard.is_deaf and not bench.noise,
         still=bool(entries.points.still.all() and directions.points.still.all()),
         blocks={block: np.array([mask[place] for place in index], dtype=bool) for block, mask in blocks.items()},
     )
-    return Examined(
-        evidence=evidence,
-        entry_steps=entry_steps.starting_at(entry_step),
-        entry_sigma=entries.sigma,
-        direction_steps=direction_steps.starting_at(direction_step),
-        direction_sigma=directions.sigma,
-        stretch_of_entries=entry_step / usual,
-        stretch_of_directions=direction_step / usual,
-        noise=heard,
-        amplification=_amplification(bench, name, entries, directions),
-    )
+    return Examined(evidence, singles, through, heard, _amplification(bench, name, entries, directions))
 
 
 def _amplification(bench: Bench, name: str, entries: Settled, directions: Settled) -> float:

@@ -74,11 +74,11 @@ class TensorState:
     @classmethod
     def after(cls, examined: Examined) -> "TensorState":
         """Begin where a deep check left off."""
-        along = (examined.direction_steps, examined.direction_sigma**2)
+        along = (examined.directions.steps, examined.directions.settled.sigma**2)
         return cls(
             aligned=Stream(*along),
             gaussian=Stream(*along),
-            entry=Stream(examined.entry_steps, examined.entry_sigma**2),
+            entry=Stream(examined.entries.steps, examined.entries.settled.sigma**2),
             noise=examined.noise,
             amplification=examined.amplification,
         )

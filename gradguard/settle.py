@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradguard import noise
 from gradguard.bench import Bench
-from gradguard.confirm import Measure, amplified, holds, measured_again, survivors
+from gradguard.confirm import Measure, amplified, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.noise import Noise
@@ -81,11 +81,9 @@ def settle(
     if settled.significance > ALARM:
         settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
     is_noise = settled.sigma <= TOO_LOUD * heard.sigma
-    if settled.significance <= ALARM:
-        return settled
-    if is_noise and holds(settled, steps, measure):
-        return replace(settled, surviving=survivors(settled, steps, measure))
-    return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
+    if settled.significance > ALARM and not (is_noise and holds(settled, steps, measure)):
+        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
+    return settled
 
 
 def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:

@@ -77,11 +77,6 @@ class Settled:
         return (numerical > CLEARLY * self.sigma) & (truncation < CONVERGES * numerical)
 
     @property
-    def survives(self) -> bool:
-        """Whether any disagreement is as clear at the shortest of the other steps."""
-        return bool(self.surviving.any())
-
-    @property
     def suspects(self) -> NDArray[np.intp]:
         """The probes, those first that disagree most with the gradient."""
         return np.argsort(np.where(self.resolved, -np.abs(self.pairs.z), 0.0), kind="stable")
