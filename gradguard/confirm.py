@@ -150,14 +150,18 @@ def _lasts(
 
 
 def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Float64:
-    """Steps so many times shorter, or more; inf where too little would be seen there to prove anything."""
+    """Steps so many times shorter, or more; inf where there are none, or too little would be seen to prove anything.
+
+    Where g is large and n is small, as near as what g predicts would be seen: n must be small there, too.
+    """
     numerical, predicted = np.abs(before.numerical), np.abs(before.predicted)
     with np.errstate(divide="ignore"):
         in_range = before.step / np.maximum(1, predicted / numerical)
-    shorter = np.minimum(before.step, np.maximum(in_range, NEAR * steps.longest)) / times
-    shorter = steps.clip(shorter)
-    too_little = np.maximum(numerical, predicted) * shorter / before.step < SEEN * sigma
-    return np.where(too_little, np.inf, shorter)
+        visible = before.step * times * SEEN * sigma / predicted
+    nearest = np.minimum(visible, NEAR * steps.longest)
+    shorter = np.minimum(before.step, np.maximum(in_range, nearest)) / times
+    too_little = np.maximum(numerical, predicted) * shorter / before.step < 0.99 * SEEN * sigma
+    return np.where(too_little | (shorter < steps.shortest), np.inf, shorter)
 
 
 def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled) -> Float64:
