@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,9 @@ MUCH_SHORTER = 5.0  # times the step, at which one must be as clear where the lo
 SEEN = 5.0  # standard deviations in a difference, or what is predicted of it: less is rounded alike at all steps
 NEAR = 1 / 400  # of the longest step: so near no network levels off
 CONFIRMED = 3  # single disagreements that are looked at so closely
-CORNERS = 32  # differences that tell whether there is a corner
-AT_CORNER = 8  # probes that may tell it together
-SMOOTH = 128  # differences that tell that there is none
+CORNERS = 8  # differences along each of some probes, that tell together whether there are corners
+AT_CORNER = 8  # such probes
+SMOOTH = 128  # differences along one that tell that there is none
 NO_CORNER = 1 / 4  # of a disagreement, that a jump in slope is below
 SHOWN = 15.0  # standard deviations of a disagreement, at which so many differences show so small a jump
 LASTING = 0.6  # of a disagreement that remains, if it is a bug's
@@ -69,55 +70,64 @@ def measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
 def holds(settled: Settled, steps: Steps, measure: Measure) -> bool:
     """Whether what disagrees does so at much shorter steps, where whatever the loss does further away is gone.
 
-    Nor may it be a corner, which no step is too short for.
+    Nor may it be a corner, which no step is too short for; one that disagrees so clearly would show in its differences.
     """
     surviving = [[i] for i in settled.suspects if settled.surviving[i] and settled.converging[i]][:CONFIRMED]
-    if any(not _is_corner(settled, which, measure) for which in surviving):
+    if surviving and not settled.rough:
         return True
     clear = np.abs(settled.points.predicted) > SHORTER * SEEN * settled.sigma
     single = [[i] for i in settled.suspects[:CONFIRMED]] if settled.largest > ALARM else []
     together = [i for i in settled.telling if clear[i]][:AGAIN]
-    return any(
-        _lasts(settled, which, steps, measure) and not _is_corner(settled, which, measure)
-        for which in [*single, together]
-    )
+    lasting = (which for which in [*single, together] if _lasts(settled, which, steps, measure))
+    return any(not _is_corner(settled, which, measure) for which in chain(surviving, lasting))
 
 
 def survives(settled: Settled, steps: Steps, measure: Measure) -> bool:
-    """Whether one of the clearest disagreements is as clear at steps too short for what is rough, and no corner.
+    """Whether one of the clearest disagreements is as clear at steps too short for what is rough, and at no corner.
 
-    The noise of so short a difference is larger by as much, and goes with the square of the repeats. Corners on either
-    side of x may hide each other, so none at all must show. The clearer the disagreement, the closer they are looked
-    for.
+    The noise of so short a difference is larger by as much, and goes with the square of the repeats.
     """
-    for i in settled.suspects[:CONFIRMED]:
-        clear = abs(float(settled.pairs.z[i]))
-        if clear <= ALARM:
-            return False
-        if settled.surviving[i] or _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM):
-            again = _again(settled, [i], measure, SMOOTH, min(max(1.0, clear / SHOWN), MUCH_SHORTER))
-            jump, spread = jumps(again, settled.sigma)
-            if abs(jump[0]) + 2 * spread[0] < NO_CORNER * abs(_off(again)[0]):
-                return True
-    return False
+    clear = [i for i in settled.suspects[:CONFIRMED] if abs(settled.pairs.z[i]) > ALARM]
+    return any(
+        (settled.surviving[i] or _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM))
+        and _is_smooth(settled, i, measure)
+        for i in clear
+    )
+
+
+def _is_smooth(settled: Settled, i: int, measure: Measure) -> bool:
+    """Whether the loss shows no corner at x, along a suspect or the next ones.
+
+    The clearer the disagreement, the closer they are looked for.
+    """
+    step = float(settled.points.step[i]) / min(max(1.0, abs(float(settled.pairs.z[i])) / SHOWN), MUCH_SHORTER)
+    again = _again(measure, [i], step, SMOOTH)
+    (jump,), (spread,) = jumps(again, settled.sigma)
+    most = NO_CORNER * abs(float(_off(again)[0]))
+    if not abs(jump) + 2 * spread < most:
+        return False
+    found, errors = jumps(_again(measure, settled.suspects[:AT_CORNER], step, CORNERS), settled.sigma)
+    return bool(np.mean(found**2 - errors**2) < most**2)
 
 
 def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool:
-    """Whether a corner of the loss close by explains disagreements: n is off by half of the jump in slope there."""
-    some = which[:AT_CORNER]
-    again = _again(settled, some, measure, CORNERS // len(some))
+    """Whether corners of the loss close by explain disagreements: n is off by half of the jump in slope there.
+
+    Corners on either side of x hide each other along one probe, and hardly along the next ones, too.
+    """
+    some = list(dict.fromkeys([*which, *settled.suspects]))[:AT_CORNER]
+    again = _again(measure, some, float(settled.points.step[which[0]]), CORNERS)
     jump, spread = jumps(again, settled.sigma)
     seen = np.sum((jump / spread) ** 2 - 1) / np.sqrt(2 * len(some))
-    beyond = np.sum((_off(again) ** 2 - jump**2 + spread**2) / settled.pairs.deviation[some] ** 2)
+    off = _off(again)[: len(which)]
+    beyond = np.mean(off**2) * NO_CORNER**2 - np.mean(jump**2 - spread**2)
     return not (seen <= SURE or beyond >= 0)
 
 
-def _again(
-    settled: Settled, which: Sequence[int], measure: Measure, repeats: int, nearer: float = 1.0
-) -> list[FourPoint]:
-    """Some differences measured so often, at steps that many times shorter, all different."""
+def _again(measure: Measure, which: Sequence[int] | NDArray[np.intp], step: float, repeats: int) -> list[FourPoint]:
+    """Differences along some probes, so often, at about one step."""
     chosen = np.array(which, dtype=np.intp)
-    return [measure(chosen, at) for at in np.outer(dithered(1.0, repeats), settled.points.step[chosen] / nearer)]
+    return [measure(chosen, np.full(chosen.size, at)) for at in dithered(step, repeats)]
 
 
 def _off(again: Sequence[FourPoint]) -> Float64:
@@ -145,7 +155,8 @@ def _lasts(
     slope = (before.g if before.g.any() else before.n) / deviation
     again = [measure(np.array(which), at).n for at in np.outer(dithered(1.0, repeats), shorter)]
     off, lasting = (float(np.sum(slope * (n - before.g) / deviation)) for n in (before.n, np.mean(again, axis=0)))
-    error = norm(slope) * float(np.max(before.step / shorter)) / np.sqrt(repeats)
+    noisy = NOISE_OF_NUMERICAL * settled.sigma / before.length * (before.step / shorter) / np.sqrt(repeats)
+    error = norm(slope * np.hypot(noisy, settled.rounding[which]) / deviation)
     return lasting * off > 0 and abs(lasting) > max(LASTING * abs(off), sure * error)
 
 
@@ -158,7 +169,7 @@ def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Flo
     with np.errstate(divide="ignore"):
         in_range = before.step / np.maximum(1, predicted / numerical)
         visible = before.step * times * SEEN * sigma / predicted
-    nearest = np.minimum(visible, NEAR * steps.longest)
+    nearest = np.minimum(np.maximum(visible, times * steps.shortest), NEAR * steps.longest)
     shorter = np.minimum(before.step, np.maximum(in_range, nearest)) / times
     too_little = np.maximum(numerical, predicted) * shorter / before.step < 0.99 * SEEN * sigma
     return np.where(too_little | (shorter < steps.shortest), np.inf, shorter)
