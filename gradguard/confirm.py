@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from gradguard import noise
 from gradguard.agreement import norm
-from gradguard.bench import Bench
 from gradguard.corners import jumps
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.parameters import Float64
-from gradguard.probes import Probe
 from gradguard.settled import Settled
 from gradguard.steps import Steps, dithered
 
@@ -33,10 +31,6 @@ NO_CORNER = 1 / 4  # of a disagreement, that a jump in slope is below
 SHOWN = 15.0  # standard deviations of a disagreement, at which so many differences show so small a jump
 LASTING = 0.6  # of a disagreement that remains, if it is a bug's
 SURE = 3.0  # standard deviations that remain
-NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
-NUDGES = 2
-NUDGED = 16  # differences measured there
-ASTRAY = 2  # roundings all through a pass, in moves of the parameters by one roundoff
 
 Measure = Callable[[NDArray[np.intp], Float64], FourPoint]
 
@@ -121,7 +115,7 @@ def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool
     seen = np.sum((jump / spread) ** 2 - 1) / np.sqrt(2 * len(some))
     off = _off(again)[: len(which)]
     beyond = np.mean(off**2) * NO_CORNER**2 - np.mean(jump**2 - spread**2)
-    return not (seen <= SURE or beyond >= 0)
+    return not (seen <= SURE or beyond >= 0)  # nan where the loss is not finite: nothing is proven there
 
 
 def _again(measure: Measure, which: Sequence[int] | NDArray[np.intp], step: float, repeats: int) -> list[FourPoint]:
@@ -171,24 +165,6 @@ def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Flo
         visible = before.step * times * SEEN * sigma / predicted
     nearest = np.minimum(np.maximum(visible, times * steps.shortest), NEAR * steps.longest)
     shorter = np.minimum(before.step, np.maximum(in_range, nearest)) / times
-    too_little = np.maximum(numerical, predicted) * shorter / before.step < 0.99 * SEEN * sigma
+    seen = np.maximum(numerical, predicted) * shorter / before.step
+    too_little = seen < 0.99 * SEEN * sigma  # where it is just visible, it is just that
     return np.where(too_little | (shorter < steps.shortest), np.inf, shorter)
-
-
-def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled) -> Float64:
-    """Backprop's own rounding error where the forward pass amplifies roundings, as a sharp recurrence does.
-
-    Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
-    parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back.
-    """
-    suspects = settled.suspects[:NUDGED]
-    before = settled.points.take(suspects)
-    furthest = np.zeros(suspects.size)
-    for seed in range(NUDGES):
-        with bench.nudged(NUDGE, seed) as nudged:
-            after = nudged.measure(name, [chosen[i] for i in suspects], before.step)
-        furthest = np.maximum(furthest, np.nan_to_num(np.abs(after.n - before.n), nan=np.inf))
-    astray = ASTRAY * bench.unit / NUDGE * furthest
-    rounding: Float64 = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
-    rounding[suspects] = np.maximum(rounding[suspects], astray)
-    return rounding

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import noise
+from gradguard.amplification import amplified
 from gradguard.bench import Bench
-from gradguard.confirm import Measure, amplified, holds, measured_again
+from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.noise import Noise

@@ -21,7 +21,7 @@ import detection
 import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, table
 
-from gradguard import agreement, bench, confirm, diagnosis, evidence, settle
+from gradguard import agreement, bench, confirm, diagnosis, evidence, noise, settle
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence, Pairs
 from gradguard.parameters import Float64
@@ -49,6 +49,8 @@ RULES: Mapping[str, Patches] = {
     "steps are not dithered": lambda: [mock.patch.object(module, "dithered", equal) for module in (settle, confirm)],
     "nothing is measured again": lambda: [mock.patch.object(settle, "SUSPICIOUS", np.inf)],
     "no retreat to shorter steps": lambda: [mock.patch.object(settle, "RETREATS", 1)],
+    "corners are not looked for": lambda: [mock.patch.object(confirm, "_is_corner", return_value=False)],
+    "bends are heard as noise": lambda: [mock.patch.object(noise, "NARROWINGS", ())],
     "no confirmation at shorter steps": lambda: [mock.patch.object(settle, "holds", return_value=True)],
     "a rough loss is like any other": lambda: [mock.patch.object(Evidence, "is_suspect", property(as_if_smooth))],
     "no amplification of roundings": lambda: [mock.patch.object(settle, "amplified", lambda *given: given[3].rounding)],
