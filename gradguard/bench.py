@@ -167,7 +167,8 @@ class Bench:
             left = max(self.unit * passing, min(left, self.noise))
         is_native = self.objective.space.precision == "native"
         forward = 0.0 if is_native else max(self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
-        return Rounding(math.hypot(relative * derivative, BACKPROP_ROUNDING * left / typical), forward / typical)
+        own = math.hypot(relative * derivative, BACKPROP_ROUNDING * left / typical)
+        return Rounding.of(own, forward / typical)
 
     def steps_of_entries(self, name: str) -> Steps:
         """The steps to take along an entry: at first a thousandth of the typical one, at last some times that."""

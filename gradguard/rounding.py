@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 BACKPROP_ROUNDING = 8  # in roundoffs of ||g||, of a backward pass that rounds as the loss does
 SATURATED_ROUNDING = 80  # in unit roundoffs: 1 - tanh^2 and p - 1 cancel where a network is sure of itself
+MOSTLY_FORWARD = 4  # times its own rounding, from which little is known of a gradient's but how the loss is rounded
+DOUBT = 3  # times that, then: activations are larger than 1, and logits than the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,11 @@ class Rounding:
 
     own: float
     forward: float
+
+    @classmethod
+    def of(cls, own: float, forward: float) -> Self:
+        """The same, where the forward pass is given by the order of magnitude."""
+        return cls(own, DOUBT * forward if forward > MOSTLY_FORWARD * own else forward)
 
     @property
     def total(self) -> float:

@@ -34,7 +34,7 @@ QUIET = 2.0  # sigma in units of what was heard near x, up to which nothing but 
 MANY = 0.1  # of the differences that no step suits, from which it is the loss that is rough
 LOUD = 3.0  # sigma in units of what was heard near x, from which the steps may be too long for a rough loss
 TOO_LOUD = 100.0  # from which sigma is no noise, but a loss whose bends are shorter than the steps
-CHAOS = 1e4  # sigma in units of what rounding the loss alone adds, from which the forward pass amplifies all there is
+CHAOS = 1e4  # sigma in units of what rounding the loss adds, or the parameters, from which that is amplified too far
 CALMER = 0.6  # of sigma, at shorter steps, by which the loss is rough and not noisy
 
 
@@ -76,19 +76,19 @@ def settle(
         if not moves and settled.sigma <= LOUD * heard.sigma:
             break
         nearer = _retreated(settled, measure, steps, heard)
-        if not moves and _is_noise(settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
+        if not moves and _is_noise(bench, settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
             break
         settled = nearer
     if settled.significance > ALARM:
         settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
-    if settled.significance > ALARM and not (_is_noise(settled.sigma, heard) and holds(settled, steps, measure)):
+    if settled.significance > ALARM and not (_is_noise(bench, settled.sigma, heard) and holds(settled, steps, measure)):
         return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
     return settled
 
 
-def _is_noise(sigma: float, heard: Noise) -> bool:
+def _is_noise(bench: Bench, sigma: float, heard: Noise) -> bool:
     """Whether what scatters the losses can be rounding."""
-    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * heard.floor)
+    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * max(heard.floor, bench.unit * abs(bench.loss)))
 
 
 def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:
