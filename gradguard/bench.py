@@ -161,7 +161,8 @@ class Bench:
         comes on top.
         """
         typical, passing = self.sizes[name].typical or 1.0, max(self.passing.values(), default=0.0)
-        relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, SATURATED_ROUNDING * self.unit)
+        saturated = min(SATURATED_ROUNDING * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
+        relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, saturated)
         left = self.roundoff * passing
         if self.roundoff < LARGEST_ROUNDOFF:
             left = max(self.unit * passing, min(left, self.noise))
