@@ -28,6 +28,7 @@ CORNERS = 8  # differences along each of some probes, that tell together whether
 AT_CORNER = 8  # such probes
 SMOOTH = 128  # differences along one that tell that there is none
 NO_CORNER = 1 / 4  # of a disagreement, that a jump in slope is below
+FEWEST = 4  # differences that tell as much where the disagreement is clearer
 SHOWN = 15.0  # standard deviations of a disagreement, at which so many differences show so small a jump
 LASTING = 0.6  # of a disagreement that remains, if it is a bug's
 SURE = 3.0  # standard deviations that remain
@@ -94,13 +95,15 @@ def _is_smooth(settled: Settled, i: int, measure: Measure) -> bool:
 
     The clearer the disagreement, the closer they are looked for.
     """
-    step = float(settled.points.step[i]) / min(max(1.0, abs(float(settled.pairs.z[i])) / SHOWN), MUCH_SHORTER)
-    again = _again(measure, [i], step, SMOOTH)
+    clear = max(1.0, abs(float(settled.pairs.z[i])) / SHOWN)
+    nearer = min(clear, MUCH_SHORTER)
+    step = float(settled.points.step[i]) / nearer
+    again = _again(measure, [i], step, max(FEWEST, int(SMOOTH * (nearer / clear) ** 2)))
     (jump,), (spread,) = jumps(again, settled.sigma)
     most = NO_CORNER * abs(float(_off(again)[0]))
     if not abs(jump) + 2 * spread < most:
         return False
-    found, errors = jumps(_again(measure, settled.suspects[:AT_CORNER], step, CORNERS), settled.sigma)
+    found, errors = jumps(_again(measure, settled.suspects[:AT_CORNER], step, FEWEST), settled.sigma)
     return bool(np.mean(found**2 - errors**2) < most**2)
 
 
@@ -110,7 +113,8 @@ def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool
     Corners on either side of x hide each other along one probe, and hardly along the next ones, too.
     """
     some = list(dict.fromkeys([*which, *settled.suspects]))[:AT_CORNER]
-    again = _again(measure, some, float(settled.points.step[which[0]]), CORNERS)
+    is_clear = abs(float(settled.pairs.z[which[0]])) > MUCH_SHORTER * SHOWN
+    again = _again(measure, some, float(settled.points.step[which[0]]), FEWEST if is_clear else CORNERS)
     jump, spread = jumps(again, settled.sigma)
     seen = np.sum((jump / spread) ** 2 - 1) / np.sqrt(2 * len(some))
     off = _off(again)[: len(which)]
