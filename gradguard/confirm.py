@@ -122,10 +122,13 @@ def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool
     return not (seen <= SURE or beyond >= 0)  # nan where the loss is not finite: nothing is proven there
 
 
-def _again(measure: Measure, which: Sequence[int] | NDArray[np.intp], step: float, repeats: int) -> list[FourPoint]:
-    """Differences along some probes, so often, at about one step."""
+def _again(
+    measure: Measure, which: Sequence[int] | NDArray[np.intp], step: Float64 | float, repeats: int
+) -> list[FourPoint]:
+    """Differences along some probes, so often, at about one step, or one for each."""
     chosen = np.array(which, dtype=np.intp)
-    return [measure(chosen, np.full(chosen.size, at)) for at in dithered(step, repeats)]
+    steps = np.broadcast_to(step, chosen.shape)
+    return [measure(chosen, at) for at in np.multiply.outer(dithered(1.0, repeats), steps)]
 
 
 def _off(again: Sequence[FourPoint]) -> Float64:
@@ -151,7 +154,7 @@ def _lasts(
     if not len(which) or not (shorter < before.step).all():
         return False
     slope = (before.g if before.g.any() else before.n) / deviation
-    again = [measure(np.array(which), at).n for at in np.outer(dithered(1.0, repeats), shorter)]
+    again = [each.n for each in _again(measure, which, shorter, repeats)]
     off, lasting = (float(np.sum(slope * (n - before.g) / deviation)) for n in (before.n, np.mean(again, axis=0)))
     noisy = NOISE_OF_NUMERICAL * settled.sigma / before.length * (before.step / shorter) / np.sqrt(repeats)
     error = norm(slope * np.hypot(noisy, settled.rounding[which]) / deviation)
