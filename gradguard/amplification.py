@@ -1,10 +1,12 @@
 """Backprop's rounding error where the forward pass amplifies roundings, as a sharp recurrence does."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from gradguard.bench import Bench
+from gradguard.differences import NOISE_OF_NUMERICAL
 from gradguard.parameters import Float64
 from gradguard.probes import Probe
 from gradguard.settled import Settled
@@ -13,22 +15,32 @@ NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass 
 NUDGES = 2
 NUDGED = 16  # differences measured there
 ASTRAY = 2  # roundings all through a pass, in moves of the parameters by one roundoff
+ROUNDINGS = 8  # roundoffs by which parameters are moved to see whether x is that close to a corner
+SIDES = (1, -1, 1, -1)  # such moves, there and back: one of two crosses a corner
+BEYOND = 3.0  # times what a smooth loss would do, from which it is one
+CLEARLY = 5.0  # standard deviations of the noise, too
 
 
 def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled) -> Float64:
     """Backprop's own rounding error along each probe, (K,), no less than it was known to be.
 
     Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
-    parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back.
+    parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back. At a corner
+    they jump, and backprop may be on the other side of it.
     """
     suspects = settled.suspects[:NUDGED]
     before = settled.points.take(suspects)
-    furthest = np.zeros(suspects.size)
-    for seed in range(NUDGES):
-        with bench.nudged(NUDGE, seed) as nudged:
+
+    def moved(amount: float, seed: int) -> Float64:
+        with bench.nudged(amount, seed) as nudged:
             after = nudged.measure(name, [chosen[i] for i in suspects], before.step)
-        furthest = np.maximum(furthest, np.nan_to_num(np.abs(after.n - before.n), nan=np.inf))
-    astray = ASTRAY * bench.unit / NUDGE * furthest
+        return np.nan_to_num(np.abs(after.n - before.n), nan=np.inf)
+
+    furthest = np.max([moved(NUDGE, seed) for seed in range(NUDGES)], axis=0)
+    jump = np.max([moved(side * ROUNDINGS * bench.unit, place // 2) for place, side in enumerate(SIDES)], axis=0)
+    smooth = BEYOND * ROUNDINGS * bench.unit / NUDGE * furthest
+    noisy = CLEARLY * math.sqrt(2) * NOISE_OF_NUMERICAL * settled.sigma / before.length
+    astray = np.where(jump > np.maximum(smooth, noisy), jump, ASTRAY * bench.unit / NUDGE * furthest)
     rounding: Float64 = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
     rounding[suspects] = np.maximum(rounding[suspects], astray)
     return rounding

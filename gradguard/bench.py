@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gradguard import blockwise
+from gradguard.attempts import attempted
 from gradguard.batched import Batched
 from gradguard.differences import FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
@@ -18,6 +19,7 @@ from gradguard.parameters import (
     Array,
     Copied,
     Float64,
+    Imaginary,
     InPlace,
     Movable,
     Shadow,
@@ -58,25 +60,6 @@ def require_precision(precision: str) -> Precision:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """What the first check has found out of the loss, and what later ones take over.
-
-    Attributes:
-        precision: The one that takes.
-        unit: The unit roundoff of what the gradients are computed with.
-        noise: sigma of the loss in native precision.
-        passing: The largest |g| of each tensor times the tensor's typical size, when last looked at.
-        at_once: How many points one call of the loss takes.
-    """
-
-    precision: str
-    unit: float
-    noise: float
-    passing: Mapping[str, float]
-    at_once: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class Size:
     """How large a tensor and its gradient are.
 
@@ -103,6 +86,25 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """What the first check has found out of the loss, and what later ones take over.
+
+    Attributes:
+        precision: The one that takes.
+        unit: The unit roundoff of what the gradients are computed with.
+        noise: sigma of the loss in native precision.
+        sizes: Of each tensor, when last looked at.
+        at_once: How many points one call of the loss takes.
+    """
+
+    precision: str
+    unit: float
+    noise: float
+    sizes: Mapping[str, Size]
+    at_once: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What a check measures with.
 
@@ -110,21 +112,21 @@ class Bench:
         objective: The loss in the precision chosen.
         arrays: The tensors as the user has them.
         gradients: Their gradients.
-        sizes: Of the tensors that this check is about.
-        passing: How much of the loss passes through each tensor.
+        sizes: Of all tensors, those that this check is about as they are now.
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
+        imaginary: Makes the imaginary part of the loss on complex copies; None where that was not proven in float64.
     """
 
     objective: Objective
     arrays: Mapping[str, Array]
     gradients: Mapping[str, Array]
     sizes: Mapping[str, Size]
-    passing: Mapping[str, float]
     centre: Float64
     unit: float
     noise: float = 0.0
+    imaginary: Callable[[], Objective] | None = None
 
     @property
     def loss(self) -> float:
@@ -156,12 +158,14 @@ class Bench:
         """The rounding of the gradient as it is, and what is left of large contributions to it that cancel.
 
         What passes through the layers is rounded at the size it has there, in units of this tensor; near a minimum it
-        cancels. It is no rounder than the loss that it makes up, unless that loss is near 0 and hides its noise. In
-        float64, where differences have no noise to speak of, what the loss's own rounding in native precision leaves
-        comes on top.
+        cancels. It is no rounder than the loss that it makes up, unless that loss is near 0 and hides its noise. Large
+        parameters saturate units, and the slopes of these cancel the more. In float64, where differences have no noise
+        to speak of, what the loss's own rounding in native precision leaves comes on top.
         """
-        typical, passing = self.sizes[name].typical or 1.0, max(self.passing.values(), default=0.0)
-        saturated = min(SATURATED_ROUNDING * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
+        typical = self.sizes[name].typical or 1.0
+        passing = max(size.passing for size in self.sizes.values())
+        sharp = max(1.0, *(size.typical for size in self.sizes.values())) ** 2
+        saturated = min(SATURATED_ROUNDING * sharp * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
         relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, saturated)
         left = self.roundoff * passing
         if self.roundoff < LARGEST_ROUNDOFF:
@@ -179,8 +183,12 @@ class Bench:
         """The steps to take along a unit vector: at last some times the whole tensor."""
         return self._steps(name, math.sqrt(self.arrays[name].size))
 
+    def typical(self, name: str) -> float:
+        """The size that steps are measured in: of a tensor of zeros, that of the others."""
+        return self.sizes[name].typical or typical_size_among(self.arrays[name], self.arrays)
+
     def _steps(self, name: str, extent: float) -> Steps:
-        typical = self.sizes[name].typical or typical_size_among(self.arrays[name], self.arrays)
+        typical = self.typical(name)
         shortest = ROUNDOFFS_OF_A_STEP * self.objective.space.spacing(name)
         longest = max(shortest, LONGEST * extent * typical)
         return Steps(START[self.objective.space.precision] * typical, shortest, longest)
@@ -199,7 +207,7 @@ class Bench:
     def proven(self) -> "Proven":
         """What a later check need not find out again."""
         objective = self.objective
-        return Proven(objective.space.precision, self.unit, self.noise, self.passing, objective.at_once)
+        return Proven(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once)
 
     def repeats(self, times: int = 1) -> bool:
         """Whether the loss at the unperturbed parameters is, bit for bit, what it was, so many times in a row."""
@@ -248,7 +256,7 @@ class Subject:
         if shadow is not None:
             shadow.evaluations += native.evaluations
             shadow.at_once = native.at_once
-            return replace(bench, objective=shadow, centre=shadow())
+            return replace(bench, objective=shadow, centre=shadow(), imaginary=self._imaginary(shadow))
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
@@ -261,9 +269,9 @@ class Subject:
 
     def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
         gradients = self.state.gradients
-        sizes = {name: Size.of(self.arrays[name], gradients[name]) for name in names}
-        passing = {**proven.passing, **{name: size.passing for name, size in sizes.items()}}
-        return Bench(objective, self.arrays, gradients, sizes, passing, objective(), proven.unit, proven.noise)
+        sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
+        centre, imaginary = objective(), self._imaginary(objective)
+        return Bench(objective, self.arrays, gradients, sizes, centre, proven.unit, proven.noise, imaginary)
 
     def _heard(self, native: Objective, centre: Float64) -> tuple[float, np.dtype[Any]]:
         """The largest sigma along a few of the tensors, and the finest dtype of the losses there."""
@@ -273,8 +281,16 @@ class Subject:
         sigma = max((noise.sigma for noise in heard if not noise.is_deaf), default=0.0)
         return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 
-    def _objective(self, space: Space) -> Objective:
-        return Objective(self.loss, Held(space, self.state.moves), self.reduction, self.state.restore)
+    def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
+        return Objective(loss or self.loss, Held(space, self.state.moves), self.reduction, self.state.restore)
+
+    def _imaginary(self, real: Objective) -> Callable[[], Objective] | None:
+        """The loss on complex copies: as it is on float64 ones, where those were made here."""
+        if real.space.precision != "float64" or isinstance(self.params, Movable):
+            return None
+        loss: Callable[..., Any] = self.loss
+        part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
+        return lambda: self._objective(self._copies(Imaginary), part)
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):
@@ -289,9 +305,12 @@ class Subject:
     def _shadow(self) -> Space:
         if isinstance(self.params, Movable):
             return self.params.shadow()
+        return self._copies(Shadow)
+
+    def _copies(self, kind: type[Shadow]) -> Space:
         if takes_parameters(self.loss) or not isinstance(self.params, MutableMapping):
-            return Shadow(self.arrays)
-        return Shadow(self.arrays, self.params)
+            return kind(self.arrays)
+        return kind(self.arrays, self.params)
 
     def _proven(self, native: Objective, bench: Bench, is_late: Callable[[], bool]) -> tuple[Objective | None, str]:
         """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
@@ -321,14 +340,10 @@ def _why_not_exact(
     Proof: it has the native loss's value up to a share `same`, and along moves too small for float32 it changes in
     proportion.
     """
-    try:
-        return _refusal(shadow, native, expected, same, is_late)
-    except Exception as error:  # whatever the user's loss raises when it meets float64
-        try:
-            _refusal(shadow, native, expected, same, is_late)
-        except type(error):
-            return f"on float64 copies of the parameters the loss raises {type(error).__name__}: {error}"
-        raise  # what does not come again is not the loss's, but of a signal's handler, say
+    refusal = attempted(lambda: _refusal(shadow, native, expected, same, is_late))
+    if isinstance(refusal, Exception):
+        return f"on float64 copies of the parameters the loss raises {type(refusal).__name__}: {refusal}"
+    return refusal
 
 
 def _refusal(shadow: Objective, native: Objective, expected: float, same: float, is_late: Callable[[], bool]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard import complex_step
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
 from gradguard.blockwise import is_finite
@@ -149,9 +150,14 @@ def deep_check(
             reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
     # A kink that shows in one tensor is a kink of the loss, and may hide in another.
     rough = any(measured.evidence.rough or measured.evidence.kinks for measured in examined.values())
-    for name, measured in examined.items():
-        evidence = measured.in_rough_company(bench) if rough else measured.evidence
-        reports[name] = diagnose_tensor(evidence, histories[name], thresholds)
+    evidence = {
+        name: measured.in_rough_company(bench) if rough else measured.evidence for name, measured in examined.items()
+    }
+    told = {name: diagnose_tensor(found, histories[name], thresholds) for name, found in evidence.items()}
+    doubtful = {name: found for name, found in evidence.items() if not _agrees(told[name])}
+    exact = complex_step.remeasured(bench, examined, doubtful, masks, lambda: ranks.clock() > until)
+    told |= {name: diagnose_tensor(found, histories[name], thresholds) for name, found in exact.items()}
+    reports |= told
     reports = {name: reports[name] for name in names if name in reports}
     if not (steady and bench.repeats(_times(bench, reports))):
         return reports | nondeterministic(shapes), {}
@@ -176,9 +182,12 @@ def _times(bench: Bench, reports: Mapping[str, TensorReport]) -> int:
     return REPEATS
 
 
+def _agrees(report: TensorReport) -> bool:
+    return report.verdict in (Verdict.ok, Verdict.float_precision)
+
+
 def _is_clear(report: TensorReport) -> bool:
-    agrees = report.verdict in (Verdict.ok, Verdict.float_precision)
-    return agrees and not report.unresolved and not report.kinks
+    return _agrees(report) and not report.unresolved and not report.kinks
 
 
 def nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:

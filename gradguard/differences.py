@@ -20,6 +20,7 @@ from gradguard.probes import Probe
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
 NOISE_OF_FOURTH = math.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
+MARGIN = 1.1  # on the standard deviation of n - g: what it is made of is estimated
 ENOUGH_TO_RECENTRE = 3
 CORNER = 0.02  # relative distance of the even part from twice that at half the step
 LARGEST_NOISE = 5.0  # of one loss, in standard deviations
@@ -146,7 +147,7 @@ class FourPoint:
         return (self.n - self.g) / self._deviation(sigma, rounding)
 
     def _deviation(self, sigma: float, rounding: Float64 | float) -> Float64:
-        return 1.1 * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
+        return MARGIN * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
 
     def recentred(self, sigma: float) -> Self:
         """The same, freed of the noise of L(0): all probes share it, and the median fourth difference shows it.

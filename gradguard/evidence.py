@@ -173,6 +173,7 @@ class Evidence:
         still: Whether the loss did not move at all, along any probe.
         deaf: Whether nothing is known of the loss's noise, along this tensor or any other.
         deep: Whether this is a deep check: only that may speak of a bug.
+        exact: Whether the derivatives are complex steps, not differences.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Evidence:
     still: bool = False
     deaf: bool = False
     deep: bool = True
+    exact: bool = False
 
     @property
     def all(self) -> Pairs:

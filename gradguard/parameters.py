@@ -267,9 +267,10 @@ class Shadow:
     """
 
     precision = "float64"
+    dtype: type[np.inexact[Any]] = np.float64
 
     def __init__(self, arrays: Mapping[str, Array], stand_in_for: MutableMapping[str, Any] | None = None) -> None:
-        self.arrays: Mapping[str, Array] = {name: array.astype(np.float64) for name, array in arrays.items()}
+        self.arrays: Mapping[str, Array] = {name: array.astype(self.dtype) for name, array in arrays.items()}
         self._mapping = stand_in_for
 
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
@@ -280,6 +281,17 @@ class Shadow:
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext() if self._mapping is None else _Swapped(self._mapping, self.arrays)
+
+
+class Imaginary(Shadow):
+    """Complex copies of all the arrays, of which the imaginary parts are moved."""
+
+    precision = "complex"
+    dtype = np.complex128
+
+    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
+        imaginary = self.arrays[name].imag
+        return Moved(ArrayPlace(imaginary, np.zeros_like(imaginary)))
 
 
 # Classes: a generator that was interrupted while it puts back cannot be told to do so again.

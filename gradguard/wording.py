@@ -65,6 +65,10 @@ class Wording:
         return f"float precision explains up to {min(1.0, BEYOND_FLOOR * self.evidence.shown.floor):.1e}"
 
     @property
+    def _measured(self) -> str:
+        return "by the complex step" if self.evidence.exact else "at this step size"
+
+    @property
     def _left_out(self) -> str:
         kinks, unresolved = self.evidence.kinks, self.evidence.unresolved
         told = [f"{kinks} at a kink"] if kinks else []
@@ -75,11 +79,11 @@ class Wording:
         shown = self.evidence.shown
         if self.evidence.still and not shown.g.any():
             return "the loss does not depend on it, and its gradient is zero", ""
-        return f"d = {self._d:.1e}, {self._explained} at this step size{self._left_out}", ""
+        return f"d = {self._d:.1e}, {self._explained} {self._measured}{self._left_out}", ""
 
     def _float_precision(self) -> tuple[str, str]:
         over = f"d = {self._d:.1e} is over the threshold {self.thresholds.discrepancy:g}"
-        return f"{over}, and {self._explained} at this step size{self._left_out}", ""
+        return f"{over}, and {self._explained} {self._measured}{self._left_out}", ""
 
     def _inconclusive(self) -> tuple[str, str]:
         if not self.evidence.all.size:

@@ -1,0 +1,139 @@
+"""The complex step: the exact derivatives of a loss that takes complex parameters.
+
+Im L(x + i h v) / h has no difference in it that could cancel, so that h can be far below all roundings: it has neither
+noise nor truncation, and sees no kink but those at x itself. A loss that is no analytic function of its parameters (an
+abs, a comparison, a cast) says something else: it is believed where it agrees with differences in float64.
+
+Source: Squire and Trapp 1998 (10.1137/S003614459631241X).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.attempts import attempted
+from gradguard.bench import Bench
+from gradguard.deep import Examined, Series, coverage
+from gradguard.differences import MARGIN
+from gradguard.evidence import Evidence, Pairs
+from gradguard.loss import Objective
+from gradguard.parameters import Array, Float64
+from gradguard.probes import EntryProbe, Probe
+
+STEP = 1e-20  # in typical sizes of the tensor: its square is nothing beside 1
+ASIDE = 1e-9  # relative distance between the slopes to both sides, from which x is at a corner
+PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near
+SAME = 1e-8  # relative distance between derivatives in two ways
+SURE = 6.0  # error bars by which they may differ
+CLEAR = 1e-3  # of the largest derivative, that the bars must be below
+
+Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
+
+
+def remeasured(
+    bench: Bench,
+    examined: Mapping[str, Examined],
+    doubtful: Mapping[str, Evidence],
+    masks: Masks,
+    is_late: Callable[[], bool],
+) -> dict[str, Evidence]:
+    """The evidence of some tensors with exact derivatives; of none where the loss takes no complex parameters.
+
+    Args:
+        bench: What they were measured with.
+        examined: How, by name.
+        doubtful: What the differences say of them.
+        masks: Named blocks, by tensor.
+        is_late: Whether no further tensor is to be begun.
+    """
+    if bench.imaginary is None or not doubtful:
+        return {}
+    objective = bench.imaginary()
+    found: dict[str, Evidence] = {}
+
+    def measure() -> None:
+        for name, evidence in doubtful.items():
+            if name not in found and not is_late():
+                found[name] = _exactly(bench, objective, examined[name], evidence, masks.get(name, {}))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)
+        attempted(measure)  # whatever it raises, the loss is none for complex parameters
+    bench.objective.evaluations += objective.evaluations
+    return {name: evidence for name, evidence in found.items() if evidence.exact}
+
+
+def _exactly(
+    bench: Bench,
+    objective: Objective,
+    measured: Examined,
+    evidence: Evidence,
+    masks: Mapping[str, NDArray[np.bool_]],
+) -> Evidence:
+    """The evidence with exact derivatives; as it was where the complex step is not proven along the directions."""
+    directions, _ = _pairs(bench, objective, evidence.name, measured.directions)
+    if not _is_proven(bench, measured, directions):
+        return evidence
+    entries, probes = _pairs(bench, objective, evidence.name, measured.entries)
+    index = tuple(probe.index for probe in probes if isinstance(probe, EntryProbe))
+    return replace(
+        evidence,
+        entries=entries,
+        index=index,
+        directions=directions,
+        unresolved=0,
+        kinks=len(measured.entries.probes) - len(index),
+        coverage=coverage(bench.gradients[evidence.name], index, evidence.norm),
+        blocks={block: np.array([mask[place] for place in index], dtype=bool) for block, mask in masks.items()},
+        exact=True,
+    )
+
+
+def slopes(
+    objective: Objective, name: str, probes: Sequence[Probe], gradient: Array, step: float
+) -> tuple[Float64, Float64]:
+    """The derivatives of the loss along some probes, and those that the gradient predicts; both of shape (K,).
+
+    The former are nan where the loss has a corner at x, so that its slopes to both sides differ, or is not finite.
+
+    Args:
+        objective: The imaginary part of the loss.
+        name: The tensor.
+        probes: K directions.
+        gradient: Of the tensor.
+        step: How far it is moved along the imaginary axis.
+    """
+    losses, along, against = objective.around(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)
+    with np.errstate(invalid="ignore"):
+        sides = objective.totals(losses) / along
+        apart = np.abs(sides[:, 0] - sides[:, 1])
+    n = np.where(apart <= ASIDE * np.abs(sides).max(axis=1), sides.mean(axis=1), np.nan)
+    return n, (against / along).mean(axis=1)
+
+
+def _pairs(bench: Bench, objective: Objective, name: str, series: Series) -> tuple[Pairs, list[Probe]]:
+    """The exact pairs along some probes, and those probes.
+
+    None that start from a corner, or so near one that the backward pass, rounded, may have seen the other side of it.
+    """
+    n, g = slopes(objective, name, series.probes, bench.gradients[name], STEP * bench.typical(name))
+    smooth = np.isfinite(n) & ~series.settled.bent
+    rounding, own = series.settled.rounding, series.settled.own
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(n == g, 0.0, (n - g) / (MARGIN * rounding))
+    pairs = Pairs(n, g, np.zeros_like(n), rounding, z, own)
+    return pairs.where(smooth), [probe for probe, kept in zip(series.probes, smooth, strict=True) if kept]
+
+
+def _is_proven(bench: Bench, measured: Examined, exact: Pairs) -> bool:
+    """Whether differences over short steps in float64 agree along all directions, and clearly."""
+    name, series = measured.evidence.name, measured.directions
+    steps = np.full(len(series.probes), PROVING * bench.typical(name))
+    points = bench.measure(name, series.probes, steps)
+    bars, largest = points.bar(series.settled.sigma), float(np.abs(exact.n).max(initial=0.0))
+    if exact.size != len(series.probes) or not (bars <= CLEAR * largest).all():
+        return False
+    return bool((np.abs(points.n - exact.n) <= SURE * bars + SAME * largest).all())

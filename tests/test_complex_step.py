@@ -1,0 +1,117 @@
+"""Losses that take complex parameters: what is in doubt is told by exact derivatives."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gradguard import TensorReport, Verdict, check
+from gradguard.complex_step import slopes
+from gradguard.loss import Objective
+from gradguard.parameters import Imaginary
+from gradguard.probes import EntryProbe
+from gradguard.testing import LSTM, faulty, random_batch
+
+Array = NDArray[Any]
+BATCH = random_batch(8, 3)
+
+
+def slope(loss: Callable[[Array], Any], at: float) -> float:
+    """The derivative of a function of one number."""
+    arrays = {"w": np.array([at])}
+    objective = Objective(lambda p: np.imag(loss(p["w"][0])), Imaginary(arrays), None, lambda: None)
+    return float(slopes(objective, "w", [EntryProbe((0,))], np.zeros(1), 1e-20)[0][0])
+
+
+@given(at=st.floats(0.1, 3), power=st.integers(1, 6))
+def test_the_slope_is_exact(at: float, power: int) -> None:
+    """To the last digits, where a difference has half of them."""
+    assert slope(lambda w: w**power, at) == pytest.approx(power * at ** (power - 1), rel=1e-14)
+    assert slope(lambda w: np.exp(np.sin(w)), at) == pytest.approx(
+        np.cos(at) * np.exp(np.sin(at)), rel=1e-14, abs=1e-15
+    )
+    assert slope(lambda w: 1 / np.tanh(w), at) == pytest.approx(-1 / np.sinh(at) ** 2, rel=1e-13)
+
+
+def test_there_is_no_slope_at_a_corner() -> None:
+    """A ReLU has two of them at 0, and one next to it, however near."""
+    assert np.isnan(slope(lambda w: np.maximum(w, 0), 0.0))
+    assert slope(lambda w: np.maximum(w, 0), 1e-12) == 1
+    assert slope(lambda w: np.maximum(w, 0), -1e-12) == 0
+
+
+def lstm(fault: str = "timesteps") -> tuple[LSTM, dict[str, Array], dict[str, Array]]:
+    """A network whose backward pass is wrong, its gradients, and the right ones in float64."""
+    model, twin = faulty(fault)(hidden=4, seed=1), LSTM(hidden=4, seed=1)
+    twin.params = {name: param.astype(np.float64) for name, param in model.params.items()}
+    return model, model.loss_and_grads(BATCH)[1], twin.loss_and_grads(BATCH)[1]
+
+
+@pytest.mark.parametrize("takes_parameters", [True, False])
+def test_a_bug_is_told_by_exact_derivatives(takes_parameters: bool) -> None:
+    """Those of a hand-written LSTM are right to the last digits, in the entries and in their error bars."""
+    model, grads, truth = lstm()
+    loss = (lambda params: model.loss(BATCH, params)) if takes_parameters else (lambda: model.loss(BATCH))
+    tensor = check(model.params, grads, loss, constants={"timesteps": 8}).tensors["Wh"]
+    assert tensor.verdict is Verdict.scale
+    assert "8 is `timesteps`" in tensor.explanation
+    assert is_exact(tensor, truth["Wh"])
+
+
+def is_exact(tensor: TensorReport, truth: Array) -> bool:
+    """Whether its derivatives have no error to speak of."""
+    largest = np.abs(truth).max()
+    return all(entry.error == 0 and abs(entry.numeric - truth[entry.index]) < 1e-13 * largest for entry in tensor.worst)
+
+
+def test_unreduced_and_complex_losses_go_together() -> None:
+    """Each loss has an imaginary part of its own."""
+    model, grads, truth = lstm()
+    report = check(model.params, grads, lambda params: model.losses(BATCH, params), reduction="mean")
+    assert is_exact(report.tensors["Wh"], truth["Wh"])
+
+
+@pytest.mark.parametrize(
+    "blind",
+    [
+        pytest.param(lambda z: z.real, id="drops the imaginary part"),
+        pytest.param(np.abs, id="is not analytic"),
+        pytest.param(lambda z: z.astype(np.float64), id="casts with a warning"),
+        pytest.param(lambda z: np.fmod(z, 1e9), id="raises"),
+        pytest.param(
+            lambda z: z.real + 1j * np.abs(z.imag) if z.dtype.kind == "c" else z, id="differs from side to side"
+        ),
+    ],
+)
+def test_a_loss_for_real_numbers_only_is_measured_by_differences(blind: Callable[[Array], Array]) -> None:
+    """It is found out, and nobody is bothered with a warning."""
+    model, _, _ = lstm()
+    model.params = {name: np.abs(param) for name, param in model.params.items()}
+    grads = model.loss_and_grads(BATCH)[1]
+
+    def loss(params: Mapping[str, Array]) -> object:
+        return model.loss(BATCH, {**params, "Wh": blind(params["Wh"])})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = check(model.params, grads, loss).tensors["Wh"]
+    assert tensor.verdict is Verdict.scale
+    assert all(entry.error > 0 for entry in tensor.worst)
+
+
+def test_a_right_gradient_beside_a_corner_is_not_blamed() -> None:
+    """A backward pass in float32 may see the other side of a corner than float64 does."""
+    rng = np.random.default_rng(0)
+    w, a = rng.standard_normal(20).astype(np.float32), rng.standard_normal((20, 30))
+    corners = w[:, None] + np.where(rng.random((20, 30)) < 0.1, 1e-9, 1.0)
+
+    def loss(params: Mapping[str, Array]) -> object:
+        return np.sum(a * np.maximum(params["w"][:, None] - corners, 0)) + np.sum(params["w"] ** 2)
+
+    seen = (a * (w[:, None] >= corners.astype(np.float32))).sum(axis=1) + 2 * w
+    assert not check({"w": w}, {"w": seen.astype(np.float32)}, loss).verdict.is_bug
