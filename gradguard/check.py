@@ -27,7 +27,7 @@ from gradguard.undisturbed import Undisturbed
 from gradguard.verdict import Verdict
 
 REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
-SHARE_OF_REPEATS = 0.03  # of all evaluations, where all is clear
+SHARE_OF_REPEATS = 0.03  # of all calls of the loss, where all is clear
 
 
 def check(
@@ -178,7 +178,7 @@ def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
 def _times(bench: Bench, reports: Mapping[str, TensorReport]) -> int:
     """How often the loss must repeat before these reports are told."""
     if all(map(_is_clear, reports.values())):
-        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * bench.objective.evaluations))
+        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * bench.objective.evaluations / bench.objective.at_once))
     return REPEATS
 
 

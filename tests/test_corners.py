@@ -1,6 +1,7 @@
 """Losses with corners close by, or at the very point: a right gradient is not blamed for them."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +101,17 @@ def test_a_gradient_at_a_corner_is_no_bug() -> None:
         params, grads, loss = standing_on_corners(seed, 10.0**magnitude)
         report = check(params, grads, loss, precision="native", seed=seed)
         assert not report.verdict.is_bug, f"{seed}: {report}"
+
+
+@pytest.mark.parametrize("distance", [1e-9, 1e-8])
+def test_a_corner_closer_than_float32_can_tell_is_nobodys_fault(distance: float) -> None:
+    """A backward pass in float32 may be on the other side of it than the loss is in float64."""
+    rng = np.random.default_rng(0)
+    w, a = rng.standard_normal(20).astype(np.float32), rng.standard_normal((20, 30))
+    corners = w[:, None] + np.where(rng.random((20, 30)) < 0.1, distance, 1.0)
+
+    def loss(params: Mapping[str, NDArray[Any]]) -> object:
+        return np.sum(a * np.maximum(params["w"][:, None] - corners, 0)) + np.sum(params["w"] ** 2)
+
+    seen = (a * (w[:, None] >= corners.astype(np.float32))).sum(axis=1) + 2 * w
+    assert not check({"w": w}, {"w": seen.astype(np.float32)}, loss).verdict.is_bug
