@@ -4,6 +4,7 @@ A snapshot is any callable that captures some state and returns the callable tha
 """
 
 import copy
+import random
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class _Stream:
 
     def __call__(self) -> Restore:
         get, put = _accessors(self._generator)
-        state = copy.deepcopy(get())
+        state = get()
         return lambda: put(state)
 
     def __getstate__(self) -> tuple[bool, object]:
@@ -136,13 +137,15 @@ class _Stream:
 
 
 def _accessors(generator: Any) -> tuple[Callable[[], object], Callable[[object], None]]:
-    """How the state of a stream is read and set."""
+    """How a state of its own is read of a stream, and set."""
     if isinstance(generator, np.random.Generator):
         return lambda: generator.bit_generator.state, lambda state: setattr(generator.bit_generator, "state", state)
     if isinstance(generator, _LegacyGenerator):
         return generator.get_state, generator.set_state
-    if hasattr(generator, "getstate") and hasattr(generator, "setstate"):
+    if generator is random or isinstance(generator, random.Random):
         return generator.getstate, generator.setstate
+    if hasattr(generator, "getstate") and hasattr(generator, "setstate"):
+        return lambda: copy.deepcopy(generator.getstate()), generator.setstate
     raise TypeError(
         f"snapshot_rng was given a {type(generator).__name__}; expected a numpy Generator or RandomState, "
         "or the module numpy.random or random"
