@@ -84,12 +84,12 @@ class Case:
         grads: The gradient by hand, right or wrong.
     """
 
-    model: Tallied
+    model: LSTM
     batch: Batch
     grads: Grads
 
     def loss(self, params: Grads) -> np.floating[Any]:
-        """The float32 loss at some parameters."""
+        """The loss at some parameters."""
         return self.model.loss(self.batch, params)
 
 
@@ -333,10 +333,10 @@ def scipy_check_grad(case: Case, threshold: float, **settings: float) -> bool:
     from scipy.optimize import check_grad
 
     params, names = case.model.params, list(case.model.params)
-    ends = np.cumsum([param.size for param in params.values()])[:-1]
+    ends, dtype = np.cumsum([param.size for param in params.values()])[:-1], np.result_type(*params.values())
 
     def loss(vector: Float64) -> float:
-        parts = zip(params.items(), np.split(vector.astype(np.float32), ends), strict=True)
+        parts = zip(params.items(), np.split(vector.astype(dtype), ends), strict=True)
         return float(case.loss({name: part.reshape(param.shape) for (name, param), part in parts}))
 
     error = check_grad(loss, lambda _: joined(case.grads, names), joined(params, names), **settings)

@@ -13,6 +13,7 @@ HEADS = {
     "evaluations": ("evaluations", "overhead"),
     "growth": ("ms of the loss", "copies"),
     "batching": ("one by one, s", "gain"),
+    "wall_time": ("of the loss", "correct", "no-dc-carry"),
     "share": ("first check, s", "share"),
     "writing": ("share of a check", "bytes a check"),
     "identical": ("running hash", "same"),

@@ -1,0 +1,119 @@
+"""How long a deep check takes, and what it detects, beside the checkers of PyTorch, JAX and SciPy.
+
+What is measured: the question's network (5-5-5, 39 timesteps, 4 sequences), untrained, its loss in NumPy. Every checker
+is handed that loss and the gradient by hand, in the precision it is made for: float64 for the peers, in which they do
+not need to be loosened, and float32 for gradguard, which is also handed the loss marked as `batched`, and as a function
+that float64 and complex copies may be put through. Wall time of a check of the correct gradient, medians.
+
+How to read it: "of the loss" is the time over that of one evaluation in float32. The other columns say whether the
+gradient passes: the correct one should, a faulty one should not.
+
+    python tests/benchmarks/wall_time.py
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from common import table
+from numpy.typing import NDArray
+from peers import INSTALL, Case, installed, jax_check_grads, scipy_check_grad, torch_gradcheck
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard import batched, check
+from gradguard.testing import LSTM, Batch, faulty, random_batch
+
+FAULTS = ("timesteps", "no-dc-carry", "wh-1-percent", "wh-1-permille")
+REPEATS = 5
+EVALUATIONS = 50
+Arrays = Mapping[str, NDArray[Any]]
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """A row of the table.
+
+    Attributes:
+        name: What it is.
+        fails: Whether the gradient fails its check.
+        precision: Of what it is handed.
+        needs: The module without which it cannot be asked.
+    """
+
+    name: str
+    fails: Callable[[Case], bool]
+    precision: type[np.floating[Any]] = np.float64
+    needs: str = "gradguard"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each checker."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="gradguard only, two timesteps")
+    quick = options.parse_args(arguments).quick
+    batch = random_batch(2 if quick else 39, 4)
+    known = ("gradguard",) if quick else ("gradguard", *filter(installed, INSTALL))
+    asked = [checker for checker in CHECKERS if checker.needs in known]
+    told = rows(asked, batch, 1 if quick else REPEATS)
+    print(table(("checker", "ms", "of the loss", "correct", *FAULTS), told), end="\n\n")
+    for module in dict.fromkeys(checker.needs for checker in CHECKERS if not installed(checker.needs)):
+        print(f"{module} is not installed: pip install {INSTALL[module]}, or gradguard[benchmarks] for all peers")
+
+
+def rows(asked: Sequence[Checker], batch: Batch, repeats: int) -> Iterator[Row]:
+    """Time and verdicts of each checker."""
+    model = LSTM()
+    loss = statistics.median(seconds(lambda: model.loss(batch)) for _ in range(EVALUATIONS))
+    for checker in tqdm(asked, desc="checkers", leave=False):
+        right = case(model, batch, checker.precision)
+        checker.fails(right)  # what is compiled or imported at first is not of the check
+        took = statistics.median(seconds(partial(checker.fails, right)) for _ in range(repeats))
+        wrong = (case(faulty(fault)(), batch, checker.precision) for fault in FAULTS)
+        said = ("fails" if checker.fails(one) else "passes" for one in (right, *wrong))
+        yield checker.name, f"{1e3 * took:.1f}", f"{took / loss:,.0f}", *said
+
+
+def case(model: LSTM, batch: Batch, precision: type[np.floating[Any]]) -> Case:
+    """The network and its gradients in some precision."""
+    model.params = {name: param.astype(precision) for name, param in model.params.items()}
+    given = Batch(batch.x.astype(precision), batch.y)
+    return Case(model, given, model.loss_and_grads(given)[1])
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """How long something takes."""
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def scipy_derivative(case: Case) -> bool:
+    """Whether scipy's error is that of forward differences in float64, or more."""
+    return scipy_check_grad(case, threshold=1e-5)
+
+
+def gradguard(case: Case, *, mark: Callable[..., Any] = lambda loss: loss, precision: str = "native") -> bool:
+    """Whether a deep check tells a bug."""
+    return check(case.model.params, case.grads, mark(case.loss), precision=precision).verdict.is_bug is True
+
+
+CHECKERS = (
+    Checker("torch gradcheck, slow", torch_gradcheck, needs="torch"),
+    Checker("torch gradcheck, fast", partial(torch_gradcheck, fast_mode=True), needs="torch"),
+    Checker("jax check_grads", jax_check_grads, np.float32, needs="jax"),
+    Checker("scipy check_grad < 1e-5", scipy_derivative, needs="scipy"),
+    Checker("gradguard, native", gradguard, np.float32),
+    Checker("gradguard, native, batched", partial(gradguard, mark=batched), np.float32),
+    Checker("gradguard, auto", partial(gradguard, precision="auto"), np.float32),
+    Checker("gradguard, auto, batched", partial(gradguard, mark=batched, precision="auto"), np.float32),
+)
+
+
+if __name__ == "__main__":
+    main()
