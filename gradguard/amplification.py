@@ -15,8 +15,8 @@ NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass 
 NUDGES = 2
 NUDGED = 16  # differences measured there
 ASTRAY = 2  # roundings all through a pass, in moves of the parameters by one roundoff
-ROUNDINGS = 8  # roundoffs by which parameters are moved to see whether x is that close to a corner
-SIDES = (1, -1, 1, -1)  # such moves, there and back: one of two crosses a corner
+ROUNDINGS = 16  # roundoffs by which parameters are moved to see whether x is that close to a corner
+SIDES = (1, -1)  # there and back: one of them crosses it
 BEYOND = 3.0  # times what a smooth loss would do, from which it is one
 CLEARLY = 5.0  # standard deviations of the noise, too
 
@@ -26,7 +26,7 @@ def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled
 
     Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
     parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back. At a corner
-    they jump, and backprop may be on the other side of it.
+    they jump, and backprop may be on the other side of it; in native precision no step is so short that it would show.
     """
     suspects = settled.suspects[:NUDGED]
     before = settled.points.take(suspects)
@@ -37,10 +37,12 @@ def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled
         return np.nan_to_num(np.abs(after.n - before.n), nan=np.inf)
 
     furthest = np.max([moved(NUDGE, seed) for seed in range(NUDGES)], axis=0)
-    jump = np.max([moved(side * ROUNDINGS * bench.unit, place // 2) for place, side in enumerate(SIDES)], axis=0)
-    smooth = BEYOND * ROUNDINGS * bench.unit / NUDGE * furthest
-    noisy = CLEARLY * math.sqrt(2) * NOISE_OF_NUMERICAL * settled.sigma / before.length
-    astray = np.where(jump > np.maximum(smooth, noisy), jump, ASTRAY * bench.unit / NUDGE * furthest)
+    astray = ASTRAY * bench.unit / NUDGE * furthest
+    if bench.objective.space.precision != "native":
+        close = ROUNDINGS * bench.unit
+        jump = np.max([moved(side * close, 0) for side in SIDES], axis=0)
+        noisy = CLEARLY * math.sqrt(2) * NOISE_OF_NUMERICAL * settled.sigma / before.length
+        astray = np.where(jump > np.maximum(BEYOND * close / NUDGE * furthest, noisy), jump, astray)
     rounding: Float64 = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
     rounding[suspects] = np.maximum(rounding[suspects], astray)
     return rounding
