@@ -4,7 +4,7 @@ import math
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -224,6 +224,7 @@ class Subject:
         loss: `loss()` or `loss(params)`.
         reduction: Which scalar the gradient is of, when the loss returns an array.
         state: Their gradients, and what must be put back.
+        kept: Float64 copies, from check to check.
     """
 
     params: Mapping[str, object]
@@ -231,6 +232,7 @@ class Subject:
     loss: Loss
     reduction: Reduction | None
     state: Undisturbed
+    kept: dict[str, Array] = field(default_factory=dict)
 
     def bench(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> Bench:
         """The bench in the precision asked for; with "auto", float64 where it proves to take, else native.
@@ -290,7 +292,7 @@ class Subject:
             return None
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-        return lambda: self._objective(self._copies(Imaginary), part)
+        return lambda: self._objective(Imaginary(self.arrays, self._stood_in_for), part)
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):
@@ -305,12 +307,13 @@ class Subject:
     def _shadow(self) -> Space:
         if isinstance(self.params, Movable):
             return self.params.shadow()
-        return self._copies(Shadow)
+        return Shadow(self.arrays, self._stood_in_for, self.kept)
 
-    def _copies(self, kind: type[Shadow]) -> Space:
-        if takes_parameters(self.loss) or not isinstance(self.params, MutableMapping):
-            return kind(self.arrays)
-        return kind(self.arrays, self.params)
+    @property
+    def _stood_in_for(self) -> MutableMapping[str, Any] | None:
+        """The mapping in which copies must stand for the live arrays, where the loss is not handed them."""
+        reads = not takes_parameters(self.loss) and isinstance(self.params, MutableMapping)
+        return self.params if reads else None  # type: ignore[return-value]  # just asked
 
     def _proven(self, native: Objective, bench: Bench, is_late: Callable[[], bool]) -> tuple[Objective | None, str]:
         """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
@@ -323,7 +326,10 @@ class Subject:
         refusal = _why_not_exact(shadow, native, bench.loss, max(SAME, SAME_IN_ROUNDOFFS * bench.unit), is_late)
         native.evaluations += shadow.evaluations
         shadow.evaluations = 0
-        return (None, refusal) if refusal else (shadow, "")
+        if refusal:
+            self.kept.clear()
+            return None, refusal
+        return shadow, ""
 
 
 def _swaps(mapping: object) -> bool:

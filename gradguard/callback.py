@@ -125,6 +125,7 @@ class GradGuard(Closing):
         self._outlets = Outlets(logdir, writers, {"seed": seed} | settings)
         self._one_thread = OneThread()
         self._writes: bool | None = None  # the loss to the gradients; unknown before the first check
+        self._kept: dict[str, Array] = {}  # float64 copies of the parameters
         self._last_step: int | None = None
         self._closed = False
         self.report: Report | None = None
@@ -189,18 +190,19 @@ class GradGuard(Closing):
         """Close the writers; once is enough, twice does no harm."""
         if not self._closed:
             self._closed = True
+            self._kept.clear()
             self._outlets.close()
 
     def __getstate__(self) -> dict[str, Any]:
         snapshots = [("snapshot", taken) for taken in self._snapshot.snapshots]
         rule = getattr(self._due, "rule", None)
         require_named([("loss", self._loss), ("on_alert", self._on_alert), ("every_n_steps", rule), *snapshots])
-        return self.__dict__
+        return self.__dict__ | {"_kept": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # By way of a pickle it would refuse lambdas, which can well be copied.
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_kept": {}}, memo))
         return copied
 
     def _after_backward(
@@ -239,7 +241,7 @@ class GradGuard(Closing):
         # The first check finds out whether the loss writes to the gradients: later ones need no copies of them, then.
         state = Undisturbed(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
         self._see_shapes(_shapes(arrays))
-        subject = Subject(self._params, arrays, loss, self._reduction, state)
+        subject = Subject(self._params, arrays, loss, self._reduction, state, self._kept)
         bench, alarms = state.during(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
         state.require_intact()
         self._writes = bool(self._writes or state.written)

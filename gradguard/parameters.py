@@ -264,13 +264,26 @@ class Shadow:
         arrays: The live arrays.
         stand_in_for: The mapping whose entries are swapped for the time of an evaluation; None when the loss
             takes the parameters.
+        kept: Copies of an earlier check, which are brought up to date; new ones are added.
     """
 
     precision = "float64"
-    dtype: type[np.inexact[Any]] = np.float64
 
-    def __init__(self, arrays: Mapping[str, Array], stand_in_for: MutableMapping[str, Any] | None = None) -> None:
-        self.arrays: Mapping[str, Array] = {name: array.astype(self.dtype) for name, array in arrays.items()}
+    def __init__(
+        self,
+        arrays: Mapping[str, Array],
+        stand_in_for: MutableMapping[str, Any] | None = None,
+        kept: dict[str, Array] | None = None,
+    ) -> None:
+        copies = {} if kept is None else kept
+        for name in [name for name in copies if name not in arrays]:
+            del copies[name]
+        for name, array in arrays.items():
+            if name in copies and copies[name].shape == array.shape:
+                copies[name][...] = array
+            else:
+                copies[name] = array.astype(np.float64)
+        self.arrays: Mapping[str, Array] = copies
         self._mapping = stand_in_for
 
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
@@ -287,7 +300,10 @@ class Imaginary(Shadow):
     """Complex copies of all the arrays, of which the imaginary parts are moved."""
 
     precision = "complex"
-    dtype = np.complex128
+
+    def __init__(self, arrays: Mapping[str, Array], stand_in_for: MutableMapping[str, Any] | None = None) -> None:
+        self.arrays = {name: array.astype(np.complex128) for name, array in arrays.items()}
+        self._mapping = stand_in_for
 
     def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
         imaginary = self.arrays[name].imag

@@ -142,10 +142,9 @@ def _accessors(generator: Any) -> tuple[Callable[[], object], Callable[[object],
         return lambda: generator.bit_generator.state, lambda state: setattr(generator.bit_generator, "state", state)
     if isinstance(generator, _LegacyGenerator):
         return generator.get_state, generator.set_state
-    if generator is random or isinstance(generator, random.Random):
-        return generator.getstate, generator.setstate
     if hasattr(generator, "getstate") and hasattr(generator, "setstate"):
-        return lambda: copy.deepcopy(generator.getstate()), generator.setstate
+        is_python_own = generator is random or isinstance(generator, random.Random)
+        return generator.getstate if is_python_own else lambda: copy.deepcopy(generator.getstate()), generator.setstate
     raise TypeError(
         f"snapshot_rng was given a {type(generator).__name__}; expected a numpy Generator or RandomState, "
         "or the module numpy.random or random"

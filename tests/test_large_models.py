@@ -95,3 +95,22 @@ def test_many_directions_become_fewer_with_the_evaluations() -> None:
     assert 150 < aligned[1] < 200
     assert 35 < aligned[2] < 50
     assert wanted.at_most(1_000).gaussian == LEAST.gaussian
+
+
+def test_float64_copies_are_made_once() -> None:
+    """The loss is handed the same arrays at every check, brought up to date."""
+    weights, seen = np.linspace(-1, 1, 6, dtype=np.float32), list[np.ndarray]()
+
+    def loss(params: dict[str, np.ndarray]) -> np.floating:
+        if params["w"].dtype == np.float64:
+            seen.append(params["w"])
+        return np.sum(np.sin(params["w"]))
+
+    guard = GradGuard({"w": weights}, loss, every_n_steps=1, max_overhead=None)
+    for step in range(4):
+        report = guard.after_backward(step, {"w": np.cos(weights)})
+        assert report is not None
+        assert report.precision == "float64"
+        assert report.verdict is Verdict.ok
+        weights *= np.float32(0.9)
+    assert len({id(array) for array in seen}) == 1
