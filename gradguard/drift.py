@@ -13,9 +13,7 @@ import numpy as np
 from gradguard.parameters import Float64
 
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])  # of the shifts looked for, in standard deviations
-CLIP = (
-    3.0  # measured tails are heavier than a Gaussian's; up to here a probe multiplies the sums by 1 at most, on average
-)
+CLIP = 3.0  # tails are heavier than a Gaussian's; up to here a probe multiplies the sums by 1 at most, on average
 
 
 class Detector:
