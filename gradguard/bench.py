@@ -27,7 +27,7 @@ from gradguard.parameters import (
     typical_size_among,
 )
 from gradguard.probes import Probe
-from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, Rounding
+from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 from gradguard.stacked import proven_at_once
 from gradguard.steps import Steps
 from gradguard.undisturbed import Held, Undisturbed
@@ -164,8 +164,8 @@ class Bench:
         """
         typical = self.sizes[name].typical or 1.0
         passing = max(size.passing for size in self.sizes.values())
-        sharp = max(1.0, *(size.typical for size in self.sizes.values())) ** 2
-        saturated = min(SATURATED_ROUNDING * sharp * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
+        sharp = min(max(1.0, typical), SHARPEST)
+        saturated = min(SATURATED_ROUNDING * sharp**2 * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
         relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, saturated)
         left = self.roundoff * passing
         if self.roundoff < LARGEST_ROUNDOFF:

@@ -6,6 +6,7 @@ from typing import Self
 
 BACKPROP_ROUNDING = 8  # in roundoffs of ||g||, of a backward pass that rounds as the loss does
 SATURATED_ROUNDING = 80  # in unit roundoffs: 1 - tanh^2 and p - 1 cancel where a network is sure of itself
+SHARPEST = 5.0  # typical size of a tensor, up to which that grows as its square; beyond, its inputs are small
 MOSTLY_FORWARD = 4  # times its own rounding, from which little is known of a gradient's but how the loss is rounded
 DOUBT = 3  # times that, then: activations are larger than 1, and logits than the loss
 
