@@ -439,6 +439,7 @@ def loss():
     return np.sin(params["w"]).sum()
 
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background may have ignored
 guard = GradGuard(params, loss, every_n_steps=1, precision="native")
 try:
     guard.after_backward(0, {"w": np.cos(params["w"])})
