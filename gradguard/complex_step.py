@@ -26,6 +26,7 @@ from gradguard.probes import EntryProbe, Probe
 STEP = 1e-20  # in typical sizes of the tensor: its square is nothing beside 1
 ASIDE = 1e-9  # relative distance between the slopes to both sides, from which x is at a corner
 PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near
+ROUNDED = 1e-14  # relative error of an exact derivative: the loss is still rounded, in float64
 SAME = 1e-8  # relative distance between derivatives in two ways
 SURE = 6.0  # error bars by which they may differ
 CLEAR = 1e-3  # of the largest derivative, that the bars must be below
@@ -126,7 +127,8 @@ def _pairs(bench: Bench, objective: Objective, name: str, series: Series) -> tup
     rounding, own = series.settled.rounding, series.settled.own
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(n == g, 0.0, (n - g) / (MARGIN * rounding))
-    pairs = Pairs(n, g, np.zeros_like(n), rounding, z, own)
+    error = np.full(n.size, ROUNDED * np.abs(n[smooth]).max(initial=0.0))
+    pairs = Pairs(n, g, error, rounding, z, own)
     return pairs.where(smooth), [probe for probe, kept in zip(series.probes, smooth, strict=True) if kept]
 
 
