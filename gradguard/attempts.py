@@ -13,7 +13,7 @@ def attempted(work: Callable[[], Result]) -> Result | Exception:
     """
     try:
         return work()
-    except Exception as error:  # there is no telling what a loss raises
+    except Exception as error:  # everything: there is no telling what the user's loss raises
         try:
             work()
         except type(error):

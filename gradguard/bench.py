@@ -291,8 +291,12 @@ class Subject:
         if real.space.precision != "float64" or isinstance(self.params, Movable):
             return None
         loss: Callable[..., Any] = self.loss
-        part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-        return lambda: self._objective(Imaginary(self.arrays, self._stood_in_for), part)
+
+        def made() -> Objective:
+            part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
+            return self._objective(Imaginary(self.arrays, self._stood_in_for), part)
+
+        return made
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):

@@ -14,14 +14,13 @@ gradient passes: the correct one should, a faulty one should not.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from common import table
-from numpy.typing import NDArray
 from peers import INSTALL, Case, installed, jax_check_grads, scipy_check_grad, torch_gradcheck
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -31,7 +30,6 @@ from gradguard.testing import LSTM, Batch, faulty, random_batch
 FAULTS = ("timesteps", "no-dc-carry", "wh-1-percent", "wh-1-permille")
 REPEATS = 5
 EVALUATIONS = 50
-Arrays = Mapping[str, NDArray[Any]]
 Row = tuple[str, ...]
 
 
@@ -93,11 +91,6 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def scipy_derivative(case: Case) -> bool:
-    """Whether scipy's error is that of forward differences in float64, or more."""
-    return scipy_check_grad(case, threshold=1e-5)
-
-
 def gradguard(case: Case, *, mark: Callable[..., Any] = lambda loss: loss, precision: str = "native") -> bool:
     """Whether a deep check tells a bug."""
     return check(case.model.params, case.grads, mark(case.loss), precision=precision).verdict.is_bug is True
@@ -107,7 +100,7 @@ CHECKERS = (
     Checker("torch gradcheck, slow", torch_gradcheck, needs="torch"),
     Checker("torch gradcheck, fast", partial(torch_gradcheck, fast_mode=True), needs="torch"),
     Checker("jax check_grads", jax_check_grads, np.float32, needs="jax"),
-    Checker("scipy check_grad < 1e-5", scipy_derivative, needs="scipy"),
+    Checker("scipy check_grad < 1e-5", partial(scipy_check_grad, threshold=1e-5), needs="scipy"),
     Checker("gradguard, native", gradguard, np.float32),
     Checker("gradguard, native, batched", partial(gradguard, mark=batched), np.float32),
     Checker("gradguard, auto", partial(gradguard, precision="auto"), np.float32),
