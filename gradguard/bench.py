@@ -14,7 +14,7 @@ from gradguard.attempts import attempted
 from gradguard.batched import Batched
 from gradguard.differences import FourPoint, measure
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
-from gradguard.noise import listen, unit_roundoff
+from gradguard.noise import Noise, listen, unit_roundoff
 from gradguard.parameters import (
     Array,
     Copied,
@@ -239,7 +239,7 @@ class Subject:
 
         Args:
             precision: What the user asked for.
-            is_late: Whether float64 is to be proven for no more tensors; those of one loss are much alike.
+            is_late: Whether to look at no more tensors for what those of one loss have in common.
 
         Raises:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
@@ -250,7 +250,7 @@ class Subject:
             return bench
         if isinstance(self.loss, Batched):
             native.at_once = proven_at_once(native, bench.centre)
-        noise, dtype = self._heard(native, bench.centre)
+        noise, dtype = self._heard(native, bench.centre, is_late)
         bench = replace(bench, noise=noise, unit=max(bench.unit, min(unit_roundoff(dtype), FLOAT32_UNIT)))
         if precision == "native":
             return bench
@@ -275,11 +275,13 @@ class Subject:
         centre, imaginary = objective(), self._imaginary(objective)
         return Bench(objective, self.arrays, gradients, sizes, centre, proven.unit, proven.noise, imaginary)
 
-    def _heard(self, native: Objective, centre: Float64) -> tuple[float, np.dtype[Any]]:
-        """The largest sigma along a few of the tensors, and the finest dtype of the losses there."""
+    def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> tuple[float, np.dtype[Any]]:
+        """The largest sigma along a few of the tensors, or those there is time for, and the finest dtype there."""
         names = [name for name, array in self.arrays.items() if array.size]
-        rng = np.random.default_rng(0)
-        heard = [listen(native, name, centre, rng) for name in names[:: -(-len(names) // LISTENED)]] if names else []
+        rng, heard = np.random.default_rng(0), list[Noise]()
+        for name in names[:: -(-len(names) // LISTENED) or 1]:
+            if not heard or not is_late():
+                heard.append(listen(native, name, centre, rng))
         sigma = max((noise.sigma for noise in heard if not noise.is_deaf), default=0.0)
         return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 

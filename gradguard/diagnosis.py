@@ -13,6 +13,7 @@ from gradguard.report import BlockReport, Entry, TensorReport
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 
+FACTORS = (Verdict.scale, Verdict.sign)  # the verdicts that are one number
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
 BLIND = 10.0  # floors above this many discrepancy thresholds tell nothing
 LEFT_OUT = 0.2  # of the entries, above which the rest do not speak for the tensor
@@ -41,7 +42,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         blocks=blocks,
         worst=_worst(evidence),
         place=place,
-        names=history.names_of(ratio.value, ratio.error, evidence.shape),
+        names=history.names_of(ratio.value, ratio.error, evidence.shape) if verdict in FACTORS else (),
         thresholds=thresholds,
     )
     explanation, cause = sentence.of(verdict)

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -29,7 +30,7 @@ POINTS = (-2.0, -1.0, 1.0, 2.0)  # in steps
 LOSSES = 2**22  # unreduced ones that are held at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FourPoint:
     """The four-point differences of K probes; every field has shape (K,).
 
@@ -57,27 +58,27 @@ class FourPoint:
     length2: Float64
     skew: Float64
 
-    @property
+    @cached_property
     def length(self) -> Float64:
         """The distance that `numerical` and `predicted` are differences over."""
         return (8 * self.length1 - self.length2) / 12
 
-    @property
+    @cached_property
     def numerical(self) -> Float64:
         """N = (8 u1 - u2)/12, free of the third derivative."""
         return (8 * self.odd1 - self.odd2) / 12
 
-    @property
+    @cached_property
     def predicted(self) -> Float64:
         """P: what the gradient says of N."""
         return (8 * self.predicted1 - self.predicted2) / 12
 
-    @property
+    @cached_property
     def n(self) -> Float64:
         """The numerical derivative along the probe."""
         return self.numerical / self.length
 
-    @property
+    @cached_property
     def g(self) -> Float64:
         """The gradient's derivative along the probe."""
         return self.predicted / self.length
@@ -100,12 +101,12 @@ class FourPoint:
         found = np.asarray(doubles & (np.abs(self.even1) > floor / CORNER))
         return found & (found.size > 1 and float(found.mean()) > 0.5)
 
-    @property
+    @cached_property
     def truncation(self) -> Float64:
         """B = |u2 - 2 u1|/12, twice replaced by the realised ratio of the lengths: it grows as the third derivative."""
         return np.abs(self.odd2 - self.length2 / self.length1 * self.odd1) / 12
 
-    @property
+    @cached_property
     def fourth(self) -> Float64:
         """x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2), freed of what asymmetric points add to it: mostly noise."""
         return self.even2 - 4 * self.even1 - self.n * self.skew
@@ -205,8 +206,8 @@ def _measured(
         return FourPoint(*np.empty((10, 0)))
     losses, along, against = objective.around(name, probes, np.multiply.outer(steps, POINTS), gradient)
     with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
-        below2, below1, above1, above2 = np.moveaxis(losses, 1, 0)
-        changes = np.stack(
+        below2, below1, above1, above2 = losses.swapaxes(0, 1)
+        changes = np.array(
             [above1 - below1, above2 - below2, above1 - 2 * centre + below1, above2 - 2 * centre + below2]
         )
         totals = objective.totals(changes)

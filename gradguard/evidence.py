@@ -5,8 +5,9 @@ Single derivatives see an error in one place, the pooled ratio a small error eve
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -21,7 +22,7 @@ ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5
 BEYOND_FLOOR = 2.0  # discrepancy in floors; on correct gradients it reached 1.8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pairs:
     """Derivatives of one tensor along m entries or directions; arrays of shape (m,).
 
@@ -73,22 +74,23 @@ class Pairs:
         """Some of the pairs."""
         return Pairs(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
-    def plus(self, other: "Pairs") -> "Pairs":
-        """These pairs and then the others."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return Pairs(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+    @classmethod
+    def joined(cls, parts: Sequence["Pairs"]) -> "Pairs":
+        """The pairs of each part, one part after the other."""
+        fields = [(part.n, part.g, part.error, part.rounding, part.z, part.own) for part in parts or [Pairs.none()]]
+        return Pairs(*map(np.concatenate, zip(*fields, strict=True)))
 
     @property
     def size(self) -> int:
         """How many pairs there are."""
         return self.n.size
 
-    @property
+    @cached_property
     def floor(self) -> float:
         """The discrepancy that the error bars alone would give."""
         return agreement.floor(self.n, self.g, self.error, self.rounding)
 
-    @property
+    @cached_property
     def discrepancy(self) -> float:
         """||n - g|| / (||n|| + ||g||)."""
         return agreement.discrepancy(self.n, self.g)
@@ -98,7 +100,7 @@ class Pairs:
         """The largest discrepancy that the error bars explain: it scatters more where few pairs make it up."""
         return BEYOND_FLOOR * (1 + 2 / math.sqrt(max(1, self.size))) * self.floor
 
-    @property
+    @cached_property
     def ratio(self) -> Ratio:
         """N / g, pooled."""
         return agreement.ratio(self.n, self.g, self.error, self.rounding, self.own)
@@ -151,7 +153,7 @@ class Pairs:
         return ALARM / seen if seen > 0 else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evidence:
     """All that was measured of one tensor.
 
@@ -195,10 +197,10 @@ class Evidence:
     deep: bool = True
     exact: bool = False
 
-    @property
+    @cached_property
     def all(self) -> Pairs:
         """Entries and directions."""
-        return self.entries.plus(self.directions)
+        return Pairs.joined([self.entries, self.directions])
 
     @property
     def shown(self) -> Pairs:

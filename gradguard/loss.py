@@ -127,7 +127,7 @@ class Objective:
                     row[point] = probe.shift(place, amount, gradient)
                     losses.append(self())
                 probe.reset(place)
-        return np.stack(losses).reshape(*amounts.shape, -1), told
+        return np.array(losses).reshape(*amounts.shape, -1), told
 
     def _stacked(
         self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array

@@ -121,9 +121,10 @@ def probe_tensor(
         kinds = [*kinds[: min(1, singles)], (state.gaussian, probes.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
-    rounding, along = state.amplification * bench.rounding_of_direction(name).total, Pairs.none()
-    for stream, draw in kinds:
-        along = along.plus(_probe(bench, name, stream, [draw(gradient, rng)], rounding, floor)[0])
+    rounding = state.amplification * bench.rounding_of_direction(name).total
+    along = Pairs.joined(
+        [_probe(bench, name, stream, [draw(gradient, rng)], rounding, floor)[0] for stream, draw in kinds]
+    )
     chosen = probes.some_entries(gradient, singles, rng)
     rounding = state.amplification * bench.rounding_of_entry(name).total
     single, kept = _probe(bench, name, state.entry, chosen, rounding, floor)
@@ -152,13 +153,13 @@ def _probe(
     bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float
 ) -> tuple[Pairs, list[int]]:
     """The pairs of some probes, and which probes they are of: none where the step was far too long."""
-    measured, kept = Pairs.none(), []
+    measured, kept = [], []
     for place, probe in enumerate(chosen):
         points = bench.measure(name, [probe], np.array([stream.steps.start]))
         stream.variance = max(stream.variance, floor**2)
         sigma = float(np.sqrt(stream.variance))
         if points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3:
-            measured = measured.plus(Pairs.measured(points, sigma, rounding, np.zeros(1)))
+            measured.append(Pairs.measured(points, sigma, rounding, np.zeros(1)))
             kept.append(place)
         stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
-    return measured, kept
+    return Pairs.joined(measured), kept
