@@ -46,22 +46,22 @@ def batched(loss: Callable[[Mapping[str, Array]], object]) -> Batched:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Copies of one tensor on a leading axis, among the others, which are repeated along it without a copy.
+    """Copies of some tensors on a leading axis, among the others, which are repeated along it without a copy.
 
     Attributes:
         arrays: What the loss is handed.
-        places: The copies, to be moved one by one.
+        places: Of each copy the one tensor that may be moved in it.
     """
 
     arrays: dict[str, Array]
     places: Sequence[ArrayPlace]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], name: str, count: int) -> "Stack":
-        """`count` copies of the tensor `name`."""
-        stacked = {other: np.broadcast_to(array, (count, *array.shape)) for other, array in arrays.items()}
-        copies = stacked[name] = stacked[name].copy()
-        return cls(stacked, [ArrayPlace(copies[row, ...], arrays[name]) for row in range(count)])
+    def of(cls, arrays: Mapping[str, Array], names: Sequence[str]) -> "Stack":
+        """As many copies as there are names: each is to move the tensor of its name."""
+        stacked = {other: np.broadcast_to(array, (len(names), *array.shape)) for other, array in arrays.items()}
+        stacked |= {name: stacked[name].copy() for name in set(names)}
+        return cls(stacked, [ArrayPlace(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
 
 
 def at_most(arrays: Mapping[str, Array]) -> int:

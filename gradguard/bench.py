@@ -12,7 +12,7 @@ import numpy as np
 from gradguard import blockwise
 from gradguard.attempts import attempted
 from gradguard.batched import Batched
-from gradguard.differences import FourPoint, measure
+from gradguard.differences import FourPoint, measuring
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
 from gradguard.noise import Noise, listen, unit_roundoff
 from gradguard.parameters import (
@@ -28,6 +28,7 @@ from gradguard.parameters import (
 )
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
+from gradguard.side_by_side import Search, alone
 from gradguard.stacked import proven_at_once
 from gradguard.steps import Steps
 from gradguard.undisturbed import Held, Undisturbed
@@ -144,7 +145,11 @@ class Bench:
 
     def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences of one tensor along some probes."""
-        return measure(self.objective, name, self.gradients[name], probes, steps, self.centre)
+        return alone(self.objective, self.measuring(name, probes, steps))
+
+    def measuring(self, name: str, probes: Sequence[Probe], steps: Float64) -> Search[FourPoint]:
+        """The same as a part of a search."""
+        return measuring(self.objective, name, self.gradients[name], probes, steps, self.centre)
 
     def rounding_of_entry(self, name: str) -> Rounding:
         """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""

@@ -43,6 +43,7 @@ def gates(names: Sequence[str], axis: int) -> Gates:
 
 
 Blocks = Mapping[str, Gates | Mapping[str, Any]]
+Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
 
 
 def block_masks(
@@ -63,6 +64,13 @@ def block_masks(
             raise ValueError(f"blocks of {tensor!r}: {error}") from None
         masks[tensor] = {name: _mask(tensor, name, index, shapes[tensor]) for name, index in expressions.items()}
     return masks
+
+
+def held(masks: Masks, tensor: str, index: Sequence[tuple[int, ...]]) -> dict[str, NDArray[np.bool_]]:
+    """Which of some entries of a tensor each of its named blocks holds."""
+    return {
+        name: np.array([mask[place] for place in index], dtype=bool) for name, mask in masks.get(tensor, {}).items()
+    }
 
 
 def _mask(tensor: str, name: str, index: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:

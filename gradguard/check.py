@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradguard import complex_step
 from gradguard.bench import Bench, Subject, require_precision
-from gradguard.blocks import Blocks, block_masks
+from gradguard.blocks import Blocks, Masks, block_masks
 from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
@@ -27,6 +26,7 @@ from gradguard.undisturbed import Undisturbed
 from gradguard.verdict import Verdict
 
 REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
+SIDE_BY_SIDE = 16  # tensors, of which the points go into the same calls of a batched loss
 SHARE_OF_REPEATS = 0.03  # of all calls of the loss, where all is clear
 
 
@@ -107,7 +107,7 @@ def deep_check(
     names: Sequence[str],
     effort: Effort,
     rng: np.random.Generator,
-    masks: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    masks: Masks,
     histories: Mapping[str, History],
     thresholds: Thresholds,
     until: float = math.inf,
@@ -137,17 +137,17 @@ def deep_check(
     examined: dict[str, Examined] = {}
     reports: dict[str, TensorReport] = {}
     steady = bench.repeats(2)
-    for name in with_bar(names, "gradguard", shown=ranks.is_first):
+    for name in names:
         if not is_finite(bench.gradients[name]):
             reports |= _nonfinite(name, bench.gradients[name])
-        elif steady and bench.gradients[name].size:
-            if examined and until < math.inf and ranks.clock() > until:
-                continue
-            before = next(reversed(examined.values()), None)
-            examined[name] = examine(bench, name, effort, rng, masks.get(name, {}), before)
-            steady = bench.repeats()
-        elif steady:
+        elif not bench.gradients[name].size:
             reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
+    measurable = [name for name in names if name not in reports]
+    for some in with_bar(_in_turn(measurable, bench.objective.at_once), "gradguard", shown=ranks.is_first):
+        if steady and not (examined and until < math.inf and ranks.clock() > until):
+            first = next(iter(examined.values()), None)
+            examined |= examine(bench, some, effort, rng, masks, first)
+            steady = bench.repeats()
     # A kink that shows in one tensor is a kink of the loss, and may hide in another.
     rough = any(measured.evidence.rough or measured.evidence.kinks for measured in examined.values())
     evidence = {
@@ -165,6 +165,13 @@ def deep_check(
     if is_whole_model and all(measured.evidence.still for measured in examined.values()):
         return reports | _detached({name: shapes[name] for name in examined if bench.gradients[name].any()}), {}
     return reports, examined
+
+
+def _in_turn(names: Sequence[str], at_once: int) -> list[Sequence[str]]:
+    """The tensors that are examined together: the first by itself, of which the others learn the usual steps."""
+    together = SIDE_BY_SIDE if at_once > 1 else 1
+    groups = [names[:1], *(names[start : start + together] for start in range(1, len(names), together))]
+    return [group for group in groups if group]
 
 
 def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:

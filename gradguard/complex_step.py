@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradguard.attempts import attempted
 from gradguard.bench import Bench
+from gradguard.blocks import Masks, held
 from gradguard.deep import Examined, Series, coverage
 from gradguard.differences import MARGIN
 from gradguard.evidence import Evidence, Pairs
-from gradguard.loss import Objective
+from gradguard.loss import Objective, Question
 from gradguard.parameters import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 
@@ -30,8 +30,6 @@ ROUNDED = 1e-14  # relative error of an exact derivative: the loss is still roun
 SAME = 1e-8  # relative distance between derivatives in two ways
 SURE = 6.0  # error bars by which they may differ
 CLEAR = 1e-3  # of the largest derivative, that the bars must be below
-
-Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
 
 
 def remeasured(
@@ -60,7 +58,7 @@ def remeasured(
     def measure() -> None:
         for name, evidence in doubtful.items():
             if name not in found and not is_late():
-                found[name] = _exactly(bench, objective, examined[name], evidence, masks.get(name, {}))
+                found[name] = _exactly(bench, objective, examined[name], evidence, masks)
 
     with warnings.catch_warnings():  # of a loss that drops the imaginary part, which is found out
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
@@ -74,7 +72,7 @@ def _exactly(
     objective: Objective,
     measured: Examined,
     evidence: Evidence,
-    masks: Mapping[str, NDArray[np.bool_]],
+    masks: Masks,
 ) -> Evidence:
     """The evidence with exact derivatives; as it was where the complex step is not proven along the directions."""
     directions, _ = _pairs(bench, objective, evidence.name, measured.directions)
@@ -90,7 +88,7 @@ def _exactly(
         unresolved=0,
         kinks=len(measured.entries.probes) - len(index),
         coverage=coverage(bench.gradients[evidence.name], index, evidence.norm),
-        blocks={block: np.array([mask[place] for place in index], dtype=bool) for block, mask in masks.items()},
+        blocks=held(masks, evidence.name, index),
         exact=True,
     )
 
@@ -109,12 +107,12 @@ def slopes(
         gradient: Of the tensor.
         step: How far it is moved along the imaginary axis.
     """
-    losses, along, against = objective.around(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)
+    (answer,) = objective.answers([Question(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
     with np.errstate(invalid="ignore"):
-        sides = objective.totals(losses) / along
+        sides = objective.totals(answer.losses) / answer.along
         apart = np.abs(sides[:, 0] - sides[:, 1])
     n = np.where(apart <= ASIDE * np.abs(sides).max(axis=1), sides.mean(axis=1), np.nan)
-    return n, (against / along).mean(axis=1)
+    return n, (answer.against / answer.along).mean(axis=1)
 
 
 def _pairs(bench: Bench, objective: Objective, name: str, series: Series) -> tuple[Pairs, list[Probe]]:

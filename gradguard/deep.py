@@ -1,22 +1,24 @@
-"""The deep check of one tensor: many entries and some directions, each at a step that suits it."""
+"""The deep check of some tensors: many entries and some directions of each, all at steps that suit them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
+from gradguard.blocks import Masks
 from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
+from gradguard.noise import Noise
 from gradguard.parameters import Array, Float64
-from gradguard.probes import Probe
+from gradguard.probes import EntryProbe, Probe
 from gradguard.rounding import Rounding
-from gradguard.settle import WEAK, settle
+from gradguard.settle import WEAK, Adapted, adapted, settle
 from gradguard.settled import Settled
+from gradguard.side_by_side import Search, side_by_side
 from gradguard.steps import Steps
 
 CAUTION = 1 / 5  # of the steps that suited another tensor: too long a step may pass for a noisier loss
@@ -71,23 +73,6 @@ class Series:
     steps: Steps
     stretch: float
 
-    @classmethod
-    def along(
-        cls,
-        bench: Bench,
-        name: str,
-        chosen: Sequence[Probe],
-        rounding: Rounding,
-        heard: noise.Noise,
-        steps: Steps,
-        stretched: float,
-        enough: float = WEAK,
-    ) -> Self:
-        """Differences that begin at the first step times `stretched`."""
-        settled = settle(bench, name, chosen, rounding, heard, steps.starting_at(steps.start * stretched), enough)
-        usual = float(np.median(settled.points.step))
-        return cls(settled, chosen, steps.starting_at(usual), usual / steps.start)
-
     def survives(self, bench: Bench, name: str) -> bool:
         """Whether a disagreement is as clear where whatever is rough about the loss is gone."""
 
@@ -112,7 +97,7 @@ class Examined:
     evidence: Evidence
     entries: Series
     directions: Series
-    noise: noise.Noise
+    noise: Noise
     amplification: float
 
     def in_rough_company(self, bench: Bench) -> Evidence:
@@ -121,40 +106,106 @@ class Examined:
         return replace(self.evidence, rough=True, survives=survives)
 
 
+@dataclass(frozen=True, slots=True)
+class Along:
+    """One kind of probe of a tensor, and how to measure along it.
+
+    Attributes:
+        name: The tensor.
+        probes: The probes.
+        heard: The noise of the loss near the tensor as it is.
+        rounding: Backprop's own rounding error along a probe.
+        steps: The range of the steps, the one that would be tried first at the beginning.
+        stretched: How many times that the first step is, by what suited another tensor.
+        enough: Standard deviations of a difference from which no longer step is tried.
+    """
+
+    name: str
+    probes: Sequence[Probe]
+    heard: Noise
+    rounding: Rounding
+    steps: Steps
+    stretched: float = 1.0
+    enough: float = WEAK
+
+    @property
+    def _steps(self) -> Steps:
+        return self.steps.starting_at(self.steps.start * self.stretched)
+
+    def adapted(self, bench: Bench) -> Search[Adapted]:
+        """The search for the steps that suit the probes."""
+        return adapted(bench, self.name, self.probes, self.heard, self._steps, self.enough)
+
+    def series(self, bench: Bench, found: Adapted) -> Series:
+        """The differences, confirmed where they disagree with the gradient."""
+        settled = settle(bench, self.name, self.probes, self.rounding, self.heard, self._steps, found)
+        usual = float(np.median(settled.points.step))
+        return Series(settled, self.probes, self.steps.starting_at(usual), usual / self.steps.start)
+
+
 def examine(
     bench: Bench,
-    name: str,
+    names: Sequence[str],
     effort: Effort,
     rng: np.random.Generator,
-    blocks: Mapping[str, NDArray[np.bool_]],
-    before: Examined | None = None,
-) -> Examined:
-    """Measure entries of a tensor (all, if it has few) and directions through it.
+    masks: Masks,
+    first: Examined | None = None,
+) -> dict[str, Examined]:
+    """Measure entries of some tensors (all, of those that have few) and directions through them.
 
     Args:
         bench: What to measure with.
-        name: The tensor.
-        effort: How much to measure of it.
+        names: The tensors: their steps are found side by side.
+        effort: How much to measure of each.
         rng: Of the probes.
-        blocks: Its named blocks.
-        before: What was measured of another tensor: the steps of this one are probably much the same.
+        masks: Named blocks, by tensor.
+        first: What was measured of another tensor: the steps of these are probably much the same.
     """
+    streams = [np.random.default_rng(rng.integers(2**63)) for _ in names]
+    heard = side_by_side(
+        bench.objective,
+        [
+            noise.listening(bench.objective, name, bench.centre, stream)
+            for name, stream in zip(names, streams, strict=True)
+        ],
+    )
+    planned = [
+        _planned(bench, name, effort, stream, sounds, first)
+        for name, stream, sounds in zip(names, streams, heard, strict=True)
+    ]
+    found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {
+        name: _examined(bench, singles, through, adapted, masks)
+        for name, (singles, through), adapted in zip(names, planned, pairs, strict=True)
+    }
+
+
+def _planned(
+    bench: Bench, name: str, effort: Effort, rng: np.random.Generator, heard: Noise, first: Examined | None
+) -> tuple[Along, Along]:
+    """Entries of a tensor, and directions through it."""
     gradient = bench.gradients[name]
-    heard = noise.listen(bench.objective, name, bench.centre, rng)
     if heard.is_deaf:  # what is known of the loss is known along other tensors
         heard = heard.at_least(bench.noise)
     drawn = probes.entries(gradient, effort.entries, rng)
     chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
     along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
     along += [probes.gaussian(gradient, rng) for _ in range(effort.gaussian)]
-    stretched = (CAUTION * before.entries.stretch, CAUTION * before.directions.stretch) if before else (1.0, 1.0)
+    stretched = (CAUTION * first.entries.stretch, CAUTION * first.directions.stretch) if first else (1.0, 1.0)
     rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
-    singles = Series.along(bench, name, chosen, rounding, heard, steps, stretched[0])
+    singles = Along(name, chosen, heard, rounding, steps, stretched[0])
     # Directions are few and carry the most: their steps are made as good as they can be.
     rounding, steps = bench.rounding_of_direction(name), bench.steps_of_directions(name)
-    through = Series.along(bench, name, along, rounding, heard, steps, stretched[1], enough=np.inf)
-    entries, directions = singles.settled, through.settled
-    index = tuple(probe.index for probe, kept in zip(chosen, entries.resolved, strict=True) if kept)
+    return singles, Along(name, along, heard, rounding, steps, stretched[1], enough=np.inf)
+
+
+def _examined(bench: Bench, singles: Along, through: Along, found: tuple[Adapted, Adapted], masks: Masks) -> Examined:
+    name, gradient, heard = singles.name, bench.gradients[singles.name], singles.heard
+    of_entries, of_directions = singles.series(bench, found[0]), through.series(bench, found[1])
+    entries, directions = of_entries.settled, of_directions.settled
+    resolved = zip(singles.probes, entries.resolved, strict=True)
+    index = tuple(probe.index for probe, kept in resolved if kept and isinstance(probe, EntryProbe))
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
@@ -165,15 +216,17 @@ def examine(
         unresolved=int((~entries.resolved & ~entries.kinked).sum()),
         kinks=int(entries.kinked.sum()),
         coverage=coverage(gradient, index, bench.sizes[name].norm),
-        step_size=singles.steps.start,
+        step_size=of_entries.steps.start,
         noise=entries.sigma,
         rough=entries.rough or directions.rough,
         survives=True,
         deaf=heard.is_deaf and not bench.noise,
         still=bool(entries.points.still.all() and directions.points.still.all()),
-        blocks={block: np.array([mask[place] for place in index], dtype=bool) for block, mask in blocks.items()},
+        blocks={
+            block: np.array([mask[place] for place in index], dtype=bool) for block, mask in masks.get(name, {}).items()
+        },
     )
-    return Examined(evidence, singles, through, heard, _amplification(bench, name, entries, directions))
+    return Examined(evidence, of_entries, of_directions, heard, _amplification(bench, name, entries, directions))
 
 
 def _amplification(bench: Bench, name: str, entries: Settled, directions: Settled) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from gradguard import wording
+from gradguard.agreement import norm
 from gradguard.evidence import ALARM, Evidence, Pairs
 from gradguard.locate import Place, locate
 from gradguard.naming import History
@@ -15,6 +16,7 @@ from gradguard.verdict import Verdict
 
 FACTORS = (Verdict.scale, Verdict.sign)  # the verdicts that are one number
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
+NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves
 BLIND = 10.0  # floors above this many discrepancy thresholds tell nothing
 LEFT_OUT = 0.2  # of the entries, above which the rest do not speak for the tensor
 CLIPPED = 2  # entries at one extreme value that make it a clip
@@ -119,11 +121,17 @@ def _kind_of_bug(pairs: Pairs, entries: Pairs) -> Verdict:
     if not (np.abs(pairs.n) > 3 * pairs.error).any():
         return Verdict.spurious
     ratio = pairs.ratio
-    pure = ratio.purity <= PURE and ratio.worst <= ALARM
     told = min(abs(ratio.value - 1), abs(ratio.value)) > 3 * ratio.error
-    if pure and told:
+    if told and _is_one_factor(pairs):
         return Verdict.sign if ratio.value < 0 else Verdict.scale
     return Verdict.clipped if _is_clipped(entries) else Verdict.structure
+
+
+def _is_one_factor(pairs: Pairs) -> bool:
+    """Whether n = k g says it all, or leaves next to nothing of n - g: noise may be a little more than was heard."""
+    ratio = pairs.ratio
+    left = norm(pairs.n - ratio.value * pairs.g)
+    return ratio.worst <= ALARM and (ratio.purity <= PURE or left <= NEXT_TO_NOTHING * norm(pairs.n - pairs.g))
 
 
 def _is_clipped(entries: Pairs) -> bool:

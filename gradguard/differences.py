@@ -14,9 +14,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.loss import Objective
+from gradguard.loss import Answer, Objective, Question
 from gradguard.parameters import Array, Float64
 from gradguard.probes import Probe
+from gradguard.side_by_side import Search, alone
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
@@ -190,23 +191,25 @@ def measure(
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
-    together = max(1, LOSSES // (4 * centre.size))
-    return concatenate(
-        [
-            _measured(objective, name, gradient, probes[some], steps[some], centre)
-            for some in (slice(start, start + together) for start in range(0, max(1, len(probes)), together))
-        ]
-    )
+    return alone(objective, measuring(objective, name, gradient, probes, steps, centre))
 
 
-def _measured(
+def measuring(
     objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
-) -> FourPoint:
-    if not probes:
-        return FourPoint(*np.empty((10, 0)))
-    losses, along, against = objective.around(name, probes, np.multiply.outer(steps, POINTS), gradient)
+) -> Search[FourPoint]:
+    """The same as a part of a search."""
+    together, parts = max(1, LOSSES // (4 * centre.size)), []
+    for start in range(0, len(probes), together):
+        some = slice(start, start + together)
+        answer = yield Question(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
+        parts.append(_of_answer(objective, answer, steps[some], centre))
+    return concatenate(parts)
+
+
+def _of_answer(objective: Objective, answer: Answer, steps: Float64, centre: Float64) -> FourPoint:
+    along, against = answer.along, answer.against
     with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
-        below2, below1, above1, above2 = losses.swapaxes(0, 1)
+        below2, below1, above1, above2 = answer.losses.swapaxes(0, 1)
         changes = np.array(
             [above1 - below1, above2 - below2, above1 - 2 * centre + below1, above2 - 2 * centre + below2]
         )
@@ -228,5 +231,7 @@ def _measured(
 
 def concatenate(parts: Sequence[FourPoint]) -> FourPoint:
     """The differences of several measurements, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     names = [field.name for field in dataclasses.fields(FourPoint)]
-    return FourPoint(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return FourPoint(*(np.concatenate([np.empty(0), *(getattr(part, name) for part in parts)]) for name in names))

@@ -1,7 +1,9 @@
 """The user's loss as a function of where the parameters stand: evaluated, checked, counted, its state put back."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,6 +55,45 @@ def require_reduction(reduction: str | None) -> Reduction | None:
     raise ValueError(f"reduction is {reduction!r}; expected 'sum', 'mean' or None")
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Points at which the loss is wanted: some way along each of some probes of one tensor.
+
+    Attributes:
+        name: The tensor that is moved.
+        probes: K directions.
+        amounts: How far along each, shape (K, P).
+        gradient: Of the tensor.
+    """
+
+    name: str
+    probes: Sequence[Probe]
+    amounts: Float64
+    gradient: Array
+
+    @property
+    def points(self) -> Iterator[tuple["Question", Probe, float]]:
+        """The points one by one."""
+        for probe, along in zip(self.probes, self.amounts, strict=True):
+            for amount in along:
+                yield self, probe, amount
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The losses there, and what `Probe.shift` says of each point.
+
+    Attributes:
+        losses: Unreduced, shape (K, P, m).
+        along: The length of the realised displacement along the probe, (K, P).
+        against: The change of the loss that the gradient predicts for it, (K, P).
+    """
+
+    losses: Float64
+    along: Float64
+    against: Float64
+
+
 class Objective:
     """The loss where `space` stands: the unreduced losses in float64, and how to sum them.
 
@@ -94,50 +135,33 @@ class Objective:
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
-    def around(
-        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
-    ) -> tuple[Float64, Float64, Float64]:
-        """The losses at some points along each of some probes; afterwards the tensor is as it was.
+    def answers(self, questions: Sequence["Question"]) -> list["Answer"]:
+        """The losses at all the points that are asked for; afterwards the tensors are as they were."""
+        if self.at_once == 1:
+            return [self._one_by_one(question) for question in questions]
+        return self._together(questions)
 
-        Args:
-            name: The tensor that is moved.
-            probes: K directions.
-            amounts: How far along each, shape (K, P).
-            gradient: Of the tensor.
-
-        Returns:
-            The losses (K, P, m), and of each point what `Probe.shift` says: two of shape (K, P).
-        """
-        rows = max(1, self.at_once // amounts.shape[1]) if self.at_once > 1 else len(probes)
-        evaluate = self._stacked if self.at_once > 1 else self._one_by_one
-        parts = [
-            evaluate(name, probes[start : start + rows], amounts[start : start + rows], gradient)
-            for start in range(0, len(probes), rows)
-        ]
-        losses, told = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return losses, told[..., 0], told[..., 1]
-
-    def _one_by_one(
-        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
-    ) -> tuple[Float64, Float64]:
-        losses, told = [], np.empty((*amounts.shape, 2))
-        with self.space.moving(name) as place:
-            for probe, along, row in zip(probes, amounts, told, strict=True):
+    def _one_by_one(self, question: "Question") -> "Answer":
+        losses, told = [], np.empty((*question.amounts.shape, 2))
+        with self.space.moving(question.name) as place:
+            for probe, along, row in zip(question.probes, question.amounts, told, strict=True):
                 for point, amount in enumerate(along):
-                    row[point] = probe.shift(place, amount, gradient)
+                    row[point] = probe.shift(place, amount, question.gradient)
                     losses.append(self())
                 probe.reset(place)
-        return np.array(losses).reshape(*amounts.shape, -1), told
+        return Answer(np.array(losses).reshape(*question.amounts.shape, -1), told[..., 0], told[..., 1])
 
-    def _stacked(
-        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
-    ) -> tuple[Float64, Float64]:
-        stack, told = Stack.of(self.space.arrays, name, amounts.size), np.empty((*amounts.shape, 2))
-        places = iter(stack.places)
-        for probe, along, row in zip(probes, amounts, told, strict=True):
-            for point, (amount, place) in enumerate(zip(along, places, strict=False)):
-                row[point] = probe.shift(place, amount, gradient)
-        return self.of_stack(stack).reshape(*amounts.shape, -1), told
+    def _together(self, questions: Sequence["Question"]) -> list["Answer"]:
+        """In as few calls as there may be: a call takes points of several tensors, each moved in copies of its own."""
+        points = [point for question in questions for point in question.points]
+        losses, told = [], np.empty((len(points), 2))
+        for start in range(0, len(points), self.at_once):
+            some = points[start : start + self.at_once]
+            stack = Stack.of(self.space.arrays, [question.name for question, _, _ in some])
+            for row, place, (question, probe, amount) in zip(told[start:], stack.places, some, strict=False):
+                row[:] = probe.shift(place, amount, question.gradient)
+            losses.append(self.of_stack(stack))
+        return _parted(questions, np.concatenate(losses), told)
 
     def of_stack(self, stack: Stack) -> Float64:
         """The losses of each copy, shape (K, m), in one call.
@@ -170,6 +194,17 @@ class Objective:
     def spread(self, deviations: Float64) -> float:
         """The standard deviation of `total` where each unreduced loss has its own, independent one."""
         return float(np.sqrt((deviations**2).sum())) * self._weight
+
+
+def _parted(questions: Sequence[Question], losses: Float64, told: Float64) -> list[Answer]:
+    """The answer to each of some questions, of all points in order: losses (points, m) and what is told of them."""
+    shapes = [question.amounts.shape for question in questions]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    each = zip(shapes, np.split(losses, ends), np.split(told, ends), strict=True)
+    return [
+        Answer(found.reshape(*shape, -1), moved[:, 0].reshape(shape), moved[:, 1].reshape(shape))
+        for shape, found, moved in each
+    ]
 
 
 def losses_of(result: object, reduction: Reduction | None) -> NDArray[Any]:

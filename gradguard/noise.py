@@ -11,9 +11,10 @@ import numpy as np
 
 from gradguard import blockwise
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
-from gradguard.loss import Objective
+from gradguard.loss import Objective, Question
 from gradguard.parameters import Array, Float64, typical_size_among
 from gradguard.probes import Direction, wide
+from gradguard.side_by_side import Search, alone
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 16
@@ -74,6 +75,11 @@ class Noise:
 
 
 def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
+    """The noise of the loss near the unperturbed parameters, along one tensor."""
+    return alone(objective, listening(objective, name, centre, rng))
+
+
+def listening(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Search[Noise]:
     """The noise of the loss, from antithetic pairs of points some hundred roundoffs from x.
 
     The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Two
@@ -84,7 +90,7 @@ def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Gene
     """
     reach = JITTER * unit_roundoff(objective.space.arrays[name].dtype)
     for widening in WIDENINGS:  # at last by all of the tensor
-        pairs = _pairs(objective, name, min(1.0, widening * reach), rng)
+        pairs = yield from _pairs(objective, name, min(1.0, widening * reach), rng)
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
         if _moves(losses) or widening * reach >= 1:
             break
@@ -93,7 +99,7 @@ def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Gene
     least = _rounding(objective, _ulp(centre, dtype))
     sigma = _of_pairs(objective, pairs, centre)
     for narrowing in NARROWINGS if sigma > LOUD * floor else ():
-        pairs = _pairs(objective, name, narrowing * widening * reach, rng)
+        pairs = yield from _pairs(objective, name, narrowing * widening * reach, rng)
         nearer = _of_pairs(objective, pairs, centre)
         if nearer * BENDS > sigma or not _moves(np.concatenate([centre[None], pairs.reshape(-1, centre.size)])):
             break
@@ -115,7 +121,7 @@ def _of_pairs(objective: Objective, pairs: Float64, centre: Float64) -> float:
     return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
 
 
-def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Float64:
+def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Search[Float64]:
     """Losses at antithetic pairs of points, each entry moved by about a share `reach` of it; shape (PAIRS, 2, m)."""
     base = objective.space.arrays[name]
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
@@ -130,7 +136,8 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
 
     pairs = [Direction(offset) for _ in range(PAIRS)]
     nothing = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-    return objective.around(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)[0]
+    answer = yield Question(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)
+    return answer.losses
 
 
 def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:

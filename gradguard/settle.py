@@ -4,8 +4,8 @@ A difference that disagrees with the gradient is measured again at shorter steps
 moves, everything is measured at shorter steps.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from gradguard.parameters import Float64
 from gradguard.probes import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
+from gradguard.side_by_side import Search
 from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 
 ROUNDS = 6  # of bettering the steps
@@ -38,6 +39,63 @@ CHAOS = 1e4  # sigma in units of what rounding the loss adds, or the parameters,
 CALMER = 0.6  # of sigma, at shorter steps, by which the loss is rough and not noisy
 
 
+Measuring = Callable[[NDArray[np.intp], Float64], Search[FourPoint]]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """Differences at steps that suit them.
+
+    Attributes:
+        points: The differences.
+        sigma: The noise of the loss along them.
+    """
+
+    points: FourPoint
+    sigma: float
+
+
+def adapted(
+    bench: Bench, name: str, chosen: Sequence[Probe], heard: Noise, steps: Steps, enough: float = WEAK
+) -> Search[Adapted]:
+    """Differences of one tensor along some probes, at steps where truncation just shows, and sigma.
+
+    They are found probe by probe. A longer step that proves too long is not taken, and the next to try is half-way
+    there.
+
+    Args:
+        bench: What to measure with.
+        name: The tensor.
+        chosen: K probes.
+        heard: The noise of the loss near the unperturbed parameters.
+        steps: The steps to try.
+        enough: Standard deviations of a difference from which no longer step is tried.
+    """
+
+    def measuring(which: NDArray[np.intp], at: Float64) -> Search[FourPoint]:
+        return bench.measuring(name, [chosen[i] for i in which], at)
+
+    everywhere = np.arange(len(chosen))
+    start, sigma = yield from _pilot(measuring, everywhere[:: -(-len(chosen) // PILOTS)], steps, heard)
+    points = yield from measuring(everywhere, steps.clip(dithered(start, len(chosen))))
+    ceiling = np.full(len(chosen), np.inf)
+    for _ in range(ROUNDS):
+        sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
+        better = _next_steps(points, sigma, bench.roundoff, enough)
+        better = steps.clip(np.where(points.still, steps.longest, better))
+        better = np.where(better > points.step, np.minimum(better, np.sqrt(points.step * ceiling)), better)
+        redone = (better < points.step) | (better > WORTH_A_TRY * points.step)
+        if not redone.any():
+            break
+        newer = yield from measuring(everywhere[redone], better[redone])
+        tried = points.where(redone, newer)
+        overdone = (better > points.step) & redone & _is_too_long(tried, sigma)
+        ceiling[overdone] = better[overdone]
+        points = tried.where(overdone, points.take(overdone))
+    calm = points.take(points.truncation_in_noise(sigma) <= TOO_LONG_Z3)
+    return Adapted(_recentred(points, heard), noise.from_fourth_differences(calm, sigma, heard.floor))
+
+
 def settle(
     bench: Bench,
     name: str,
@@ -45,9 +103,9 @@ def settle(
     rounding: Rounding,
     heard: Noise,
     steps: Steps,
-    enough: float = WEAK,
+    found: Adapted,
 ) -> Settled:
-    """Differences of one tensor along some probes, at steps that suit them.
+    """The differences of one tensor along some probes that count: what disagrees is measured again.
 
     Args:
         bench: What to measure with.
@@ -55,14 +113,14 @@ def settle(
         chosen: K probes.
         rounding: Backprop's own rounding error along each.
         heard: The noise of the loss near the unperturbed parameters.
-        steps: The steps to try.
-        enough: Standard deviations of a difference from which no longer step is tried.
+        steps: The range of the steps.
+        found: The differences at steps that suit them.
     """
 
     def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
         return bench.measure(name, [chosen[i] for i in which], at)
 
-    points, sigma = _adapted(measure, len(chosen), steps, heard, bench.roundoff, enough)
+    points, sigma = found.points, found.sigma
     nothing = np.zeros(len(chosen))
     settled = Settled(
         points, sigma, heard.floor, nothing + rounding.total, nothing + rounding.own, nothing, nothing > 0
@@ -100,37 +158,12 @@ def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -
     return Settled(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, rough=True)
 
 
-def _adapted(
-    measure: Measure, count: int, steps: Steps, heard: Noise, roundoff: float, enough: float
-) -> tuple[FourPoint, float]:
-    """Differences at steps where truncation just shows, found probe by probe, and sigma.
-
-    A longer step that proves too long is not taken, and the next to try is half-way there.
-    """
-    everywhere = np.arange(count)
-    start, sigma = _pilot(measure, everywhere[:: -(-count // PILOTS)], steps, heard)
-    points, ceiling = measure(everywhere, steps.clip(dithered(start, count))), np.full(count, np.inf)
-    for _ in range(ROUNDS):
-        sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
-        better = steps.clip(np.where(points.still, steps.longest, _next_steps(points, sigma, roundoff, enough)))
-        better = np.where(better > points.step, np.minimum(better, np.sqrt(points.step * ceiling)), better)
-        redone = (better < points.step) | (better > WORTH_A_TRY * points.step)
-        if not redone.any():
-            break
-        tried = points.where(redone, measure(everywhere[redone], better[redone]))
-        overdone = (better > points.step) & redone & _is_too_long(tried, sigma)
-        ceiling[overdone] = better[overdone]
-        points = tried.where(overdone, points.take(overdone))
-    calm = points.take(points.truncation_in_noise(sigma) <= TOO_LONG_Z3)
-    return _recentred(points, heard), noise.from_fourth_differences(calm, sigma, heard.floor)
-
-
 def _recentred(points: FourPoint, heard: Noise) -> FourPoint:
     """The differences freed of the noise of L(0), where what they share is not corners."""
     return points if points.corners(heard.floor).any() else points.recentred(LOUD * heard.sigma)
 
 
-def _pilot(measure: Measure, which: NDArray[np.intp], steps: Steps, heard: Noise) -> tuple[float, float]:
+def _pilot(measuring: Measuring, which: NDArray[np.intp], steps: Steps, heard: Noise) -> Search[tuple[float, float]]:
     """The step at which truncation just shows for a few probes of the tensor, and sigma.
 
     It rises until truncation shows beyond doubt, since a few quanta may pass for it, and then comes down. The fourth
@@ -138,7 +171,7 @@ def _pilot(measure: Measure, which: NDArray[np.intp], steps: Steps, heard: Noise
     """
     step, sigma, before, rising = steps.start, np.inf, np.inf, True
     for _ in range(ROUNDS + 2):
-        points = measure(which, steps.clip(dithered(step, which.size)))
+        points = yield from measuring(which, steps.clip(dithered(step, which.size)))
         seeming = noise.from_fourth_differences(points, heard.sigma, heard.floor)
         too_bent = seeming > LOUD * heard.sigma and seeming < CALMER * before
         sigma, before = max(heard.sigma, min(sigma, seeming)), seeming

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradguard import blockwise
 from gradguard.batched import Stack, at_most
-from gradguard.loss import Objective
+from gradguard.loss import Objective, Question
 from gradguard.parameters import Float64
 from gradguard.probes import gaussian
 
@@ -41,9 +41,10 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
     far = FAR * max(1.0, blockwise.norm(array))
     amounts = far * np.arange(1.0, COPIES + 1)[:, None]
     objective.at_once = 1
-    alone = objective.around(name, probes, amounts, array)[0][:, 0]
+    question = Question(name, probes, amounts, array)
+    alone = objective.answers([question])[0].losses[:, 0]
     objective.at_once = COPIES
-    together = objective.around(name, probes, amounts, array)[0][:, 0]
+    together = objective.answers([question])[0].losses[:, 0]
     if together.shape == alone.shape:
         moved = float(np.abs(alone - centre).max())
         rounded = 64 * float(np.finfo(objective.dtype).eps) * float(np.abs(centre).max())
@@ -66,7 +67,7 @@ def _faster(objective: Objective) -> int:
     if name is None:
         return 1
     rows = min(TIMED, at_most(objective.space.arrays))
-    stack = Stack.of(objective.space.arrays, name, rows)
+    stack = Stack.of(objective.space.arrays, [name] * rows)
     together = min(_seconds(lambda: objective.of_stack(stack)) for _ in range(TIMES))
     alone = min(_seconds(objective) for _ in range(TIMES))
     return at_most(objective.space.arrays) if together < rows * alone else 1

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradguard.bench import Bench, Precision, Proven, Subject
+from gradguard.blocks import Masks
 from gradguard.blockwise import is_finite
 from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import LEAST, Effort, Examined
@@ -34,8 +34,6 @@ CHECKS_IN_A_RUN = 10_000
 CALM = 2.0  # log10 of the evidence, up to which chance alone brings it often
 PROBES = 1 + ROUTINE_ENTRIES  # of a tensor at a routine check
 RATIOS = 20  # confirmed ratios of a wrong tensor that are remembered, to see which constant they follow
-
-Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
 
 
 @dataclass(slots=True)

@@ -146,7 +146,7 @@ def test_copies_share_what_is_not_moved() -> None:
     """A stack takes the memory of the copies of one tensor; the others are repeated in place, 0-dimensional too."""
     arrays = {"w": np.ones((3, 2), np.float32), "scale": np.array(2.0, np.float32)}
     for name in arrays:
-        stack = Stack.of(arrays, name, 7)
+        stack = Stack.of(arrays, [name] * 7)
         stack.places[4].put(np.full(arrays[name].shape, 9, np.float32))
         assert {other: array.shape for other, array in stack.arrays.items()} == {"w": (7, 3, 2), "scale": (7,)}
         assert np.array_equal((stack.arrays[name] == 9).reshape(7, -1).all(axis=1), np.arange(7) == 4)

@@ -81,11 +81,11 @@ def test_each_check_of_a_tensor_costs_the_same(entries: int) -> None:
     model, rng = Logistic(2), np.random.default_rng(0)
     subject = Subject(model.params, dict(model.params), model.loss, None, Undisturbed(model.grads(), together(None)))
     bench = subject.bench("native")
-    state = TensorState.after(examine(bench, "w", Effort(entries=10), rng, {}))
+    state = TensorState.after(examine(bench, ["w"], Effort(entries=10), rng, {})["w"])
     for turn in range(2 * GAUSSIAN_EVERY):
         before = model.evaluations
         evidence, _ = probe_tensor(bench, "w", state, entries, rng)
         assert model.evaluations - before == 4 * (1 + entries)
         both = entries > 0 and turn % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
-        assert (evidence.directions.size, evidence.entries.size) == (1 + both, entries - both)
+        assert (evidence.directions.size, evidence.sampled) == (1 + both, entries - both)
     assert (state.aligned.checks, state.gaussian.checks) == ((8, 2) if entries else (6, 2))

@@ -43,7 +43,8 @@ from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.probes import Probe
 from gradguard.rounding import Rounding
 from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
-from gradguard.settle import WEAK, settle
+from gradguard.settle import WEAK
+from gradguard.side_by_side import alone
 from gradguard.steps import Steps
 from gradguard.testing import LSTM, Batch
 
@@ -171,7 +172,8 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     bench = subject_of(model, batch, form, truth).bench(form.precision)
     oracles = {(name, kind): oracle(bench, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
     effort = deep.Effort(cell.amount.entries)
-    carried = {name: TensorState.after(deep.examine(bench, name, effort, rng, {})) for name in truth}
+    examined = deep.examine(bench, list(truth), effort, rng, {})
+    carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
         found = list(deep_measurements(bench, name, cell.amount, rng))
         yield from samples_of_tensor("deep", form, cell, name, found, oracles)
@@ -267,7 +269,8 @@ def settled(
 ) -> tuple[FourPoint, float, NDArray[np.bool_]]:
     """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
     heard = noise.listen(bench.objective, name, bench.centre, rng)
-    result = settle(bench, name, chosen, rounding, heard, steps, enough)
+    along = deep.Along(name, chosen, heard, rounding, steps, enough=enough)
+    result = along.series(bench, alone(bench.objective, along.adapted(bench))).settled
     return result.points, result.sigma, result.resolved
 
 

@@ -1,0 +1,51 @@
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gradguard.batched import Batched
+from gradguard.loss import Objective, Question
+from gradguard.parameters import Array, Copied
+from gradguard.probes import EntryProbe
+from gradguard.side_by_side import Search, alone, side_by_side
+
+ARRAYS = {"v": np.arange(4.0), "w": np.ones(3)}
+
+
+def objective(at_once: int, calls: list[int]) -> Objective:
+    """Of the sum of squares of both tensors, which notes how many points each call takes."""
+
+    def loss(params: Mapping[str, Array]) -> Array:
+        calls.append(len(params["v"]) if params["v"].ndim > 1 else 1)
+        return (params["v"] ** 2).sum(axis=-1) + (params["w"] ** 2).sum(axis=-1)
+
+    made = Objective(Batched(loss), Copied(ARRAYS), None, lambda: None)
+    made.at_once = at_once
+    return made
+
+
+def descent(name: str, amounts: Sequence[float]) -> Search[list[float]]:
+    """Moves the first entry of a tensor by each amount, in a question of its own, and notes the losses."""
+    losses = []
+    for amount in amounts:
+        answer = yield Question(name, [EntryProbe((0,))], np.array([[amount, 2 * amount]]), np.zeros(4))
+        losses += answer.losses.reshape(-1).tolist()
+    return losses
+
+
+def test_searches_go_on_in_the_same_calls_and_find_what_each_finds_alone() -> None:
+    """Of different tensors, and however long each goes on; in no call are more points than it may take."""
+    plans = {"v": [1.0, 2.0, 3.0], "w": [5.0]}
+    expected = [alone(objective(1, []), descent(name, amounts)) for name, amounts in plans.items()]
+    for at_once, called in ((1, [1] * 8), (4, [4, 2, 2]), (3, [3, 1, 2, 2])):
+        calls: list[int] = []
+        found = side_by_side(objective(at_once, calls), [descent(name, amounts) for name, amounts in plans.items()])
+        assert found == expected
+        assert calls == called
+
+
+def test_a_search_that_asks_nothing_finds_what_it_knew() -> None:
+    """And none at all is no question either."""
+    calls: list[int] = []
+    assert side_by_side(objective(4, calls), [descent("v", []), descent("w", [])]) == [[], []]
+    assert side_by_side(objective(4, calls), []) == []
+    assert not calls
