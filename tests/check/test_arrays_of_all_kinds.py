@@ -1,0 +1,86 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gradguard import GradGuard, Verdict, check
+
+
+def memory_map(folder: Path, mode: Any) -> NDArray[Any]:
+    """An array that is a file."""
+    path = folder / "weights.bin"
+    np.linspace(0.2, 1, 6, dtype=np.float32).tofile(path)
+    return np.memmap(path, np.float32, mode, shape=(2, 3))
+
+
+def block_of(rows: int, columns: int) -> NDArray[Any]:
+    """Some float32 numbers."""
+    return np.linspace(0.2, 1, rows * columns, dtype=np.float32).reshape(rows, columns)
+
+
+KINDS: dict[str, Callable[[Path], NDArray[Any]]] = {
+    "zero-dimensional": lambda _: np.array(0.3, np.float32),
+    "Fortran order": lambda _: np.asfortranarray(block_of(2, 3)),
+    "transposed": lambda _: block_of(3, 2).T,
+    "strided view": lambda _: block_of(4, 9)[::2, 1::3],
+    "backwards": lambda _: block_of(2, 3)[::-1, ::-1],
+    "big-endian": lambda _: block_of(2, 3).astype(">f4"),
+    "long double": lambda _: block_of(2, 3).astype(np.longdouble),
+    "unaligned": lambda _: np.frombuffer(bytearray(b"x" + block_of(2, 3).tobytes()), np.uint8)[1:].view(np.float32),
+    "memory-mapped": lambda folder: memory_map(folder, "r+"),
+    "memory-mapped, copied on write": lambda folder: memory_map(folder, "c"),
+}
+
+
+@pytest.mark.parametrize("precision", ["native", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_all_kinds_are_checked_and_put_back(kind: str, precision: str, tmp_path: Path) -> None:
+    """A right gradient is ok, one that is twice too large is a bug, and no byte of the array or its base changes."""
+    params: Any = {"w": KINDS[kind](tmp_path), "none": np.zeros((0, 3), np.float32)}
+    base = params["w"] if params["w"].base is None else params["w"].base
+    array, before = params["w"], bytes(base)
+    none = np.zeros((0, 3), np.float32)
+    for factor, is_bug in ((1, False), (2, True)):
+        guard = GradGuard(
+            params, lambda: np.sin(params["w"]).sum(), every_n_steps=1, max_overhead=None, precision=precision
+        )
+        for step in range(2):
+            report = guard.after_backward(step, {"w": factor * np.cos(params["w"]), "none": none})
+            assert report is not None
+            assert report.tensors["w"].verdict.is_bug == is_bug
+            assert report.tensors["none"].verdict is Verdict.ok
+            assert params["w"] is array
+            assert bytes(base) == before
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.ma.masked_array([0.1, 0.2], [0, 1]), "'w' is a MaskedArray.*plain array"),
+        (np.broadcast_to(np.float32(1), (3,)), "'w' is read-only.*loss\\(params\\)"),
+    ],
+)
+def test_arrays_that_cannot_be_checked_are_refused_at_once(array: Any, words: str) -> None:
+    """When the guard is made, with the reason and what would do."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        GradGuard({"w": array}, lambda: 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_a_matrix_is_refused_at_once() -> None:
+    """NumPy's `matrix` multiplies in another way, and cannot be flattened."""
+    with pytest.raises(TypeError, match=r"'w' is a matrix.*plain array"):
+        GradGuard({"w": np.asmatrix(np.ones((2, 2)))}, lambda: 0.0)
+
+
+def test_an_array_under_two_names_is_refused_at_once() -> None:
+    """Unless the loss takes its parameters: then each name is moved for itself."""
+    tied = np.array([0.3, 0.7], np.float32)
+    with pytest.raises(ValueError, match=r"'dec' and 'enc' share memory.*one name, with the sum"):
+        GradGuard({"enc": tied, "dec": tied}, lambda: np.sin(tied).sum())
+    grads = {"enc": np.cos(tied), "dec": -np.sin(tied)}
+    report = check({"enc": tied, "dec": tied}, grads, lambda p: (np.sin(p["enc"]) + np.cos(p["dec"])).sum())
+    assert report.verdict is Verdict.ok
