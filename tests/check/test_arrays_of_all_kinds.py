@@ -1,3 +1,5 @@
+"""Arrays of any layout, dtype and contents are checked and put back, or refused by name."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradguard import GradGuard, Verdict, check
+from gradguard import GradGuard, Report, Verdict, check
 
 
 def memory_map(folder: Path, mode: Any) -> NDArray[Any]:
@@ -84,3 +86,69 @@ def test_an_array_under_two_names_is_refused_at_once() -> None:
     grads = {"enc": np.cos(tied), "dec": -np.sin(tied)}
     report = check({"enc": tied, "dec": tied}, grads, lambda p: (np.sin(p["enc"]) + np.cos(p["dec"])).sum())
     assert report.verdict is Verdict.ok
+
+
+def sine(weights: Any, **options: Any) -> Report:
+    """A check of the sum of sines, whose gradient is known."""
+    params = {"w": weights}
+    grads = {"w": np.asarray(np.cos(weights)).astype(weights.dtype)}
+    return check(params, grads, lambda: np.sin(params["w"]).sum(), **options)
+
+
+def test_a_parameter_may_hold_any_bits() -> None:
+    """Negative zeros and subnormals come back as they were."""
+    weights = np.array([-0.0, 0.0, 1e-40, -3e-45, 1.5], np.float32)
+    before = weights.tobytes()
+    assert not sine(weights, precision="native").verdict.is_bug
+    assert weights.tobytes() == before
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_an_entry_that_the_loss_does_not_read_may_be_broken(broken: float) -> None:
+    """A padding row of nan in an embedding does not keep the others from being checked, or at least is what is told."""
+    params = {"w": np.array([0.3, broken, 0.7])}
+    grads = {"w": np.array([np.cos(0.3), 0, np.cos(0.7)])}
+    tensor = check(params, grads, lambda: float(np.sin(params["w"][[0, 2]]).sum()), precision="native").tensors["w"]
+    assert not tensor.verdict.is_bug
+    assert tensor.verdict is Verdict.ok or "nan" in tensor.explanation + tensor.cause
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.array(0.3, np.float32),
+        np.array([0.3]),
+        np.asfortranarray([[0.3, 0.7], [1.1, -0.4]]),
+        np.linspace(-1, 1, 24).reshape(4, 6)[::-2, 1::2],
+        np.array([0.3, 0.7, -1.1], ">f4"),
+        np.array([0.3, 0.7, -1.1], np.longdouble),
+    ],
+    ids=["0-d", "one entry", "Fortran", "strided", "big-endian", "long double"],
+)
+@pytest.mark.parametrize("precision", ["native", "float64"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_arrays_of_any_layout_are_checked(weights: NDArray[Any], precision: str, factor: int) -> None:
+    """Right gradients agree, wrong ones are found, and nothing of the array or around it changes."""
+    params = {"w": weights.copy(order="K") if weights.base is None else weights}
+    before = (weights.base if weights.base is not None else params["w"]).tobytes()
+    grads = {"w": np.asarray(factor * np.cos(params["w"])).astype(weights.dtype)}
+    report = check(params, grads, lambda: np.sin(params["w"]).sum(), precision=precision)
+    assert report.verdict is (Verdict.ok if factor == 1 else Verdict.scale)
+    assert (weights.base if weights.base is not None else params["w"]).tobytes() == before
+
+
+def test_float16_is_told_from_a_bug() -> None:
+    """With a thousandth of precision correct gradients are no bug, and a factor of two is."""
+    weights = np.array([0.3, 0.7, -1.1, 0.9], np.float16)
+    assert sine(weights, precision="native").verdict.is_bug is not True
+    doubled = {"w": 2 * np.cos(weights)}
+    assert check({"w": weights}, doubled, lambda: np.sin(weights).sum(), precision="native").verdict is Verdict.scale
+
+
+def test_a_tensor_without_entries_is_fine() -> None:
+    """It is reported as what it is, beside one that has some."""
+    params = {"w": np.array([0.3, 0.7]), "none": np.empty((3, 0))}
+    grads = {"w": np.cos(params["w"]), "none": np.empty((3, 0))}
+    report = check(params, grads, lambda: np.sin(params["w"]).sum())
+    assert report.verdict is Verdict.ok
+    assert report.tensors["none"].explanation == "it has no entries"
