@@ -50,6 +50,29 @@ def test_a_mistake_is_one_line_that_tells_the_choices(
     assert all(word in message for word in words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check"], "MODULE:FACTORY"),
+        (["check", "a:b", "--precision", "half"], "'half'"),
+        (["check", "a:b", "--reduction", "max"], "'max'"),
+        (["check", "a:b", "--entries", "0"], "at least 1"),
+        (["check", "a:b", "--seed", "-1"], "at least 0"),
+        (["sweep", "a:b", "--steps", "1e-3"], "two positive numbers or more"),
+        (["sweep", "a:b", "--steps", "1e-3,small"], "two positive numbers or more"),
+        (["sweep", "a:b", "--steps", "1e-3,-1"], "two positive numbers or more"),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line ends with status 2 and says what is allowed."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
 def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Every help page ends with a command that one can paste."""
@@ -57,6 +80,17 @@ def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixtu
         main(arguments)
     assert ended.value.code == 0
     assert "gradguard demo --logdir runs\n" in capsys.readouterr().out.partition("example:\n")[2]
+
+
+@pytest.mark.parametrize("command", ["check", "sweep", "diagnose"])
+def test_help_tells_the_exit_statuses_and_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each help page says what the status means, and ends with a command to paste."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "exit status:\n  0 " in out
+    assert f"example:\n  gradguard {command} " in out
 
 
 def test_the_example_in_the_help_names_faults_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
