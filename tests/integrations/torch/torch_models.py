@@ -99,6 +99,21 @@ class Everything(nn.Module):
         return self.out(self.dropout(self.norm(h[-1])))
 
 
+class Table(nn.Module):
+    """An embedding with sparse gradients under a layer that shares its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 3, sparse=True)
+        self.decoder = nn.Linear(3, 4, bias=False)
+        self.decoder.weight = self.embedding.weight
+        self.out = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits by the sign of the last step."""
+        return self.out(torch.tanh(self.embedding((x[-1, :, 0] > 0).long())))
+
+
 def batches(count: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     """Sequences and classes, always the same."""
     generator = torch.Generator().manual_seed(1)

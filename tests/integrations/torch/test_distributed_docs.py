@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "distributed.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 PROGRAMS = [number for number, (language, _) in enumerate(BLOCKS) if language == "python"]
 NUMBER = re.compile(r"\d[\d.]*(e-?\d+)?(\(\d+\))?")
