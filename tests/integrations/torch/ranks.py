@@ -1,4 +1,4 @@
-"""Real processes on gloo, which run a function of `torch_ranks` each; what it returns comes back, or how it ended."""
+"""Real processes on gloo, which run a scenario each; what it returns comes back, or how it ended."""
 
 import multiprocessing
 import os
