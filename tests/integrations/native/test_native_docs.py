@@ -15,7 +15,7 @@ import pytest
 
 from gradguard import GradGuard, check
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 EXAMPLES = DOCS / "examples" / "cpp"
 PAGE = (DOCS / "native.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
