@@ -1,16 +1,12 @@
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pytest
+from reports import MakeReport, MakeTensor
 
-from gradguard import Report, TensorReport, Verdict, sweep
+from gradguard import Report, Verdict, sweep
 from gradguard.logs import read_logs
 from gradguard.writers import JSONLWriter, TensorBoardWriter
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 
 
 def write_events(folder: Path, *reports: Report) -> Path:

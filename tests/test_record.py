@@ -1,19 +1,16 @@
 import dataclasses
 import json
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reports import MakeReport, MakeTensor
 
-from gradguard import Entry, Report, TensorReport, Verdict
+from gradguard import Entry, TensorReport, Verdict
 from gradguard.overview import overview
 from gradguard.reading import read_check, read_sweep
 from gradguard.record import CHANGES, ENTRIES, History, packed, unpacked
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -2,14 +2,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import pytest
+from reports import MakeReport, MakeTensor
 
-from gradguard import Report, TensorReport, Verdict
+from gradguard import Verdict
 from gradguard.reading import read_check
 from gradguard.record import History, Record
 from gradguard.story import State, Story, tell
 
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 Tell: TypeAlias = Callable[..., Story]
 
 OK, SCALE, UNCLEAR, EXPLAINED = "ok", "scale", "inconclusive", "float_precision"

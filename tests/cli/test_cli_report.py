@@ -1,19 +1,15 @@
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pytest
+from reports import MakeReport, MakeTensor
 
-from gradguard import Alert, Report, TensorReport, Verdict, sweep
+from gradguard import Alert, Verdict, sweep
 from gradguard.cli import main
 from gradguard.cli.report import gravest
 from gradguard.writers import JSONLWriter, TensorBoardWriter
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 
 
 @pytest.fixture

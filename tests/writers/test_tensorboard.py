@@ -4,8 +4,6 @@ import math
 import pickle
 import re
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reports import MakeReport, MakeTensor, RunScript
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
@@ -21,13 +20,10 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-from gradguard import Alert, Report, TensorReport, Verdict
+from gradguard import Alert, Report, Verdict
 from gradguard.writers import TensorBoardWriter, Writer
 from gradguard.writers.summaries import alert_table
 
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
-RunScript: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 Series: TypeAlias = dict[str, list[tuple[int, np.ndarray[Any, Any]]]]
 
 LAYOUT = "custom_scalars__config__"
