@@ -14,9 +14,9 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import Verdict
-from gradguard.record import CHECK, PLUGIN
 from gradguard.writers import TensorBoardWriter
 from gradguard.writers.event_files import LocalEventFile
+from gradguard.writers.record import CHECK, PLUGIN
 
 IMPORTS = """
 import builtins, sys

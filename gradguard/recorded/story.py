@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from gradguard.alerts import ADVICE
 from gradguard.printable import printable
-from gradguard.record import Record
 from gradguard.verdict import Verdict
+from gradguard.writers.record import Record
 
 LISTED = 5  # names in a sentence
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from gradguard.record import CURVES, Record
 from gradguard.verdict import Verdict
+from gradguard.writers.record import CURVES, Record
 
 LARGEST = sys.float_info.max
 _NUMBERS = (

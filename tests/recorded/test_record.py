@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from reports import MakeReport, MakeTensor
 
 from gradguard import Entry, TensorReport, Verdict
-from gradguard.overview import overview
-from gradguard.reading import read_check, read_sweep
-from gradguard.record import CHANGES, ENTRIES, History, packed, unpacked
+from gradguard.recorded.overview import overview
+from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.writers.record import CHANGES, ENTRIES, History, packed, unpacked
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

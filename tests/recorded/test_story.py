@@ -5,9 +5,9 @@ import pytest
 from reports import MakeReport, MakeTensor
 
 from gradguard import Verdict
-from gradguard.reading import read_check
-from gradguard.record import History, Record
-from gradguard.story import State, Story, tell
+from gradguard.recorded.reading import read_check
+from gradguard.recorded.story import State, Story, tell
+from gradguard.writers.record import History, Record
 
 Tell: TypeAlias = Callable[..., Story]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradguard.alerts import ADVICE
-from gradguard.record import Record
-from gradguard.story import changes_of, is_bug, tell
+from gradguard.recorded.story import changes_of, is_bug, tell
 from gradguard.verdict import Verdict
+from gradguard.writers.record import Record
 
 SERIES = ("verdict", "deep", "discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "step_size")
 ALERTS = 200  # shown

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradguard.logs import Log
-from gradguard.overview import overview
-from gradguard.record import Record
-from gradguard.story import changes_of
+from gradguard.recorded.logs import Log
+from gradguard.recorded.overview import overview
+from gradguard.recorded.story import changes_of
 from gradguard.tensorboard_plugin import plotly
+from gradguard.writers.record import Record
 
-STATIC = Path(plotly.__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"
 SHOWN = 300  # checks of a run
 LARGEST = 4_000_000  # characters of the single entries of all runs
 
