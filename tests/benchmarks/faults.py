@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from common import table
+from common import parser_of, table
 from fault_training import Cost, Fault, Row, StoppedError, Training, lost
 from faults_by_sigkill import killed
 from faults_by_signals import signals
@@ -68,10 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "twice each")
     options.add_argument("--times", type=int, default=300, help="each fault is injected (default: %(default)s)")
     options.add_argument("--inputs", type=int, default=3000, help="of each kind (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="twice each")
     return options
 
 
