@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard import curves, noise, probes, sweep_words
+from gradguard import noise, probes, sweep_curves, sweep_words
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blockwise import typical_size
-from gradguard.curves import Curve, Differences
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
 from gradguard.noise import Noise
@@ -22,6 +21,7 @@ from gradguard.parameters import Array, Float64, read_gradients, read_parameters
 from gradguard.probes import EntryProbe
 from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together
+from gradguard.sweep_curves import Curve, Differences
 from gradguard.undisturbed import Undisturbed
 
 ENTRIES = 50  # of a tensor, at most, unless asked for otherwise
@@ -139,8 +139,8 @@ def sweep(
             return bench, heard, *_measured(bench, chosen, sizes, heard, progress)
 
     bench, heard, steady, measured = state.during(measure)
-    tensors = {name: curves.curve(differences) for name, differences in measured.items()}
-    whole = curves.curve(curves.joined(list(measured.values())))
+    tensors = {name: sweep_curves.curve(differences) for name, differences in measured.items()}
+    whole = sweep_curves.curve(sweep_curves.joined(list(measured.values())))
     quantum = math.sqrt(12) * min(one.floor for one in heard.values())
     says = sweep_words.explanation(whole, tensors, quantum, known) if steady else sweep_words.UNSTEADY
     return Sweep(
@@ -176,8 +176,8 @@ def _differences(
     stuck = length == 0
     n = np.divide(odd, length, out=np.zeros_like(odd), where=~stuck)
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
-    truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
-    best = curves.best_of(np.hypot(deviation, truncation))
+    truncation = sweep_curves.truncation(steps, n, deviation) + sweep_curves.kinks(steps, even, length, sigma)
+    best = sweep_curves.best_of(np.hypot(deviation, truncation))
     rounding = BACKPROP_ROUNDING * bench.roundoff * float(np.abs(n[best]).max())
     return Differences(
         steps=steps,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradguard.curves import Curve
 from gradguard.parameters import Float64
 from gradguard.printable import printable
+from gradguard.sweep_curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,19 +2,15 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reports import MakeReport, MakeTensor, RunScript
 
 import gradguard
 from gradguard import Entry, Report, TensorReport, Verdict
-
-MakeTensor = Callable[..., TensorReport]
-MakeReport = Callable[..., Report]
-RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 _TENSOR = TensorReport(
     name="W",

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gradguard import GradGuard
+from gradguard import GradGuard, Verdict
 from gradguard.parameters import Array
 from gradguard.testing import LSTM, random_batch
 
@@ -84,3 +85,21 @@ def test_checks_after_the_first_copy_no_gradients() -> None:
             grad.setflags(write=True)
         assert report is not None
         assert report.verdict.is_bug is False
+
+
+def test_a_loss_that_runs_the_backward_pass_too_does_not_change_the_gradients() -> None:
+    """Into the same buffers, as a C++ model does: the optimizer gets those of the step."""
+    w = np.array([0.3, 0.7, 1.1], np.float32)
+    grads = {"w": np.cos(w)}
+    before = grads["w"].tobytes()
+
+    def loss() -> Any:
+        np.cos(w, out=grads["w"])
+        return np.sin(w).sum()
+
+    guard = GradGuard({"w": w}, loss, every_n_steps=1, max_overhead=None, precision="native")
+    for step in range(4):
+        report = guard.after_backward(step, grads)
+        assert report is not None
+        assert report.verdict is Verdict.ok
+        assert grads["w"].tobytes() == before

@@ -10,8 +10,8 @@ from gradguard.cli.options import Commands, add_command, add_json
 from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, say, say_json
 
 if TYPE_CHECKING:
-    from gradguard.logs import Log
-    from gradguard.story import Finding, Story
+    from gradguard.recorded.logs import Log
+    from gradguard.recorded.story import Finding, Story
 
 DESCRIPTION = """\
 Reads what gradguard logged, event files or JSON lines, and tells the story of each run: when it was fine, when it
@@ -39,8 +39,8 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gradguard report`: prints the stories, and ends with the gravest."""
-    from gradguard.logs import read_logs  # TensorBoard is not light
-    from gradguard.story import tell
+    from gradguard.recorded.logs import read_logs  # TensorBoard is not light
+    from gradguard.recorded.story import tell
 
     try:
         logs = read_logs(options.logdir, details=options.html is not None)
@@ -82,7 +82,7 @@ def told(log: "Log", story: "Story") -> str:
 
 
 def _finding(one: "Finding", named: bool) -> list[str]:
-    from gradguard.story import listed
+    from gradguard.recorded.story import listed
 
     lead = f"{listed(one.tensors)}: " if named else ""
     parts = [f"  {lead}{one.explanation}", f"  -> {one.cause}" if one.cause else ""]
@@ -91,7 +91,7 @@ def _finding(one: "Finding", named: bool) -> list[str]:
 
 def _moments(story: "Story") -> list[str]:
     """When it was fine and when it moved, where there is more to tell than the first line does."""
-    from gradguard.story import listed
+    from gradguard.recorded.story import listed
 
     if len(story.moments) < 2:
         return []
@@ -113,7 +113,7 @@ def _as_dict(log: "Log", story: "Story") -> Mapping[str, Any]:
 
 
 def _write_page(path: str, logs: Sequence["Log"]) -> None:
-    from gradguard.page import page
+    from gradguard.tensorboard_plugin.page import page
 
     try:
         Path(path).write_text(page(logs), encoding="utf-8")

@@ -6,8 +6,8 @@ from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
 
-from gradguard.reading import read_check, read_sweep
-from gradguard.record import ALERTED, CHECK, PLUGIN, SWEEP, Record, unpacked
+from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.writers.record import ALERTED, CHECK, PLUGIN, SWEEP, Record, unpacked
 
 MOST = 500  # checks of a run that are read; TensorBoard itself keeps 100 unless told to keep more
 

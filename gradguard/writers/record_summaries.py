@@ -6,8 +6,8 @@ from typing import Any
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.record import ALERTED, CHECK, CURVES, PLUGIN, SWEEP, Record, packed
 from gradguard.sweep import Sweep
+from gradguard.writers.record import ALERTED, CHECK, CURVES, PLUGIN, SWEEP, Record, packed
 
 
 def summarize_record(record: Record) -> summary_pb2.Summary:

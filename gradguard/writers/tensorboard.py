@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-from gradguard.record import History
 from gradguard.report import Report
 from gradguard.sweep import Sweep
 from gradguard.writers.event_files import EventFile, is_remote, open_event_file
 from gradguard.writers.folders import make_folder
+from gradguard.writers.record import History
 from gradguard.writers.record_summaries import summarize_record, summarize_sweep_record
 from gradguard.writers.summaries import summarize
 from gradguard.writers.sweep_summaries import summarize_sweep

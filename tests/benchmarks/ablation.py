@@ -19,7 +19,7 @@ from unittest import mock
 import deep_null
 import detection
 import numpy as np
-from common import SCALAR, UNREDUCED, in_parallel, table
+from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
 from gradguard import agreement, bench, confirm, diagnosis, evidence, noise, settle
 from gradguard.differences import FourPoint
@@ -87,11 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "one rule, few networks", processes=2)
     options.add_argument("--networks", type=int, default=300, help="with correct gradients (default: %(default)s)")
     options.add_argument("--every", type=int, default=3, help="only every so many of the faults (default: %(default)s)")
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="one rule, few networks")
     return options
 
 

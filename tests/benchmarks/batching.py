@@ -9,12 +9,11 @@ faster, and few where it is. "gain" is the time of one by one over that of batch
     python tests/benchmarks/batching.py
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from common import table
+from common import parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import batched, check
@@ -29,9 +28,7 @@ Row = tuple[str, ...]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each network and precision."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="the smallest network only, two timesteps")
-    chosen = options.parse_args(arguments)
+    chosen = parser_of(__doc__, "the smallest network only, two timesteps").parse_args(arguments)
     sizes, timesteps, repeats = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, 39, REPEATS)
     head = ("H, B", "precision", "evaluations", "calls", "one by one, s", "batched, s", "gain")
     print(table(head, rows(sizes, timesteps, repeats)))

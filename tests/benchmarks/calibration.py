@@ -31,6 +31,7 @@ from common import (
     descend,
     hold_to_complex_step,
     in_parallel,
+    parser_of,
     subject_of,
     table,
     true_gradient,
@@ -151,10 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
+    options = parser_of(__doc__, "one cell, few probes", processes=2)
     options.add_argument("--cells", action="store_true", help="a row for every cell, too")
-    options.add_argument("--quick", action="store_true", help="one cell, few probes")
     return options
 
 

@@ -1,5 +1,6 @@
-"""What the benchmarks share: networks in several states, the forms a loss comes in, the truth, and tables."""
+"""What the benchmarks share: networks in several states, the forms a loss comes in, the truth, options and tables."""
 
+import argparse
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,23 @@ def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str,
     """What is checked, as `gradguard.check` makes it; nothing needs to be put back."""
     state = Undisturbed(gradient, together(None))
     return Subject(model.params, dict(model.params), form.of(model, batch), form.reduction, state)
+
+
+def parser_of(doc: str | None, quick: str, processes: int | None = None) -> argparse.ArgumentParser:
+    """The options that a benchmark shares with others.
+
+    Args:
+        doc: Its docstring, whose first line says what it is.
+        quick: What is left of it with --quick.
+        processes: How many share the work unless it is said; None where none can.
+    """
+    options = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    if processes is not None:
+        options.add_argument(
+            "--processes", type=int, default=processes, help="that share the work (default: %(default)s)"
+        )
+    options.add_argument("--quick", action="store_true", help=quick)
+    return options
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, title: str) -> Iterator[Result]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from common import FORMS, LossForm, in_parallel, table
+from common import FORMS, LossForm, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
 from gradguard import check
@@ -121,11 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "nine networks", processes=2)
     options.add_argument("--tensors", type=int, default=100_000, help="about so many (default: %(default)s)")
     options.add_argument("--first", type=int, default=0, help="the first seed")
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="nine networks")
     return options
 
 

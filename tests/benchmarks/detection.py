@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from common import FORMS, TRAINED, UNTRAINED, LossForm, State, in_parallel, table
+from common import FORMS, TRAINED, UNTRAINED, LossForm, State, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
 from gradguard import check
@@ -59,11 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="one fault on the untrained network")
+    options = parser_of(__doc__, "one fault on the untrained network", processes=1)
     options.add_argument("--every", type=int, default=1, help="only every so many of the faults")
     options.add_argument("--batch", type=int, default=4, help="sequences in a batch")
-    options.add_argument("--processes", type=int, default=1)
     return options
 
 

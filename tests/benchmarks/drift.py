@@ -21,7 +21,7 @@ from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
-from common import FORMS, LossForm, descend, in_parallel, table
+from common import FORMS, LossForm, descend, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
 from gradguard import GradGuard
@@ -150,13 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="one fault, two checks")
+    options = parser_of(__doc__, "one fault, two checks", processes=1)
     options.add_argument("--checks", type=int, default=150, help="with each fault, at most (default: %(default)s)")
     options.add_argument("--seeds", type=int, default=3, help="trainings of each network (default: %(default)s)")
     options.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the gradient that are missing")
     options.add_argument("--forms", nargs="+", choices=[form.name.split()[0] for form in FORMS], help="of the loss")
-    options.add_argument("--processes", type=int, default=1, help="that share the work (default: %(default)s)")
     return options
 
 

@@ -13,14 +13,13 @@ depends on the machine; the evaluations do not.
     python tests/benchmarks/evaluations.py
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from common import FLOAT64, SCALAR, LossForm, descend, table
+from common import FLOAT64, SCALAR, LossForm, descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import GradGuard, Report, check
@@ -43,17 +42,10 @@ class Timing:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each size, form of the loss and kind of check."""
-    options = parser().parse_args(arguments)
+    options = parser_of(__doc__, "the smallest network only, three timesteps").parse_args(arguments)
     sizes, timesteps, repeats = (SIZES[:1], 2, 2) if options.quick else (SIZES, 39, REPEATS)
     head = ("check", "loss", "H", "parameters", "entries", "evaluations", "an entry", "ms each", "ms", "overhead")
     print(table(head, rows(sizes, random_batch(timesteps, 4), repeats)))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="the smallest network only, three timesteps")
-    return options
 
 
 def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:

@@ -26,7 +26,7 @@ from unittest import mock
 
 import null
 import numpy as np
-from common import FORMS, Float64, in_parallel, table
+from common import FORMS, Float64, in_parallel, parser_of, table
 
 from gradguard.agreement import clopper_pearson
 from gradguard.drift import CLIP, SIZES, Detector, alarm_level
@@ -127,11 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "few runs of few checks", processes=2)
     options.add_argument("--runs", type=int, default=2000, help="of each case (default: %(default)s)")
     options.add_argument("--probes", type=int, default=6000, help="of real trainings (default: %(default)s)")
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="few runs of few checks")
     return options
 
 

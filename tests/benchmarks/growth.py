@@ -12,7 +12,6 @@ it is moved along.
     python tests/benchmarks/growth.py --largest 10000000
 """
 
-import argparse
 import statistics
 import time
 import tracemalloc
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from common import table
+from common import parser_of, table
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -63,9 +62,8 @@ class Sum:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each number of parameters."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "a thousand parameters only")
     options.add_argument("--largest", type=int, default=10**8, help="number of parameters (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="a thousand parameters only")
     chosen = options.parse_args(arguments)
     largest = 1000 if chosen.quick else chosen.largest
     sizes = [10**power for power in range(3, 9) if 10**power <= largest]

@@ -9,12 +9,11 @@ bit for bit, those of the training without a guard. Anything but "yes" is a bug 
     python tests/benchmarks/identical.py
 """
 
-import argparse
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from common import LossForm, descend, table
+from common import LossForm, descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import GradGuard
@@ -52,18 +51,11 @@ class Course:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each guard."""
-    options = parser().parse_args(arguments)
+    options = parser_of(__doc__, "20 steps").parse_args(arguments)
     steps, timesteps = (20, 3) if options.quick else (2000, 39)
     print(
         table(("guard", "steps", "checks", "evaluations", "last loss", "running hash", "same"), rows(steps, timesteps))
     )
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="20 steps")
-    return options
 
 
 def rows(steps: int, timesteps: int) -> Iterator[Row]:

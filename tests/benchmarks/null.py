@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
-from common import FORMS, Float64, LossForm, descend, in_parallel, table
+from common import FORMS, Float64, LossForm, descend, in_parallel, parser_of, table
 
 from gradguard import Alert, GradGuard, Report, Verdict
 from gradguard.bench import Bench
@@ -129,10 +129,8 @@ HEAD = ("probes", "alarms", "bugs", "unclear", "|Z| > 3", "max |Z|", "evidence")
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "one network, 100 probes", processes=2)
     options.add_argument("--probes", type=int, default=50_000, help="in all (default: %(default)s)")
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="one network, 100 probes")
     return options
 
 

@@ -34,7 +34,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from common import SCALAR, Float64, LossForm, in_parallel, table
+from common import SCALAR, Float64, LossForm, in_parallel, parser_of, table
 from detection import CORRECT, FAULTY, STATES, Trial, distance, judged, network
 from numpy.typing import NDArray
 from question import differences, joined
@@ -148,8 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="one fault on one small untrained network")
+    options = parser_of(__doc__, "one fault on one small untrained network", processes=1)
     options.add_argument(
         "--checkers", nargs="+", choices=CHECKERS, default=list(CHECKERS), metavar="CHECKER", help=", ".join(CHECKERS)
     )
@@ -158,7 +157,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seeds", type=int, default=1, help="networks of each size and state")
     options.add_argument("--every", type=int, default=1, help="only every so many of the faults")
     options.add_argument("--batch", type=int, default=4, help="sequences in a batch")
-    options.add_argument("--processes", type=int, default=1)
     return options
 
 

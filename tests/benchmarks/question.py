@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from common import FLOAT64, SCALAR, Float64, table
+from common import FLOAT64, SCALAR, Float64, parser_of, table
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -43,11 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "three timesteps")
     options.add_argument(
         "--batch", type=int, default=1, help="windows of the genome in the batch (default: %(default)s)"
     )
-    options.add_argument("--quick", action="store_true", help="three timesteps")
     return options
 
 

@@ -10,12 +10,11 @@ for. The first one is given beside it: it is deep, and bounded to about ten seco
     python tests/benchmarks/share.py --seconds 300
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from common import descend, table
+from common import descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import GradGuard
@@ -27,9 +26,8 @@ SECONDS = 60.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each network."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "the smallest network only, a second")
     options.add_argument("--seconds", type=float, default=SECONDS, help="of each training (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="the smallest network only, a second")
     chosen = options.parse_args(arguments)
     sizes, seconds = (SIZES[:1], 1.0) if chosen.quick else (SIZES, chosen.seconds)
     head = ("H, B", "ms a step", "first check, s", "steps after", "checks after", "share")

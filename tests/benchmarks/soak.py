@@ -20,7 +20,7 @@ from functools import partial
 
 import deep_null
 import numpy as np
-from common import FORMS, in_parallel, table
+from common import FORMS, in_parallel, parser_of, table
 
 from gradguard import Alert, GradGuard
 from gradguard.testing import random_batch
@@ -47,11 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "nine networks, few steps", processes=2)
     options.add_argument("--probes", type=int, default=1_000_000, help="about so many (default: %(default)s)")
     options.add_argument("--first", type=int, default=0, help="the first seed")
-    options.add_argument("--processes", type=int, default=2, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="nine networks, few steps")
     return options
 
 

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import Browser, browser, fetch, tensorboard_server
 
 from gradguard import Entry, Report, TensorReport, Verdict, diagnose
-from gradguard.record import History, Record
 from gradguard.writers.event_files import LocalEventFile
+from gradguard.writers.record import History, Record
 from gradguard.writers.record_summaries import summarize_record
 from gradguard.writers.summaries import summarize
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from common import table
+from common import parser_of, table
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -138,11 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "ten thousand parameters only")
     options.add_argument("--largest", type=int, default=10**7, help="number of parameters (default: %(default)s)")
     options.add_argument("--batch", type=int, default=256, help="rows that pass through (default: %(default)s)")
     options.add_argument("--device", default="cpu", help="where they are (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="ten thousand parameters only")
     return options
 
 

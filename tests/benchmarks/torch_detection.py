@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from common import Float64, in_parallel, table
+from common import Float64, in_parallel, parser_of, table
 from null import recorded
 from torch import Tensor, nn
 from torch_causes import CAUSES, Cause
@@ -157,10 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser_of(__doc__, "untrained LSTMs, 100 probes, two mistakes", processes=1)
     options.add_argument("--probes", type=int, default=10_000, help="in all (default: %(default)s)")
-    options.add_argument("--processes", type=int, default=1, help="that share the work (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="untrained LSTMs, 100 probes, two mistakes")
     return options
 
 

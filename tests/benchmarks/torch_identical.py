@@ -10,7 +10,6 @@ training without a guard. Anything but "yes" is a bug of gradguard.
     python tests/benchmarks/torch_identical.py
 """
 
-import argparse
 import hashlib
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import table
+from common import parser_of, table
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -100,9 +99,7 @@ class Course:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each way to train."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="6 steps")
-    steps = 6 if options.parse_args(arguments).quick else 500
+    steps = 6 if parser_of(__doc__, "6 steps").parse_args(arguments).quick else 500
     torch.set_num_threads(1)
     print(table(("training", "processes", "steps", "checks", "evaluations", "running hash", "same"), rows(steps)))
 

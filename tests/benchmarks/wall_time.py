@@ -11,7 +11,6 @@ gradient passes: the correct one should, a faulty one should not.
     python tests/benchmarks/wall_time.py
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from common import table
+from common import parser_of, table
 from peers import INSTALL, Case, installed, jax_check_grads, scipy_check_grad, torch_gradcheck
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -52,9 +51,7 @@ class Checker:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each checker."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="gradguard only, two timesteps")
-    quick = options.parse_args(arguments).quick
+    quick = parser_of(__doc__, "gradguard only, two timesteps").parse_args(arguments).quick
     batch = random_batch(2 if quick else 39, 4)
     known = ("gradguard",) if quick else ("gradguard", *filter(installed, INSTALL))
     asked = [checker for checker in CHECKERS if checker.needs in known]

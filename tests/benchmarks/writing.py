@@ -9,14 +9,13 @@ that anybody would guard: of a larger one it is less.
     python tests/benchmarks/writing.py
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from common import table
+from common import parser_of, table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from gradguard import GradGuard, JSONLWriter, Report, TensorBoardWriter, Writer
@@ -45,9 +44,7 @@ class Timed:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each writer."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="three checks")
-    checks = 3 if options.parse_args(arguments).quick else CHECKS
+    checks = 3 if parser_of(__doc__, "three checks").parse_args(arguments).quick else CHECKS
     head = ("writer", "checks", "ms a check", "share of a check", "events a check", "events a second", "bytes a check")
     print(table(head, rows(checks)))
 

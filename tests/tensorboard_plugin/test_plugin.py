@@ -1,24 +1,22 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+from reports import MakeReport, MakeTensor
 from servers import fetch, fetch_loaded, tensorboard_server
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard import Report, TensorReport, Verdict
-from gradguard.record import CHECK, PLUGIN
+from gradguard import Verdict
 from gradguard.writers import TensorBoardWriter
 from gradguard.writers.event_files import LocalEventFile
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
+from gradguard.writers.record import CHECK, PLUGIN
 
 IMPORTS = """
 import builtins, sys

@@ -2,17 +2,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
+from reports import MakeReport, MakeTensor
 from servers import Browser, browser, tensorboard_server
 
 from gradguard import Alert, BlockReport, Entry, Report, TensorReport, Verdict
 from gradguard.cli import main
 from gradguard.writers import TensorBoardWriter
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 
 NAMES = ("<img src=x onerror=alert(1)>", "**bold** [a](b) `c`", "layer/1/W \N{TEST TUBE}", "%{x} $a$ &lt;b&gt;")
 ENTRIES = tuple(Entry((i, 0), -(0.1**i), -39 * 0.1**i, 1e-4) for i in range(6))

@@ -2,19 +2,14 @@ import json
 import math
 import pickle
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
+from reports import MakeReport, MakeTensor, RunScript
 
-from gradguard import Alert, Report, TensorReport, Verdict
+from gradguard import Alert, Report, Verdict
 from gradguard.writers import JSONLWriter, Writer, read_jsonl
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
-RunScript: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _refuse(constant: str) -> None:

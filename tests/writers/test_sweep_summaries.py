@@ -1,16 +1,13 @@
 import math
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util.tensor_util import make_ndarray
+from tensorboard_runs import Series, read_run
 
 from gradguard import Report, Sweep, sweep
 from gradguard.writers import TensorBoardWriter
-
-Read: TypeAlias = dict[str, list[tuple[int, Any]]]
 
 TABLE = "gradguard.sweep/table"
 CURVE = "gradguard.sweep/curve"
@@ -23,23 +20,13 @@ def swept() -> Sweep:
     return sweep(x, x, lambda: np.float32(x["a|b*<i>"].sum()))
 
 
-def read(logdir: Path) -> Read:
-    """Each tag's steps and values, as TensorBoard reads them."""
-    accumulator = EventAccumulator(str(logdir), size_guidance={"tensors": 0})
-    accumulator.Reload()
-    return {
-        tag: [(event.step, make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
-        for tag in accumulator.Tags()["tensors"]
-    }
-
-
-def write(logdir: Path, *sweeps: tuple[Sweep, int | None]) -> Read:
+def write(logdir: Path, *sweeps: tuple[Sweep, int | None]) -> Series:
     """What TensorBoard reads of some sweeps."""
     writer = TensorBoardWriter(logdir)
     for swept, step in sweeps:
         writer.write_sweep(swept, step)
     writer.close()
-    return read(logdir)
+    return read_run(logdir)
 
 
 def test_a_sweep_is_a_table_and_what_it_says(swept: Sweep, tmp_path: Path) -> None:
@@ -94,4 +81,4 @@ def test_sweeps_and_reports_share_the_order_of_steps(swept: Sweep, make_report: 
     with pytest.raises(ValueError, match="expected a step of at least 9"):
         writer.write(report)
     writer.close()
-    assert [step for step, _ in read(tmp_path)[TABLE]] == [7, 9]
+    assert [step for step, _ in read_run(tmp_path)[TABLE]] == [7, 9]

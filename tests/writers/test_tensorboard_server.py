@@ -2,18 +2,14 @@ import html
 import logging
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
+from reports import MakeReport, MakeTensor
 from servers import fetch, fetch_loaded, tensorboard_server
 
-from gradguard import Alert, Report, TensorReport, Verdict
+from gradguard import Alert, Verdict
 from gradguard.writers import TensorBoardWriter
-
-MakeReport: TypeAlias = Callable[..., Report]
-MakeTensor: TypeAlias = Callable[..., TensorReport]
 
 
 @pytest.mark.parametrize("load_fast", ["true", "false"])

@@ -1,0 +1,112 @@
+"""Logs read back from a folder: event files, wherever TensorBoard can read them, and files of JSON lines."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing import event_file_loader, io_wrapper
+from tensorboard.compat.proto import event_pb2
+
+from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.writers.jsonl import starts_as_log
+from gradguard.writers.record import CHECK, SWEEP, Record, unpacked
+
+RECORDED = (CHECK, SWEEP)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What was logged of a run.
+
+    Attributes:
+        run: Its folder below the one that was read; "." for that itself.
+        checks: As `read_check` gives them, rising in step.
+        unreadable: How many more could not be read.
+        sweep: The last sweep; None where there is none.
+    """
+
+    run: str
+    checks: list[Record]
+    unreadable: int = 0
+    sweep: Record | None = None
+
+
+def read_logs(logdir: str, *, details: bool = True) -> list[Log]:
+    """The runs below a folder, or the one in a file, in the order of their names.
+
+    Where a run has both event files and JSON lines, the one with more checks is read.
+
+    Args:
+        logdir: The folder or file, or a `scheme://` path.
+        details: Whether blocks and single entries are wanted, which are most of a long log.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+    """
+    if "://" not in logdir and not Path(logdir).exists():
+        raise FileNotFoundError(f"there is no {logdir}")
+    if "://" not in logdir and Path(logdir).is_file():
+        return list(filter(_holds, [_best([logdir], Path(logdir).name, details)]))
+    folders = io_wrapper.ListRecursivelyViaWalking(logdir)
+    logs = (_best(sorted(files), _below(folder, logdir), details) for folder, files in folders)
+    return sorted(filter(_holds, logs), key=lambda log: log.run)
+
+
+def _holds(log: Log) -> bool:
+    return bool(log.checks or log.unreadable or log.sweep)
+
+
+def _below(folder: str, logdir: str) -> str:
+    return folder.removeprefix(logdir).strip("/\\") or "."
+
+
+def _best(files: Iterable[str], run: str, details: bool) -> Log:
+    paths = list(files)
+    events = _log(run, _from_events(path for path in paths if io_wrapper.IsTensorFlowEventsFile(path)), details)
+    lines = [_log(run, _from_lines(Path(path)), details) for path in paths if _is_lines(path)]
+    fullest = max([*lines, events], key=lambda log: len(log.checks))
+    return Log(run, fullest.checks, fullest.unreadable, events.sweep)
+
+
+def _is_lines(path: str) -> bool:
+    return "://" not in path and path.endswith(".jsonl") and starts_as_log(path)
+
+
+def _log(run: str, found: Iterable[tuple[str, Record | None]], details: bool) -> Log:
+    """A run from its records in the order of writing: a step that goes back began anew, as TensorBoard sees it too."""
+    checks: list[Record] = []
+    unreadable, sweep = 0, None
+    for tag, content in found:
+        check = read_check(content, details=details) if tag == CHECK else None
+        if tag == SWEEP:
+            sweep = read_sweep(content) or sweep
+        elif check is None:
+            unreadable += 1
+        else:
+            while checks and checks[-1]["step"] >= check["step"]:
+                checks.pop()
+            checks.append(check)
+    return Log(run, checks, unreadable, sweep)
+
+
+def _from_lines(path: Path) -> Iterator[tuple[str, Record | None]]:
+    *lines, tail = path.read_bytes().split(b"\n")
+    yield from ((CHECK, unpacked(line)) for line in lines)
+    last = unpacked(tail)
+    if last is not None:  # otherwise nothing, or a line that is being written
+        yield CHECK, last
+
+
+def _from_events(paths: Iterable[str]) -> Iterator[tuple[str, Record | None]]:
+    """The records of event files; what stands behind a torn event is lost, as it is to TensorBoard."""
+    for path in paths:
+        for data in event_file_loader.RawEventFileLoader(path).Load():
+            for value in event_pb2.Event.FromString(data).summary.value:
+                if value.tag in RECORDED:
+                    yield value.tag, _content(value)
+
+
+def _content(value: Any) -> Record | None:
+    strings = value.tensor.string_val
+    return unpacked(strings[0]) if len(strings) == 1 else None

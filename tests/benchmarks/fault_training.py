@@ -1,0 +1,172 @@
+"""The training that faults are injected into, and what they cost it."""
+
+import random
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from gradguard import GradGuard, JSONLWriter, Report
+from gradguard.testing import LSTM, random_batch
+from gradguard.writers import read_jsonl
+
+Row = tuple[str, ...]
+Params = dict[str, NDArray[Any]]
+Fault = Callable[["Training", np.random.Generator], AbstractContextManager[object]]
+WATCHED = ("Wh", "V")  # the first check of two tensors is quicker than that of five
+
+
+class StoppedError(Exception):
+    """What a fault raises."""
+
+
+class Writer(JSONLWriter):
+    """JSON lines, or what a fault has in their place."""
+
+    error: Exception | None = None
+    is_odd = False
+
+    def write(self, report: Report) -> None:
+        """Append a line."""
+        if self.error is not None:
+            raise self.error
+        super().write(replace(report, explanation=object()) if self.is_odd else report)  # type: ignore[arg-type]  # the point
+
+
+class Training:
+    """Gradient descent on a random network, with a guard or without; it draws from every random stream."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.model = LSTM(2, 1, 2)
+        self.step = self.calls = self.fails_at = 0
+        self.outcome: object = None
+        self.folder = folder
+        self.grads: Params = {}
+        self.finished: list[int] = []
+        self.told: list[int] = []
+        self.bugs = self.stopped = 0
+        self.is_wrong = self.is_checking = False
+        self.guard = None if folder is None else self.guarded(folder)
+
+    def guarded(self, folder: Path) -> GradGuard:
+        """A guard that logs to a folder."""
+        self.writer = Writer(folder / "log" / "log.jsonl")
+        options: Any = {"every_n_steps": 1, "max_overhead": None, "precision": "native", "logdir": folder / "run"}
+        options |= {"writers": [self.writer], "on_alert": self.alerted}
+        params = {name: self.model.params[name] for name in WATCHED}
+        return GradGuard(params, self.loss, **options)
+
+    def loss(self) -> Any:
+        """The loss of this step's batch, or what a fault has in its place."""
+        self.calls += 1
+        if self.calls == self.fails_at:
+            if isinstance(self.outcome, BaseException):
+                raise self.outcome
+            return self.outcome
+        return self.model.loss(self.batch)
+
+    def alerted(self, _: object) -> None:
+        """A user's own function."""
+        if self.is_wrong:
+            self.finished.append(self.step)
+            raise StoppedError
+
+    @property
+    def batch(self) -> Any:
+        """That of this step."""
+        return random_batch(3, 2, inputs=2, outputs=2, seed=self.step)
+
+    def backward(self) -> None:
+        """The gradients of this step."""
+        self.grads = {name: self.model.loss_and_grads(self.batch)[1][name] for name in WATCHED}
+
+    def check(self, *, is_faulty: bool = False) -> None:
+        """What the guard makes of this step; what a fault raises is caught, as a user would."""
+        if self.guard is None:
+            return
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                self.is_checking = True
+                report = self.guard.after_backward(self.step, self.grads)
+            except (StoppedError, KeyboardInterrupt, SystemExit):
+                self.stopped += not is_faulty
+                return
+            finally:
+                self.is_checking = False
+                is_told = any("is lost" in str(warning.message) for warning in told)
+        assert report is not None
+        self.finished.append(self.step)
+        self.bugs += 0 if self.is_wrong else sum(tensor.verdict.is_bug is True for tensor in report.tensors.values())
+        if is_told:
+            self.told.append(self.step)
+
+    def update(self) -> None:
+        """One step of the optimizer."""
+        for name, grad in self.grads.items():
+            self.model.params[name] -= np.float32(0.05) * grad
+        self.step += 1
+
+    def train(self, steps: int) -> None:
+        """Some undisturbed steps."""
+        for _ in range(steps):
+            self.backward()
+            self.check()
+            self.update()
+
+    def bits(self) -> list[object]:
+        """All that training goes on with."""
+        arrays = [*self.model.params.values(), *self.grads.values()]
+        return [*(array.tobytes() for array in arrays), repr(np.random.get_state()[1:]), random.getstate()]  # noqa: NPY002 - users have it
+
+
+def renewed(training: Training, rng: np.random.Generator) -> bool:
+    """Whether the guard was replaced by a new one, as it is once in ten times."""
+    if rng.random() > 0.1:
+        return False
+    assert training.guard is not None
+    assert training.folder is not None
+    training.guard.close()
+    training.guard = training.guarded(training.folder)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fault has cost."""
+
+    times: int
+    changed: int
+    stopped: int
+    checks: int
+    told: int
+    lost: int
+    bugs: int
+
+    @property
+    def row(self) -> Row:
+        """For the table."""
+        read = self.checks - self.told - self.lost
+        return tuple(
+            map(str, (self.times, self.changed, self.stopped, self.checks, read, self.told, self.lost, self.bugs))
+        )
+
+
+def lost(training: Training) -> set[int]:
+    """Steps whose checks have finished and that one of the two logs has not."""
+    assert training.folder is not None
+    log = training.folder / "log" / "log.jsonl"
+    lines = {report["step"] for report in read_jsonl(log)} if log.exists() else set()
+    return set(training.finished) - (lines & event_steps(training.folder / "run"))
+
+
+def event_steps(logdir: Path) -> set[int]:
+    """The steps of all events of a run."""
+    files = [EventFileLoader(str(path)).Load() for path in sorted(logdir.glob("events*"))]
+    return {event.step for file in files for event in file if event.HasField("summary")}

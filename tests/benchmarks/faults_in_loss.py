@@ -1,0 +1,38 @@
+"""Faults in the loss."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+from fault_training import StoppedError, Training, renewed
+
+
+@contextlib.contextmanager
+def loss_raises(training: Training, rng: np.random.Generator) -> Iterator[None]:
+    """At some evaluation."""
+    with failing(training, rng, StoppedError()):
+        yield
+
+
+@contextlib.contextmanager
+def loss_is_nan(training: Training, rng: np.random.Generator) -> Iterator[None]:
+    """At some evaluation."""
+    with failing(training, rng, np.float32(np.nan)):
+        yield
+
+
+@contextlib.contextmanager
+def ctrl_c(training: Training, rng: np.random.Generator) -> Iterator[None]:
+    """In the middle of some evaluation."""
+    with failing(training, rng, KeyboardInterrupt()):
+        yield
+
+
+@contextlib.contextmanager
+def failing(training: Training, rng: np.random.Generator, outcome: object) -> Iterator[None]:
+    """At a random evaluation, perhaps of the first and deep check of a new guard."""
+    is_new = renewed(training, rng)
+    training.fails_at = training.calls + int(rng.integers(1, 400 if is_new else 80))
+    training.outcome = outcome
+    yield
+    training.fails_at = 0

@@ -1,0 +1,72 @@
+"""When a check is made, and what is kept of it."""
+
+from lstm_training import WATCHED, Training, guard_of
+
+
+def test_checks_come_on_schedule_and_every_one_is_a_row_of_history() -> None:
+    """From the start step on; at other steps `after_backward` returns None and changes nothing."""
+    training = Training()
+    guard = guard_of(training, every_n_steps=3, start_step=2)
+    assert guard.report is None
+    training.run(guard, range(12))
+    assert [step for step, report in enumerate(training.reports) if report is not None] == [2, 5, 8, 11]
+    assert [row.step for row in guard.history] == [2, 5, 8, 11]
+    assert guard.report is training.reports[11]
+    for row in guard.history:
+        report = training.reports[row.step]
+        assert report is not None
+        assert (row.verdict, row.evaluations, row.seconds) == (report.verdict, report.evaluations, report.seconds)
+        assert row.verdicts == {name: tensor.verdict for name, tensor in report.tensors.items()}
+        assert row.ratios == {name: tensor.ratio for name, tensor in report.tensors.items()}
+        assert row.alarms == ()
+
+
+def test_the_first_check_is_deep_and_later_ones_are_cheap() -> None:
+    """A routine check measures a few probes of each tensor; without a bound it is every tensor's turn."""
+    training = Training()
+    guard = guard_of(training)
+    first, *later = training.run(guard, range(4))
+    assert all(tensor.deep for tensor in first.tensors.values())
+    for report in later:
+        assert not any(tensor.deep for tensor in report.tensors.values())
+        assert report.evaluations == 2 + len(WATCHED) * 4 * (1 + 3)
+    assert first.evaluations > 5 * later[0].evaluations
+
+
+def test_a_schedule_may_be_a_rule() -> None:
+    """Any callable from a step to a bool."""
+    training = Training()
+    guard = guard_of(training, every_n_steps=lambda step: step in (1, 2, 4))
+    training.run(guard, range(6))
+    assert [row.step for row in guard.history] == [1, 2, 4]
+
+
+def test_a_tight_budget_skips_checks() -> None:
+    """After the first, which is free, a share of a billionth leaves no time for any."""
+    training = Training()
+    guard = guard_of(training, max_overhead=1e-9)
+    training.run(guard, range(5))
+    assert [row.step for row in guard.history] == [0]
+    assert guard.report is not None
+    assert guard.report.overhead is None
+
+
+def test_the_share_of_time_that_checks_took_is_told() -> None:
+    """From the second check on, it is a share."""
+    training = Training()
+    _, *later = training.run(guard_of(training), range(4))
+    shares = [report.overhead for report in later]
+    assert shares[0] == 0
+    assert all(share is not None and 0 < share < 1 for share in shares[1:])
+
+
+def test_the_same_seed_makes_the_same_checks() -> None:
+    """And another seed other probes."""
+
+    def ratios(seed: int) -> list[dict[str, float]]:
+        training = Training()
+        guard = guard_of(training, seed=seed)
+        training.run(guard, range(3))
+        return [dict(row.ratios) for row in guard.history]
+
+    assert ratios(1) == ratios(1) != ratios(2)

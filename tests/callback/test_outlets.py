@@ -1,0 +1,98 @@
+"""Who is told, and where it is written."""
+
+import logging
+from pathlib import Path
+
+import lstm_training
+import pytest
+from failing_writer import Failing
+from lstm_training import TIMESTEPS, StopError, Training, averaged, guard_of
+
+from gradguard import Alert, GradientError, JSONLWriter
+from gradguard.writers import read_jsonl
+
+
+def test_a_bug_raises_where_that_is_asked_for_and_is_on_record(tmp_path: Path) -> None:
+    """The file and the history have the check, the parameters are untouched, and the guard can go on."""
+    training, path = Training(), tmp_path / "checks.jsonl"
+    guard = guard_of(
+        training,
+        on_alert="raise",
+        precision="float64",
+        writers=[JSONLWriter(path)],
+        constants={"timesteps": TIMESTEPS},
+    )
+    before = {name: param.tobytes() for name, param in training.model.params.items()}
+    grads = averaged(0, training.grads())
+    with pytest.raises(GradientError, match=r"step 0 Wh: BUG, scale.*`timesteps`") as raised:
+        guard.after_backward(0, grads)
+    assert before == {name: param.tobytes() for name, param in training.model.params.items()}
+    assert raised.value.report is guard.report
+    assert raised.value.alert in raised.value.report.alerts
+    assert [row.step for row in guard.history] == [0]
+    (written,) = read_jsonl(path)
+    assert written["verdict"] == "scale"
+    assert written["alerts"]
+    assert guard.after_backward(1, grads) is not None
+    assert len(read_jsonl(path)) == 2
+
+
+def test_warnings_do_not_raise() -> None:
+    """A check that cannot tell ends no training."""
+    training = Training()
+    guard = guard_of(training, on_alert="raise")
+    grads = training.grads()
+    report = guard.after_backward(0, grads, lambda: float("nan"))
+    assert report is not None
+    assert report.alerts
+
+
+def test_a_callable_is_handed_every_alert() -> None:
+    """Bugs and recoveries, in the order of the reports; and what it raises comes out, after the record."""
+    training, alerts = Training(), list[Alert]()
+    guard = guard_of(training, on_alert=alerts.append)
+    reports = training.run(guard, range(3), lambda step, grads: averaged(step, grads) if step == 1 else grads)
+    assert alerts == [alert for report in reports for alert in report.alerts]
+    assert [alert.level for alert in alerts] == [logging.ERROR] * 2 + [logging.INFO] * 2
+
+    def refuse(alert: Alert) -> None:
+        raise StopError(alert.message)
+
+    guard = guard_of(training, on_alert=refuse)
+    with pytest.raises(StopError):
+        guard.after_backward(0, averaged(0, training.grads()))
+    assert len(guard.history) == 1
+
+
+def test_a_writer_that_fails_costs_one_warning_and_goes_on_when_it_can() -> None:
+    """Training and the other writers do not notice; a second failure after a recovery is told again."""
+    training, failing, other = Training(), Failing(1, 2, 3, 5), Failing()
+    guard = guard_of(training, writers=[failing, other])
+    with pytest.warns(RuntimeWarning, match="Failing failed .*No space left on device") as told:
+        training.run(guard, range(7))
+    assert len(told) == 2
+    assert Path(told[0].filename) == Path(lstm_training.__file__)
+    assert failing.written == [0, 4, 6]
+    assert other.written == list(range(7))
+    assert [row.step for row in guard.history] == list(range(7))
+
+
+def test_closing_closes_the_writers_once() -> None:
+    """Also by the end of a `with`, whatever ended it; a closed guard checks no more."""
+    training, writer = Training(), Failing()
+    with pytest.raises(StopError), guard_of(training, writers=[writer]) as guard:
+        raise StopError
+    guard.close()
+    assert writer.closed == 1
+    with pytest.raises(ValueError, match="guard is closed"):
+        guard.after_backward(0, {})
+
+
+def test_a_log_folder_gets_an_event_file(tmp_path: Path) -> None:
+    """TensorBoard finds the run in the folder it was promised."""
+    training = Training()
+    with guard_of(training, logdir=tmp_path / "runs" / "lstm") as guard:
+        training.run(guard, range(2))
+    (events,) = (tmp_path / "runs" / "lstm").iterdir()
+    assert "tfevents" in events.name
+    assert events.stat().st_size > 1000

@@ -1,0 +1,94 @@
+"""What ranks do that hold a part of each parameter."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from rank_checks import (
+    OPTIONS,
+    Small,
+    batch,
+    checked,
+    exchanges,
+    loss_of,
+    made,
+    raised_by,
+    sharded,
+    sharded_and_copied,
+    summed,
+)
+from rank_trainings import identical, own
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+
+from gradguard import blockwise, probes
+from gradguard.integrations.torch import TorchGuard
+from gradguard.integrations.torch.peers import Peers
+from gradguard.integrations.torch.shards import Sharding
+
+
+def numbers() -> list[bool]:
+    """Whether what is found out of a sharded array together is what it is of a whole one."""
+    torch.manual_seed(0)
+    module = fully_shard(nn.Linear(9, 7))
+    whole = module.weight.full_tensor().detach().numpy().copy()
+    part = Sharding(Peers([0, 1], 60), module.weight).part(module.weight.to_local().detach().numpy())
+
+    def drawn(array: Any) -> list[Any]:
+        rng = np.random.default_rng(0)
+        return [
+            [probe.index for probe in (*probes.entries(array, 20, rng), *probes.some_entries(array, 5, rng))],
+            [np.asarray(direction(array, rng).vector)[part.region] for direction in (probes.aligned, probes.gaussian)],
+        ]
+
+    (indices, directions), (expected, whole_directions) = drawn(part), drawn(whole)
+    return [
+        bool(np.isclose(blockwise.norm(part), blockwise.norm(whole), rtol=1e-12)),
+        bool(np.isclose(blockwise.typical_size(part, 1.0), blockwise.typical_size(whole, 1.0), rtol=1e-12)),
+        blockwise.largest(part) == blockwise.largest(whole),
+        blockwise.is_finite(part) and bool(part.any()),
+        indices == expected,
+        all(np.allclose(one, other, rtol=1e-6) for one, other in zip(directions, whole_directions, strict=True)),
+        all(part[index] == whole[index] for index in ((0, 0), (6, 8), (3, 4))),
+        part.copy().own.tobytes() == part.tobytes(),
+    ]
+
+
+def left_unreduced() -> None:
+    """The last backward pass does not reduce its gradients, on all ranks."""
+    module = made(Small, sharded)
+    x, y = batch(0)
+    module.set_requires_gradient_sync(False)
+    with TorchGuard(module, **OPTIONS) as guard:
+        loss_of(module, x, y).backward()
+        guard.after_backward(0, lambda: loss_of(module, x, y))
+
+
+def sharded_everything() -> dict[str, Any]:
+    """What two ranks do that hold parts."""
+
+    def fails(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            fails.calls += 1
+            if fails.calls > 20 and distributed.get_rank() == 1:
+                raise OSError("the disk with the batch is gone")
+        return loss_of(module, x, y)
+
+    fails.calls = 0
+    kept: list[Tensor] = []
+
+    def keeps(module: nn.Module) -> None:
+        kept.extend([*module.parameters(), *(own(parameter).clone() for parameter in module.parameters())])
+
+    return {
+        "identical": identical(sharded),
+        "right": checked(spread=sharded),
+        "summed": checked(summed, spread=sharded),
+        "copied": checked(spread=sharded_and_copied),
+        "numbers": numbers(),
+        "exchanges": exchanges(sharded),
+        "open": raised_by(left_unreduced),
+        "float64": raised_by(lambda: checked(spread=sharded, precision="float64")),
+        "fails": raised_by(lambda: checked(keeps, fails, spread=sharded, timeout=3)),
+        "restored": [torch.equal(own(now), before) for now, before in zip(kept[:2], kept[2:], strict=True)],
+    }

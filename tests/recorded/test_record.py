@@ -1,0 +1,118 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reports import MakeReport, MakeTensor
+
+from gradguard import Entry, TensorReport, Verdict
+from gradguard.recorded.overview import overview
+from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.writers.record import CHANGES, ENTRIES, History, packed, unpacked
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_a_record_comes_back_as_the_report_it_is_of(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """What the tab reads of a record is what it reads of the report itself."""
+    report = make_report(7, make_tensor("W/\ud800", entries=(Entry((0, 1), 0.25, 0.2501, 1e-4),)), make_tensor("V"))
+    record = read_check(unpacked(packed(History().record(report))))
+    assert record is not None
+    assert (record["began"], record["checks"]) == (7, 1)
+    assert record["changes"] == {"W/\ud800": [(7, "ok")], "V": [(7, "ok")]}
+    told = read_check(json.loads(json.dumps(report.to_dict())))
+    assert told is not None
+    for tensor in [*told["tensors"].values(), *record["tensors"].values()]:
+        tensor["worst"] = []
+    left = {"began": None, "checks": None, "changes": {}}
+    assert record | left == told
+
+
+def test_a_record_is_bounded_however_large_the_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """Many tensors with many entries and long words make a record of some hundred kilobytes, not more."""
+    entries = tuple(Entry((i, i), 1 / 3, 1 / 7, 1e-9 / 3) for i in range(300))
+    tensors = [make_tensor(f"t{i}", entries=entries, explanation="x" * 10_000) for i in range(50)]
+    data = packed(History().record(make_report(0, *tensors)))
+    assert len(data) < 400_000
+    assert sum(len(tensor["entries"]) for tensor in json.loads(data)["tensors"].values()) <= ENTRIES
+
+
+def test_changes_are_kept_from_check_to_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """The last record alone tells when each verdict changed, and how many checks there were."""
+    history = History()
+    for step in range(10):
+        tensor = make_tensor("W", verdict=Verdict.ok if step < 6 else Verdict.scale)
+        record = history.record(make_report(step, tensor, make_tensor("V")))
+    assert record["changes"] == {"W": [(0, "ok"), (6, "scale")], "V": [(0, "ok")]}
+    assert (record["began"], record["checks"]) == (0, 10)
+
+
+def test_a_training_that_is_set_back_takes_its_changes_back(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """What came after the step that it goes on from never happened."""
+    history = History()
+    for step, verdict in ((0, Verdict.ok), (10, Verdict.scale), (20, Verdict.scale), (5, Verdict.ok), (10, Verdict.ok)):
+        record = history.record(make_report(step, make_tensor("W", verdict=verdict)))
+    assert record["changes"] == {"W": [(0, "ok")]}
+
+
+def test_a_verdict_that_never_rests_keeps_its_latest_changes(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """The list does not grow without end."""
+    history = History()
+    for step in range(3 * CHANGES):
+        verdict = (Verdict.ok, Verdict.float_precision)[step % 2]
+        record = history.record(make_report(step, make_tensor("W", verdict=verdict)))
+    assert len(record["changes"]["W"]) == CHANGES
+    assert record["changes"]["W"][-1][0] == 3 * CHANGES - 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe", b"nan", b"[" * 100_000])
+def test_what_is_no_record_is_none(data: bytes) -> None:
+    """Whatever stands there, reading it raises nothing."""
+    assert unpacked(data) is None
+
+
+@pytest.mark.parametrize(
+    "given", [None, [], {}, {"step": "1", "tensors": {}}, {"step": True, "tensors": {}}, {"step": 1}]
+)
+def test_what_is_no_check_is_none(given: Any) -> None:
+    """A check has a step and tensors."""
+    assert read_check(given) is None
+
+
+@given(JSON, JSON, JSON)
+@settings(max_examples=300, deadline=None)
+def test_any_json_can_be_shown(tensor: Any, alerts: Any, changes: Any) -> None:
+    """Whatever stands in a record, an overview of it is made, and is strict JSON."""
+    given = {"step": 3, "tensors": {"W": tensor, "V": {"verdict": tensor}}, "alerts": alerts, "changes": {"W": changes}}
+    check = read_check(given)
+    assert check is not None
+    json.dumps(overview([check]), allow_nan=False)
+
+
+@given(JSON, st.lists(JSON, max_size=3), JSON)
+@settings(max_examples=200, deadline=None)
+def test_any_json_can_be_a_sweep(steps: Any, curve: list[Any], tensors: Any) -> None:
+    """What is read of it is one number, or none, a step."""
+    sweep = read_sweep({"steps": steps, "floor": curve, "tensors": {"W": tensors}, "best": curve[:1]})
+    if sweep is not None:
+        assert {len(sweep[name]) for name in ("steps", "floor", "noise")} == {len(steps)}
+        json.dumps(overview([], sweep=sweep), allow_nan=False)
+
+
+def test_every_field_broken_by_itself_leaves_the_others(make_report: MakeReport) -> None:
+    """A field that is missing, or of another kind, is the only one that is lost."""
+    whole = make_report(5).to_dict()
+    for field in dataclasses.fields(TensorReport):
+        for broken in (None, [], {}, "words", 10**400, [[None]], {"a": {"b": 1}}):
+            changed = json.loads(json.dumps(whole)) | {"step": 5}
+            changed["tensors"]["W"][field.name] = broken
+            check = read_check(changed)
+            assert check is not None
+            assert check["tensors"]["V"] == read_check(whole)["tensors"]["V"]  # type: ignore[index]
+            json.dumps(overview([check]), allow_nan=False)

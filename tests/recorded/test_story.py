@@ -1,0 +1,100 @@
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import pytest
+from reports import MakeReport, MakeTensor
+
+from gradguard import Verdict
+from gradguard.recorded.reading import read_check
+from gradguard.recorded.story import State, Story, tell
+from gradguard.writers.record import History, Record
+
+Tell: TypeAlias = Callable[..., Story]
+
+OK, SCALE, UNCLEAR, EXPLAINED = "ok", "scale", "inconclusive", "float_precision"
+
+
+@pytest.fixture
+def records(make_report: MakeReport, make_tensor: MakeTensor) -> Callable[..., list[Record]]:
+    """The records of a run: of each tensor, its verdict at each check, 100 steps apart."""
+
+    def build(**verdicts: Sequence[str]) -> list[Record]:
+        history, told = History(), []
+        for i, row in enumerate(zip(*verdicts.values(), strict=True)):
+            tensors = [make_tensor(name, verdict=Verdict(one)) for name, one in zip(verdicts, row, strict=True)]
+            told.append(read_check(history.record(make_report(100 * i, *tensors))))
+        return [one for one in told if one is not None]
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "state", "headline"),
+    [
+        (
+            {"W": [OK] * 3},
+            "fine",
+            "No bug in 1 tensor: float precision explains all that 3 checks from step 0 to 200",
+        ),
+        ({"W": [OK]}, "fine", "explains all that the one check, at step 0, could measure"),
+        ({"W": [SCALE] * 2, "V": [OK] * 2}, "bug", "BUG: scale in W, from the first check on (step 0)"),
+        ({"W": [OK, OK, SCALE], "V": [OK, OK, SCALE]}, "bug", "BUG: scale in W and V, since step 200"),
+        (
+            {"W": [OK, SCALE, SCALE], "V": [OK, OK, "sign"]},
+            "bug",
+            "scale in W, since step 100; sign in V, since step 200",
+        ),
+        ({"W": [OK, SCALE, UNCLEAR]}, "bug", "BUG: scale in W, since step 100"),
+        ({"W": [OK, SCALE, OK]}, "recovered", "there was one: scale in W, from step 100 until it was over at step 200"),
+        ({"W": [UNCLEAR] * 2}, "unclear", "Cannot tell: no check could judge any tensor"),
+        ({"W": [UNCLEAR] * 2, "V": [OK] * 2}, "unclear", "Cannot tell: no check could judge W"),
+        ({"W": [EXPLAINED, UNCLEAR]}, "fine", "No bug"),
+    ],
+)
+def test_a_run_is_told_in_a_sentence(
+    verdicts: dict[str, list[str]], state: str, headline: str, records: Callable[..., list[Record]]
+) -> None:
+    """What is wrong, where, since when; a check that cannot tell ends nothing and spoils nothing."""
+    story = tell(records(**verdicts))
+    assert story.state == state
+    assert headline in story.headline
+
+
+def test_nothing_has_no_story() -> None:
+    """No checks: that is said, and cannot be told."""
+    assert tell([]).state is State.empty
+    assert tell([]).state.status == 2
+
+
+def test_a_sample_tells_the_same_story(records: Callable[..., list[Record]]) -> None:
+    """However few checks TensorBoard kept, the last one knows when the verdict moved, and how many there were."""
+    whole = records(W=[OK] * 50 + [SCALE] * 50, V=[OK] * 100)
+    sampled = [whole[3], whole[80], whole[-1]]
+    assert tell(sampled).headline == tell(whole).headline == "BUG: scale in W, since step 5000"
+    assert tell(sampled).checks == tell(whole).checks == 100
+    assert tell(sampled).first == 0
+
+
+def test_it_tells_when_it_was_fine_and_when_it_moved(records: Callable[..., list[Record]]) -> None:
+    """The moments of a run, those of several tensors together."""
+    story = tell(records(W=[OK, SCALE, OK], V=[OK, SCALE, OK], c=[UNCLEAR, OK, OK]))
+    assert story.moments == (
+        (0, "fine", ("W", "V")),
+        (100, "BUG: scale", ("W", "V")),
+        (100, "fine", ("c",)),
+        (200, "fine again", ("W", "V")),
+    )
+
+
+def test_a_tensor_wrong_from_the_start_was_never_fine_before(records: Callable[..., list[Record]]) -> None:
+    """Its first good check is when it was fine again."""
+    story = tell(records(W=[SCALE, OK]))
+    assert [what for _, what, _ in story.moments] == ["BUG: scale", "fine again"]
+
+
+def test_many_names_are_counted(records: Callable[..., list[Record]]) -> None:
+    """A sentence stays one that can be read, and no name in it moves a cursor."""
+    story = tell(records(**{f"layer{i}\x1b": [SCALE] for i in range(9)}))
+    assert "and 4 more" in story.headline
+    assert story.headline.isprintable()
+    assert len(story.findings[0].tensors) == 9
