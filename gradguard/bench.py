@@ -14,7 +14,7 @@ from gradguard.attempts import attempted
 from gradguard.batched import Batched
 from gradguard.differences import FourPoint, measuring
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
-from gradguard.noise import Noise, listen, unit_roundoff
+from gradguard.noise import Noise, listening, unit_roundoff
 from gradguard.parameters import (
     Array,
     Copied,
@@ -28,7 +28,7 @@ from gradguard.parameters import (
 )
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
-from gradguard.side_by_side import Search, alone
+from gradguard.side_by_side import Search, alone, side_by_side
 from gradguard.stacked import proven_at_once
 from gradguard.steps import Steps
 from gradguard.undisturbed import Held, Undisturbed
@@ -283,10 +283,10 @@ class Subject:
     def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> tuple[float, np.dtype[Any]]:
         """The largest sigma along a few of the tensors, or those there is time for, and the finest dtype there."""
         names = [name for name, array in self.arrays.items() if array.size]
-        rng, heard = np.random.default_rng(0), list[Noise]()
-        for name in names[:: -(-len(names) // LISTENED) or 1]:
-            if not heard or not is_late():
-                heard.append(listen(native, name, centre, rng))
+        chosen = names[:: -(-len(names) // LISTENED) or 1]
+        heard = side_by_side(native, [_listening(native, name, centre) for name in chosen[:1]])
+        if not is_late():
+            heard += side_by_side(native, [_listening(native, name, centre) for name in chosen[1:]])
         sigma = max((noise.sigma for noise in heard if not noise.is_deaf), default=0.0)
         return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 
@@ -341,6 +341,10 @@ class Subject:
             self.kept.clear()
             return None, refusal
         return shadow, ""
+
+
+def _listening(native: Objective, name: str, centre: Float64) -> Search[Noise]:
+    return listening(native, name, centre, np.random.default_rng(0))
 
 
 def _swaps(mapping: object) -> bool:
