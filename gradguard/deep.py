@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
-from gradguard.blocks import Masks
+from gradguard.blocks import Masks, held
 from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
@@ -161,17 +161,11 @@ def examine(
         masks: Named blocks, by tensor.
         first: What was measured of another tensor: the steps of these are probably much the same.
     """
-    streams = [np.random.default_rng(rng.integers(2**63)) for _ in names]
-    heard = side_by_side(
-        bench.objective,
-        [
-            noise.listening(bench.objective, name, bench.centre, stream)
-            for name, stream in zip(names, streams, strict=True)
-        ],
-    )
+    drawing = [(name, np.random.default_rng(rng.integers(2**63))) for name in names]
+    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in drawing]
+    heard = side_by_side(bench.objective, listening)
     planned = [
-        _planned(bench, name, effort, stream, sounds, first)
-        for name, stream, sounds in zip(names, streams, heard, strict=True)
+        _planned(bench, name, effort, own, sounds, first) for (name, own), sounds in zip(drawing, heard, strict=True)
     ]
     found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
     pairs = zip(found[::2], found[1::2], strict=True)
@@ -222,9 +216,7 @@ def _examined(bench: Bench, singles: Along, through: Along, found: tuple[Adapted
         survives=True,
         deaf=heard.is_deaf and not bench.noise,
         still=bool(entries.points.still.all() and directions.points.still.all()),
-        blocks={
-            block: np.array([mask[place] for place in index], dtype=bool) for block, mask in masks.get(name, {}).items()
-        },
+        blocks=held(masks, name, index),
     )
     return Examined(evidence, of_entries, of_directions, heard, _amplification(bench, name, entries, directions))
 
