@@ -4,10 +4,12 @@ The rounding noise of a loss is no fixed multiple of its last digit: 0.005 to 73
 is measured, never assumed. sigma is always the standard deviation of one evaluation of the (reduced) loss.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard import blockwise
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
@@ -20,7 +22,9 @@ JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 16
 PRIOR = 2
 WIDENINGS = (1, 2**4, 2**8, 2**12, 2**16, 2**24, 2**32, 2**45)  # of the jitter, while the loss hardly moves
-NARROWINGS = (1 / 4, 1 / 16, 1 / 64)  # of it, while the loss bends within it
+NARROWINGS = tuple(4.0**-power for power in range(1, 7))  # of that, where the loss may bend within it
+NEAREST = 1 / 64  # of the jitter: 4 roundoffs
+FEWEST = 4  # points, of a loss that moves at some only, that tell how far it jumps
 LOUD = 10.0  # floors, from which what is heard may be a bend
 BENDS = 2.0  # times less is heard so much closer: of a bend 16 times less
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
@@ -84,41 +88,65 @@ def listening(objective: Objective, name: str, centre: Float64, rng: np.random.G
 
     The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Two
     evaluations a pair; more where the loss hardly moves so close: what stays the same tells nothing of its quanta; and
-    where it bends so close, as a sharp recurrence does: what falls as the square of the distance is no noise.
+    where it bends so close, as a sharp recurrence does: what falls as the square of the distance is no noise. Of
+    unreduced losses each is listened to where it begins to move: at the first timesteps that may be far from where the
+    last ones bend.
 
     Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
     """
     reach = JITTER * unit_roundoff(objective.space.arrays[name].dtype)
+    left, lattice, variance = np.ones(centre.size, bool), np.empty(centre.size), 0.0
     for widening in WIDENINGS:  # at last by all of the tensor
-        pairs = yield from _pairs(objective, name, min(1.0, widening * reach), rng)
+        distance = min(1.0, widening * reach)
+        pairs = yield from _pairs(objective, name, distance, rng)
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
-        if _moves(losses) or widening * reach >= 1:
+        dtype = resolution(losses.reshape(-1), objective.dtype)
+        moved = losses[1:] != centre
+        is_last = _moving(moved[:, left]) >= MOVING or distance == 1
+        heard = left if is_last else left & (moved.mean(axis=0) >= MOVING)
+        lattice[heard] = quanta(losses, dtype)[heard]
+        part, rounded = _Part(objective, centre, heard), _rounding(objective, lattice[heard])
+        sigma = before = part.sigma(pairs)
+        for narrowing in NARROWINGS if sigma > LOUD * rounded else ():
+            if narrowing * distance < NEAREST * reach or sigma <= LOUD * rounded:
+                break
+            pairs = yield from _pairs(objective, name, narrowing * distance, rng)
+            share = part.moving(pairs)
+            if share * 2 * PAIRS < FEWEST:
+                break
+            nearer = part.sigma(pairs) / math.sqrt(share)
+            sigma, before = (nearer if BENDS * nearer <= before else sigma), nearer
+        variance += sigma**2
+        left = left & ~heard
+        if is_last:
             break
-    dtype = resolution(losses.reshape(-1), objective.dtype)
-    floor = _rounding(objective, quanta(losses, dtype))
-    least = _rounding(objective, _ulp(centre, dtype))
-    sigma = _of_pairs(objective, pairs, centre)
-    for narrowing in NARROWINGS if sigma > LOUD * floor else ():
-        pairs = yield from _pairs(objective, name, narrowing * widening * reach, rng)
-        nearer = _of_pairs(objective, pairs, centre)
-        if nearer * BENDS > sigma or not _moves(np.concatenate([centre[None], pairs.reshape(-1, centre.size)])):
-            break
-        sigma = nearer
-    return Noise(max(sigma, floor), floor, dtype, least, is_deaf=bool((losses == centre).all()))
+    floor, least = _rounding(objective, lattice), _rounding(objective, _ulp(centre, dtype))
+    return Noise(max(math.sqrt(variance), floor), floor, dtype, least, is_deaf=not moved.any())
 
 
-def _moves(losses: Float64) -> bool:
-    """Whether those losses that move at all, of k points and the unperturbed one, do so mostly; shape (1 + k, m)."""
-    moved = losses[1:] != losses[0]
-    return bool(np.mean(moved[:, moved.any(axis=0)] if moved.any() else 0.0) >= MOVING)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Those of the unreduced losses that begin to move at much the same distance."""
+
+    objective: Objective
+    centre: Float64
+    which: NDArray[np.bool_]
+
+    def sigma(self, pairs: Float64) -> float:
+        """Sigma from the losses at antithetic pairs of points, (k, 2, m); 0 where fewer than two are finite."""
+        with np.errstate(invalid="ignore"):
+            sums = self.objective.totals((pairs.sum(axis=1) - 2 * self.centre)[:, self.which])
+        finite = sums[np.isfinite(sums)]
+        return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
+
+    def moving(self, pairs: Float64) -> float:
+        """The share of the points at which they move, those of them that do."""
+        return _moving((pairs != self.centre)[..., self.which].reshape(2 * len(pairs), -1))
 
 
-def _of_pairs(objective: Objective, pairs: Float64, centre: Float64) -> float:
-    """Sigma from the losses at antithetic pairs of points, (k, 2, m); 0 where fewer than two are finite."""
-    with np.errstate(invalid="ignore"):
-        sums = np.array([objective.total(above + below - 2 * centre) for above, below in pairs])
-    finite = sums[np.isfinite(sums)]
-    return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
+def _moving(moved: NDArray[np.bool_]) -> float:
+    """The share of the points at which losses move, those that move at all; shape (k, m)."""
+    return float(np.mean(moved[:, moved.any(axis=0)])) if moved.any() else 0.0
 
 
 def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Search[Float64]:

@@ -127,6 +127,22 @@ def test_noise_is_never_below_what_rounding_the_loss_adds(large: float, quantum:
     assert found.floor_at(objective, 4 * objective()) == pytest.approx(4 * found.floor)
 
 
+@pytest.mark.parametrize("slope", [1e-4, 1e-5, 1e-6])
+def test_each_loss_is_listened_to_where_it_begins_to_move(slope: float) -> None:
+    """One that hardly moves near x does not make another be heard from where that bends: only roundings are noise."""
+    weights = np.random.default_rng(0).standard_normal(50).astype(np.float32)
+
+    def losses() -> Float64:
+        along = weights.astype(np.float64).sum()
+        return np.array([1 + 1e-3 * np.sin(2000 * along), *(1 + slope * along * np.arange(1, 5))]).astype(np.float32)
+
+    objective = Objective(losses, InPlace({"w": weights}), "sum", lambda: None)
+    rounding = 2**-23 * np.sqrt(5 / 12)
+    for seed in range(8):
+        found = noise.listen(objective, "w", objective(), np.random.default_rng(seed))
+        assert rounding / 2 < found.sigma <= 12 * rounding
+
+
 def calm(fourth: Float64) -> FourPoint:
     """Differences with given fourth differences, the rest zero."""
     zero, one = np.zeros(fourth.size), np.ones(fourth.size)
