@@ -46,6 +46,8 @@ ASIDE = 2.0**-6
 SAME = 1e-3  # relative distance between one loss in two precisions
 SAME_IN_ROUNDOFFS = 8  # of the coarser one, where that is more
 FINER = 1e-3  # of a float32 quantum, which no float32 loss can change by
+COMPLEX_STEP = 1e-20  # in typical sizes of a tensor: its square is nothing beside 1
+TANGENT = 2.0**-60  # in typical sizes: a derivative is in proportion to it, and zeros are moved to one side by it
 
 
 def require_precision(precision: str) -> Precision:
@@ -105,6 +107,19 @@ class Proven:
 
 
 @dataclass(frozen=True, slots=True)
+class Derivative:
+    """The exact derivative of a loss that carries tangents along.
+
+    Attributes:
+        objective: It stands in for the loss; what is moved are tangents of the tensors.
+        step: How far they are, in typical sizes.
+    """
+
+    objective: Objective
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What a check measures with.
 
@@ -116,7 +131,7 @@ class Bench:
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
-        imaginary: Makes the imaginary part of the loss on complex copies; None where that was not proven in float64.
+        derivative: Makes the derivative of the loss, None where it has no exact one; only where float64 was proven.
     """
 
     objective: Objective
@@ -126,7 +141,7 @@ class Bench:
     centre: Float64
     unit: float
     noise: float = 0.0
-    imaginary: Callable[[], Objective] | None = None
+    derivative: Callable[[], Derivative | None] | None = None
 
     @property
     def loss(self) -> float:
@@ -258,7 +273,7 @@ class Subject:
         if shadow is not None:
             shadow.evaluations += native.evaluations
             shadow.at_once = native.at_once
-            return replace(bench, objective=shadow, centre=shadow(), imaginary=self._imaginary(shadow))
+            return replace(bench, objective=shadow, centre=shadow(), derivative=self._derivative)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
@@ -272,8 +287,8 @@ class Subject:
     def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
         gradients = self.state.gradients
         sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
-        centre, imaginary = objective(), self._imaginary(objective)
-        return Bench(objective, self.arrays, gradients, sizes, centre, proven.unit, proven.noise, imaginary)
+        derivative = self._derivative if objective.space.precision == "float64" else None
+        return Bench(objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative)
 
     def _heard(self, native: Objective, centre: Float64) -> tuple[float, np.dtype[Any]]:
         """The largest sigma along a few of the tensors, and the finest dtype of the losses there."""
@@ -286,17 +301,14 @@ class Subject:
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
         return Objective(loss or self.loss, Held(space, self.state.moves), self.reduction, self.state.restore)
 
-    def _imaginary(self, real: Objective) -> Callable[[], Objective] | None:
-        """The loss on complex copies: as it is on float64 ones, where those were made here."""
-        if real.space.precision != "float64" or isinstance(self.params, Movable):
-            return None
+    def _derivative(self) -> Derivative | None:
+        """That of the loss, as it is on float64 copies; None where it is known to have none."""
+        if isinstance(self.params, Movable):
+            tangents = self.params.tangents()
+            return None if tangents is None else Derivative(self._objective(tangents), TANGENT)
         loss: Callable[..., Any] = self.loss
-
-        def made() -> Objective:
-            part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-            return self._objective(Imaginary(self.arrays, self._stood_in_for), part)
-
-        return made
+        part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
+        return Derivative(self._objective(Imaginary(self.arrays, self._stood_in_for), part), COMPLEX_STEP)
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):

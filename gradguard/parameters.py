@@ -184,6 +184,12 @@ class Movable(Protocol):
     def shadow(self) -> Space:
         """Float64 copies of them."""
 
+    def tangents(self) -> Space | None:
+        """Float64 copies of them whose tangents are moved, and they themselves just to that side.
+
+        The loss is its derivative there, times the length of the move. None where there is no forward mode.
+        """
+
 
 class ArrayPlace:
     """An array that is written to."""

@@ -44,8 +44,8 @@ class InDouble(TorchFunctionMode):
             super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args = [self._exact(value) for value in args]
-        kwargs = {name: self._exact(value) for name, value in kwargs.items()} if kwargs else {}
+        args = [self.exact(value) for value in args]
+        kwargs = {name: self.exact(value) for name, value in kwargs.items()} if kwargs else {}
         return self._otherwise(func, args, kwargs) if func in OTHERWISE else _widened(func(*args, **kwargs))
 
     def _otherwise(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -63,11 +63,11 @@ class InDouble(TorchFunctionMode):
         mask = func(torch.ones_like(input, dtype=self._usual), *args[:2], **kwargs)
         return input.mul_(mask) if inplace or args[2:] == (True,) else input * mask
 
-    def _exact(self, value: Any) -> Any:
+    def exact(self, value: Any) -> Any:
         """What stands in for a tensor or a dtype, also within a tuple, a list or a dict."""
         if type(value) in INERT:
             return value
-        return self._twin(value) if isinstance(value, Tensor) else _mapped(self._exact, torch.float64, value)
+        return self._twin(value) if isinstance(value, Tensor) else _mapped(self.exact, torch.float64, value)
 
     def _twin(self, tensor: Tensor) -> Tensor:
         found = self._twins.get(id(tensor))

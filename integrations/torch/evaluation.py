@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from gradguard.integrations.torch import forward_mode
 from gradguard.integrations.torch.forwards import Forwards, Replay
 from gradguard.integrations.torch.tensors import host
 
@@ -65,7 +66,7 @@ class Evaluation:
     def _evaluated(self, skipped: int, *, closely: bool = False) -> tuple[object, Replay]:
         again = self._forwards.again(skipped, closely=closely)
         with self._around(), torch.no_grad(), self._autocast(), _eager(), again as replay:
-            return _numbers(self._loss()), replay
+            return _numbers(forward_mode.told(self._loss())), replay
 
     def _autocast(self) -> AbstractContextManager[object]:
         return nullcontext() if self._forwards.autocast is None else self._forwards.autocast.again()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradguard.integrations.torch.double import InDouble
+from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
 from gradguard.parameters import Array, Moved, Place, Space
 from gradguard.ranks import ALONE, Ranks
 
@@ -99,6 +100,11 @@ class Parameters(Hosted):
         """Float64 copies of all of them."""
         return Doubled(self.tensors, self._others)
 
+    def tangents(self) -> Space | None:
+        """Float64 copies of all of them, with tangents."""
+        prepare()
+        return Tangents(self.tensors, self._others)
+
     def gradients(self) -> Mapping[str, Array]:
         """Theirs."""
         return Gradients(self.tensors)
@@ -155,6 +161,27 @@ class Doubled:
     def presented(self) -> AbstractContextManager[object]:
         """Every operation of PyTorch is handed the copies, and float64 for all else."""
         return InDouble(self._pairs, self._usual)
+
+
+class Tangents(Doubled):
+    """Float64 copies of the parameters with tangents, of which those of one tensor at a time are moved."""
+
+    precision = "forward"
+
+    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors, others)
+        self._live = tensors
+        self._moving: tuple[Tensor, TangentPlace] | None = None
+
+    def moving(self, name: str) -> AbstractContextManager[Place]:
+        """The tensor whose tangent is moved, for the time of a `with`; afterwards it is 0."""
+        place = TangentPlace(self._tensors[name])
+        self._moving = (self._live[name], place)
+        return Moved(place)
+
+    def presented(self) -> AbstractContextManager[object]:
+        """As for other float64 copies; that of the tensor that is moved carries its tangent."""
+        return InDual(self._pairs, self._usual, self._moving)
 
 
 def _doubled(tensor: Tensor) -> Tensor:
