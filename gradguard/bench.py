@@ -18,6 +18,7 @@ from gradguard.noise import listen, unit_roundoff
 from gradguard.parameters import (
     Array,
     Copied,
+    Copying,
     Float64,
     Imaginary,
     InPlace,
@@ -28,9 +29,9 @@ from gradguard.parameters import (
 )
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
-from gradguard.stacked import proven_at_once
+from gradguard.stacked import proven_at_once, still_at_once, tried_at_once
 from gradguard.steps import Steps
-from gradguard.undisturbed import Held, Undisturbed
+from gradguard.undisturbed import Held, HeldCopying, Undisturbed
 
 Precision = Literal["native", "float64", "auto"]
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
@@ -259,6 +260,12 @@ class Subject:
         Raises:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
         """
+        bench = self._chosen(precision, is_late)
+        if isinstance(bench.objective.copying, HeldCopying):
+            bench.objective.at_once = tried_at_once(bench.objective, bench.centre, is_late)
+        return bench
+
+    def _chosen(self, precision: Precision, is_late: Callable[[], bool]) -> Bench:
         native = self._objective(self._native())
         bench = self._open(native, Proven("native", self._unit(), 0.0, {}), list(self.arrays))
         if not np.isfinite(bench.centre).all():
@@ -281,8 +288,12 @@ class Subject:
     def reopened(self, proven: Proven, names: Sequence[str]) -> Bench:
         """The bench for some of the tensors, in the precision that an earlier check has proven."""
         objective = self._objective(self._native() if proven.precision == "native" else self._shadow())
-        objective.at_once = proven.at_once
-        return self._open(objective, proven, names)
+        bench = self._open(objective, proven, names)
+        if isinstance(self.loss, Batched):
+            objective.at_once = proven.at_once
+        else:
+            objective.at_once = still_at_once(objective, names[0], bench.centre, proven.at_once)
+        return bench
 
     def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
         gradients = self.state.gradients
@@ -299,7 +310,9 @@ class Subject:
         return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
-        return Objective(loss or self.loss, Held(space, self.state.moves), self.reduction, self.state.restore)
+        moves = self.state.moves
+        copying = HeldCopying(space, moves) if isinstance(space, Copying) else None
+        return Objective(loss or self.loss, Held(space, moves), self.reduction, self.state.restore, copying)
 
     def _derivative(self) -> Derivative | None:
         """That of the loss, as it is on float64 copies; None where it is known to have none."""

@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.batched import Stack
-from gradguard.parameters import Array, Float64, Space
+from gradguard.attempts import attempted
+from gradguard.batched import Stacks
+from gradguard.parameters import Array, Copies, Copying, Float64, Space
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 
@@ -61,13 +62,22 @@ class Objective:
         space: Where the tensors are moved.
         reduction: Which scalar the gradient is of, when the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each one.
+        copying: Makes the copies that one call of a batched loss takes; without it, the loss is handed stacks of them.
 
     Attributes:
         at_once: How many points one call of a batched loss takes.
     """
 
-    def __init__(self, loss: Loss, space: Space, reduction: Reduction | None, restore: Restore) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        space: Space,
+        reduction: Reduction | None,
+        restore: Restore,
+        copying: Copying | None = None,
+    ) -> None:
         self.space = space
+        self.copying = copying or Stacks(space)
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
         self.at_once = 1
@@ -109,13 +119,24 @@ class Objective:
             The losses (K, P, m), and of each point what `Probe.shift` says: two of shape (K, P).
         """
         rows = max(1, self.at_once // amounts.shape[1]) if self.at_once > 1 else len(probes)
-        evaluate = self._stacked if self.at_once > 1 else self._one_by_one
         parts = [
-            evaluate(name, probes[start : start + rows], amounts[start : start + rows], gradient)
+            self._evaluated(name, probes[start : start + rows], amounts[start : start + rows], gradient)
             for start in range(0, len(probes), rows)
         ]
         losses, told = (np.concatenate(part) for part in zip(*parts, strict=True))
         return losses, told[..., 0], told[..., 1]
+
+    def _evaluated(
+        self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
+    ) -> tuple[Float64, Float64]:
+        if self.at_once > 1 and isinstance(self.copying, Stacks):
+            return self._stacked(name, probes, amounts, gradient)
+        if self.at_once > 1:  # nobody said that it can be, and this may be the point where it cannot
+            together = attempted(lambda: self._stacked(name, probes, amounts, gradient))
+            if not isinstance(together, Exception):
+                return together
+            self.at_once = 1
+        return self._one_by_one(name, probes, amounts, gradient)
 
     def _one_by_one(
         self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
@@ -132,14 +153,14 @@ class Objective:
     def _stacked(
         self, name: str, probes: Sequence[Probe], amounts: Float64, gradient: Array
     ) -> tuple[Float64, Float64]:
-        stack, told = Stack.of(self.space.arrays, name, amounts.size), np.empty((*amounts.shape, 2))
+        stack, told = self.copying.copies(name, amounts.size), np.empty((*amounts.shape, 2))
         places = iter(stack.places)
         for probe, along, row in zip(probes, amounts, told, strict=True):
             for point, (amount, place) in enumerate(zip(along, places, strict=False)):
                 row[point] = probe.shift(place, amount, gradient)
         return self.of_stack(stack).reshape(*amounts.shape, -1), told
 
-    def of_stack(self, stack: Stack) -> Float64:
+    def of_stack(self, stack: Copies) -> Float64:
         """The losses of each copy, shape (K, m), in one call.
 
         Raises:
@@ -149,7 +170,8 @@ class Objective:
         self._restore()
         count = len(stack.places)
         self.evaluations += count
-        values = numbers_of(self._loss(stack.arrays))
+        with stack.presented():
+            values = numbers_of(self._loss(stack.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
             raise ValueError(

@@ -1,6 +1,6 @@
 """The arrays under test: read by name, moved while the loss is evaluated, and put back bit for bit."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -168,6 +168,32 @@ class Space(Protocol):
 
     def presented(self) -> AbstractContextManager[object]:
         """Whatever must hold while the loss runs."""
+
+
+class Copies(Protocol):
+    """Copies of one tensor, all of which a loss is evaluated with in one call."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The copies, to be moved one by one; they need not be put back."""
+
+    @property
+    def arrays(self) -> Any:
+        """What the loss is handed."""
+
+    def presented(self) -> AbstractContextManager[object]:
+        """Whatever must hold while the loss runs."""
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """A space that makes copies of its own tensors, for a loss that was not written to take them."""
+
+    def at_most(self) -> int:
+        """How many one call may take."""
+
+    def copies(self, name: str, count: int) -> Copies:
+        """Copies of one tensor."""
 
 
 @runtime_checkable

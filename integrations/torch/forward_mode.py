@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
-from gradguard.integrations.torch.double import InDouble
+from gradguard.integrations.torch.double import DATA, InDouble
 from gradguard.integrations.torch.functions import SeenThrough
 from gradguard.parameters import Array
 
 BESIDE = 2.0**-50  # of a number, which is the fourth next one at least
-DETACHING = frozenset({torch.detach, Tensor.detach, Tensor.data.__get__})  # type: ignore[attr-defined]  # a property
+DETACHING = frozenset({torch.detach, Tensor.detach}) | DATA
 
 
 class TangentPlace:
@@ -102,7 +102,7 @@ class InDual(InDouble):
             if self._moving is not None:
                 live, place = self._moving
                 dual = forward_ad.make_dual(place.tensor, place.tangent)  # type: ignore[no-untyped-call]
-                self._twins[id(live)] = (live, dual)
+                self.stand_in(live, dual)
             self._functions.__enter__()
             super().__enter__()  # type: ignore[no-untyped-call]
         except BaseException:

@@ -7,22 +7,17 @@ no part.
 
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.overrides import _get_current_function_mode_stack
 
+from gradguard.integrations.torch.double import StandingIn
+
 APPLY = Function.__dict__["apply"]
 OPEN: set["SeenThrough"] = set()
-
-
-class StandIns(Protocol):
-    """A mode of PyTorch's in which others stand in for some tensors."""
-
-    def exact(self, value: Any) -> Any:
-        """What stands in for a tensor."""
 
 
 class SeenThrough(AbstractContextManager[None]):
@@ -35,7 +30,7 @@ class SeenThrough(AbstractContextManager[None]):
         rule: The method of a Function that makes it its own: "jvp" or "vmap".
     """
 
-    def __init__(self, mode: StandIns, rule: str) -> None:
+    def __init__(self, mode: StandingIn, rule: str) -> None:
         self.mode = mode
         self.rule = rule
 
