@@ -132,7 +132,8 @@ class Bench:
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
-        derivative: Makes the derivative of the loss, None where it has no exact one; only where float64 was proven.
+        derivative: Makes the derivative of the loss, of which one call takes so many points too; None where it has no
+            exact one. Only where float64 was proven.
     """
 
     objective: Objective
@@ -142,7 +143,7 @@ class Bench:
     centre: Float64
     unit: float
     noise: float = 0.0
-    derivative: Callable[[], Derivative | None] | None = None
+    derivative: Callable[[int], Derivative | None] | None = None
 
     @property
     def loss(self) -> float:
@@ -314,11 +315,15 @@ class Subject:
         copying = HeldCopying(space, moves) if isinstance(space, Copying) else None
         return Objective(loss or self.loss, Held(space, moves), self.reduction, self.state.restore, copying)
 
-    def _derivative(self) -> Derivative | None:
+    def _derivative(self, at_once: int) -> Derivative | None:
         """That of the loss, as it is on float64 copies; None where it is known to have none."""
         if isinstance(self.params, Movable):
             tangents = self.params.tangents()
-            return None if tangents is None else Derivative(self._objective(tangents), TANGENT)
+            if tangents is None:
+                return None
+            objective = self._objective(tangents)
+            objective.at_once = at_once if isinstance(tangents, Copying) else 1
+            return Derivative(objective, TANGENT)
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
         return Derivative(self._objective(Imaginary(self.arrays, self._stood_in_for), part), COMPLEX_STEP)

@@ -52,9 +52,10 @@ def remeasured(
         masks: Named blocks, by tensor.
         is_late: Whether no further tensor is to be begun.
     """
-    if bench.derivative is None or not doubtful:
+    make = bench.derivative
+    if make is None or not doubtful:
         return {}
-    derivative = attempted(bench.derivative)
+    derivative = attempted(lambda: make(bench.objective.at_once))
     if not isinstance(derivative, Derivative):  # there is none, or no memory for further copies
         return {}
     found: dict[str, Evidence] = {}

@@ -43,13 +43,16 @@ def tried_at_once(objective: Objective, centre: Float64, is_late: Callable[[], b
 
     def tried() -> int:
         rows = int(LONGEST / _seconds(objective))
-        if rows < LEAST or _faster(objective, rows, WORTH) == 1:
+        names = [name for name, array in objective.space.arrays.items() if array.size]
+        if rows < LEAST or not names:
             return 1
-        for name, array in objective.space.arrays.items():
+        objective.of_stack(objective.copying.copies(names[0], 2))  # how many more it may take is known after one call
+        if _faster(objective, rows, WORTH) == 1:
+            return 1
+        for name in names:
             if is_late():
                 return 1
-            if array.size:
-                _prove(objective, name, centre)
+            _prove(objective, name, centre)
         return objective.copying.at_most()
 
     found = attempted(tried)
@@ -102,7 +105,6 @@ def _faster(objective: Objective, timed: int = TIMED, worth: float = 1.0) -> int
     name = next((name for name, array in objective.space.arrays.items() if array.size), None)
     if name is None:
         return 1
-    objective.of_stack(objective.copying.copies(name, 2))  # what a call needs may not be known before the first one
     rows = min(TIMED, timed, objective.copying.at_most())
     stack = objective.copying.copies(name, rows)
     together = min(_seconds(lambda: objective.of_stack(stack)) for _ in range(TIMES))

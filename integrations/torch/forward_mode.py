@@ -28,15 +28,25 @@ DETACHING = frozenset({torch.detach, Tensor.detach}) | DATA
 class TangentPlace:
     """A float64 tensor and its tangent; a move sets that, and takes the tensor to that side of where it stood.
 
-    Attributes:
-        tensor: It stands where it was, or beside.
-        tangent: 0 where nothing is moved.
+    Args:
+        tensor: The tensor.
+        tangent: 0.
+        saved: The unmoved values.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, tangent: Tensor, saved: Tensor) -> None:
         self.tensor = tensor
-        self.tangent = torch.zeros_like(tensor)
-        self._saved = tensor.clone()
+        self.tangent = tangent
+        self._saved = saved
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """A tensor where it is."""
+        return cls(tensor, torch.zeros_like(tensor), tensor.clone())
+
+    def dual(self) -> Tensor:
+        """Both in one."""
+        return dual(self.tensor, self.tangent)
 
     @cached_property
     def base(self) -> Array:
@@ -88,7 +98,10 @@ class InDual(InDouble):
     """
 
     def __init__(
-        self, pairs: Iterable[tuple[Tensor, Tensor]], usual: torch.dtype, moving: tuple[Tensor, TangentPlace] | None
+        self,
+        pairs: Iterable[tuple[Tensor, Tensor]],
+        usual: torch.dtype,
+        moving: tuple[Tensor, TangentPlace] | None = None,
     ) -> None:
         super().__init__(pairs, usual)
         self._moving = moving
@@ -101,8 +114,7 @@ class InDual(InDouble):
             forward_ad.enter_dual_level()  # type: ignore[no-untyped-call]  # nor are the next ones typed
             if self._moving is not None:
                 live, place = self._moving
-                dual = forward_ad.make_dual(place.tensor, place.tangent)  # type: ignore[no-untyped-call]
-                self.stand_in(live, dual)
+                self.stand_in(live, place.dual())
             self._functions.__enter__()
             super().__enter__()  # type: ignore[no-untyped-call]
         except BaseException:
@@ -127,11 +139,17 @@ class InDual(InDouble):
         return super().__torch_function__(func, types, args, kwargs)
 
 
+def dual(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """A tensor that carries a tangent."""
+    made: Tensor = forward_ad.make_dual(tensor, tangent)  # type: ignore[no-untyped-call]
+    return made
+
+
 def prepare() -> None:
     """Have PyTorch load what its first dual tensor needs, which takes a while and warns of PyTorch's own code."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
-        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
+        dual(torch.zeros(()), torch.zeros(()))
 
 
 def told(result: object) -> object:

@@ -48,10 +48,11 @@ class SeenThrough(AbstractContextManager[None]):
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     apply, here = APPLY.__get__(None, function), _here()
-    if here is None or torch.is_grad_enabled():
+    if not here or torch.is_grad_enabled():
         return apply(*args, **kwargs)
-    if getattr(function, here.rule) is not getattr(Function, here.rule):
-        return apply(*map(here.mode.exact, args), **{name: here.mode.exact(value) for name, value in kwargs.items()})
+    if all(getattr(function, seen.rule) is not getattr(Function, seen.rule) for seen in here):
+        exact = here[0].mode.exact
+        return apply(*map(exact, args), **{name: exact(value) for name, value in kwargs.items()})
     if function.setup_context is not Function.setup_context:
         return function.forward(*args, **kwargs)
     context = FunctionCtx()
@@ -59,7 +60,7 @@ def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     return function.forward(context, *args, **kwargs)
 
 
-def _here() -> SeenThrough | None:
-    """What is entered in this thread."""
+def _here() -> list[SeenThrough]:
+    """Those that are entered in this thread."""
     modes = set(map(id, _get_current_function_mode_stack()))  # type: ignore[no-untyped-call]
-    return next((seen for seen in OPEN if id(seen.mode) in modes), None)
+    return [seen for seen in tuple(OPEN) if id(seen.mode) in modes]

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradguard.integrations.torch.double import InDouble, StandingIn
-from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
+from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, dual, prepare
 from gradguard.integrations.torch.vectorised import Room, Vectorised
 from gradguard.parameters import Array, Copies, Moved, Place, Space
 from gradguard.ranks import ALONE, Ranks
@@ -113,7 +113,7 @@ class Parameters(Hosted):
     def tangents(self) -> Space | None:
         """Float64 copies of all of them, with tangents."""
         prepare()
-        return Tangents(self.tensors, self._others)
+        return Tangents(self.tensors, self._others, self._buffers)
 
     def gradients(self) -> Mapping[str, Array]:
         """Theirs."""
@@ -203,19 +203,28 @@ class Tangents(Doubled):
 
     precision = "forward"
 
-    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-        super().__init__(tensors, others)
+    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
+        super().__init__(tensors, others, buffers)
         self._moving: tuple[Tensor, TangentPlace] | None = None
 
     def moving(self, name: str) -> AbstractContextManager[Place]:
         """The tensor whose tangent is moved, for the time of a `with`; afterwards it is 0."""
-        place = TangentPlace(self._tensors[name])
+        place = TangentPlace.of(self._tensors[name])
         self._moving = (self._live[name], place)
         return Moved(place)
 
     def presented(self) -> AbstractContextManager[object]:
         """As for other float64 copies; that of the tensor that is moved carries its tangent."""
         return InDual(self._pairs, self._usual, self._moving)
+
+    def copies(self, name: str, count: int) -> Copies:
+        """Copies of a parameter with tangents, in float64: vmap is within forward mode."""
+        start = self._tensors[name]
+        tensors = start.expand(count, *start.shape).clone()
+        tangents = torch.zeros_like(tensors)
+        places = [TangentPlace(*each, start) for each in zip(tensors, tangents, strict=True)]
+        made = partial(InDual, self._pairs, self._usual)
+        return Vectorised(self._live[name], lambda: dual(tensors, tangents), places, made, self._buffers, self._room)
 
 
 def copies(
@@ -225,7 +234,7 @@ def copies(
     start = start.detach()
     tensors, sent = start.expand(count, *start.shape).clone(), Sent(start.device)
     places = [TensorPlace(tensor, start, sent) for tensor in tensors]
-    return Vectorised(live, tensors, places, mode, buffers, room)
+    return Vectorised(live, lambda: tensors, places, mode, buffers, room)
 
 
 def largest(tensors: Mapping[str, Tensor]) -> int:

@@ -46,7 +46,7 @@ class Vectorised:
 
     Args:
         live: The parameter.
-        tensors: The copies, shape (K, ...).
+        tensors: Hands out the copies, shape (K, ...).
         places: Each of them, to be moved.
         mode: Makes what the loss is evaluated in.
         buffers: Those that the loss may write to, when they are asked for.
@@ -59,7 +59,7 @@ class Vectorised:
     def __init__(
         self,
         live: Tensor,
-        tensors: Tensor,
+        tensors: Callable[[], Tensor],
         places: Sequence[Place],
         mode: Callable[[], StandingIn],
         buffers: Callable[[], Iterable[Tensor]],
@@ -98,7 +98,7 @@ class Vectorised:
 
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=NO_RULE)  # else it would go from copy to copy, slowly
-            found: Tensor = torch.func.vmap(one, randomness="same")(self._tensors, *twins)
+            found: Tensor = torch.func.vmap(one, randomness="same")(self._tensors(), *twins)
         self._room.returned = mode.returned
         return found
 

@@ -200,8 +200,11 @@ class Cubed(nn.Module):
     ("function", "exact"),
     [(Cube, True), (Newer, True), (Right, True), (Wrong, False), (Hidden, False)],
 )
-def test_a_function_is_measured_exactly_where_that_is_proven(function: type[Function], exact: bool) -> None:
+def test_a_function_is_measured_exactly_where_that_is_proven(
+    function: type[Function], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its own rule, or by what its forward pass is made of; where neither holds, by differences."""
+    monkeypatch.setattr("gradguard.bench.tried_at_once", lambda *_: 1)  # a rule for vmap it has not
     tensor = checked(seeded(lambda: Cubed(function))).tensors["w"]
     assert tensor.verdict is Verdict.scale
     assert tensor.ratio == pytest.approx(0.5, rel=1e-4)
@@ -225,6 +228,14 @@ def test_a_loss_that_leaves_the_graph_is_measured_all_the_same(loss: Callable[..
         tensor = guard.after_backward(0, lambda: loss(module(x), y)).tensors["out.weight"]
     assert tensor.verdict is Verdict.scale
     assert exact == is_exact(tensor, truth(seeded(Perceptron))["out.weight"])
+
+
+@pytest.mark.parametrize("function", [Cube, Newer, Right, Wrong, Hidden])
+def test_a_function_is_told_from_its_derivative_whichever_way(function: type[Function]) -> None:
+    """Whether vmap takes it or not, and whatever rules it has."""
+    tensor = checked(seeded(lambda: Cubed(function))).tensors["w"]
+    assert tensor.verdict is Verdict.scale
+    assert tensor.ratio == pytest.approx(0.5, rel=1e-4)
 
 
 def test_correct_gradients_stay_silent_when_all_are_measured_exactly(monkeypatch: pytest.MonkeyPatch) -> None:

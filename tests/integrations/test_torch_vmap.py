@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gradguard import Report, Verdict
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.vectorised import BYTES, MOST, Room
+from gradguard.loss import Objective
+from gradguard.probes import aligned, entries, gaussian
 
 torch = pytest.importorskip("torch")
 
@@ -114,16 +117,26 @@ def test_correct_gradients_are_ok_in_few_calls(make: Callable[[], nn.Module], pr
     assert checked(seeded(make), precision=precision).verdict is Verdict.ok
 
 
-def test_the_losses_are_those_of_the_points_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the roundings of float64: derivatives agree in ten digits."""
-    together = checked(seeded(lambda: HandLSTM("averaged")), precision="float64")
-    monkeypatch.setattr("gradguard.bench.tried_at_once", lambda *_: 1)
-    alone = checked(seeded(lambda: HandLSTM("averaged")), in_one=False, precision="float64")
-    for name, tensor in together.tensors.items():
-        others = {entry.index: entry.numeric for entry in alone.tensors[name].worst}
-        same = [entry for entry in tensor.worst if entry.index in others]
-        assert same
-        assert all(entry.numeric == pytest.approx(others[entry.index], rel=1e-8, abs=1e-10) for entry in same)
+@pytest.mark.parametrize("name", ["inner.weight", "norm.bias", "out.weight"])
+def test_the_losses_are_those_of_the_points_one_by_one(name: str) -> None:
+    """To the roundings of float64, along entries and directions alike; and so are the realised steps."""
+    module, (x, y) = seeded(Stateful), batches(1)[0]
+    with TorchGuard(module) as guard:
+        cross_entropy(module(x), y).backward()
+        space, rng = guard._params.shadow(), np.random.default_rng(0)
+        loss = guard._evaluated(lambda: cross_entropy(module(x), y))
+        objective = Objective(loss, space, None, guard._carried.capture_all(), space)
+        gradient = guard._params.gradients()[name]
+        chosen = [*entries(gradient, 5, rng), gaussian(gradient, rng), aligned(gradient, rng)]
+        amounts = np.linspace(0.1, 1, 4 * len(chosen)).reshape(-1, 4)
+        objective()
+        alone = objective.around(name, chosen, amounts, gradient)
+        objective.at_once = 16
+        together = objective.around(name, chosen, amounts, gradient)
+    assert objective.at_once == 16
+    assert np.ptp(alone[0]) > 1e-3
+    for one, many in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
