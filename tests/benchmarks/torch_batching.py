@@ -28,8 +28,7 @@ from gradguard.integrations.torch import TorchGuard
 
 TIMESTEPS = 39
 SIZES = (1, 16, 256)
-ENTRIES = 40  # of a tensor
-REPEATS = 3
+ENTRIES = 12  # of a tensor
 Row = tuple[str, ...]
 
 
@@ -46,35 +45,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each LSTM, batch, precision and gradient."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--quick", action="store_true", help="two timesteps of the smallest batch only")
+    options.add_argument("--repeats", type=int, default=1, help="of each, for the median (default: %(default)s)")
     chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
-    sizes, timesteps, repeats = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, TIMESTEPS, REPEATS)
+    sizes, timesteps, entries = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, TIMESTEPS, ENTRIES)
     head = ("LSTM", "batch", "precision", "gradients", "evaluations", "calls", "one by one, s", "as it is, s", "gain")
-    print(table(head, rows(sizes, timesteps, repeats)))
+    print(table(head, rows(sizes, timesteps, entries, chosen.repeats)))
 
 
-def rows(sizes: Sequence[int], timesteps: int, repeats: int) -> Iterator[Row]:
+def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> Iterator[Row]:
     """Both ways, of each."""
     kinds = [(precision, scale) for precision in ("native", "auto") for scale in (1.0, 2.0)]
     runs = [(name, size, *kind) for name in LSTMS for size in sizes for kind in kinds]
     for name, size, precision, scale in tqdm(runs, desc="LSTMs", leave=False):
         module = classifier(name)
         batch = random_batch(timesteps, size, torch.Generator().manual_seed(1))
-        pairs = [both(module, batch, precision, scale) for _ in range(repeats)]
+        pairs = [both(module, batch, precision, scale, entries) for _ in range(repeats)]
         alone, together = (statistics.median(pair[i].seconds for pair in pairs) for i in (0, 1))
         what = name, str(size), precision, "right" if scale == 1 else "twice"
         counts = f"{pairs[-1][1].evaluations:,}", f"{pairs[-1][1].calls:,}"
         yield *what, *counts, f"{alone:.2f}", f"{together:.2f}", f"{alone / together:.1f}"
 
 
-def both(module: nn.Module, batch: Batch, precision: str, scale: float) -> tuple[Timing, Timing]:
+def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> tuple[Timing, Timing]:
     """A check point by point, and one as it is."""
     with patch("gradguard.bench.tried_at_once", lambda *_: 1):
-        alone = timed(module, batch, precision, scale)
-    return alone, timed(module, batch, precision, scale)
+        alone = timed(module, batch, precision, scale, entries)
+    return alone, timed(module, batch, precision, scale, entries)
 
 
-def timed(module: nn.Module, batch: Batch, precision: str, scale: float) -> Timing:
+def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> Timing:
     """A deep check of gradients that are too large by a factor."""
     calls = 0
 
@@ -88,7 +88,7 @@ def timed(module: nn.Module, batch: Batch, precision: str, scale: float) -> Timi
         (scale * loss_of(module, batch)).backward()  # type: ignore[no-untyped-call]  # PyTorch's
         started = time.process_time()
         gradients = guard._params.gradients()
-        report = check(guard._params, gradients, guard._evaluated(loss), precision=precision, entries=ENTRIES)
+        report = check(guard._params, gradients, guard._evaluated(loss), precision=precision, entries=entries)
         return Timing(report.evaluations, calls, time.process_time() - started)
 
 
