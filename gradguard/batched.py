@@ -1,11 +1,12 @@
 """A loss that takes many copies of the parameters in one call, and how they are stacked for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.parameters import Array, ArrayPlace
+from gradguard.parameters import Array, ArrayPlace, Copies, Space
 
 MOST = 512  # copies in a call: more of them no longer stay in a processor's cache
 BYTES = 2**26  # of all parameters together, in a call
@@ -62,6 +63,25 @@ class Stack:
         stacked = {other: np.broadcast_to(array, (len(names), *array.shape)) for other, array in arrays.items()}
         stacked |= {name: stacked[name].copy() for name in set(names)}
         return cls(stacked, [ArrayPlace(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
+
+    def presented(self) -> AbstractContextManager[object]:
+        """Nothing: the loss is handed the arrays."""
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Stacks of the tensors of a space: `gradguard.parameters.Copying`."""
+
+    space: Space
+
+    def at_most(self) -> int:
+        """How many one call may take."""
+        return at_most(self.space.arrays)
+
+    def copies(self, names: Sequence[str]) -> Copies:
+        """Copies, of each of which the tensor of its name is to be moved."""
+        return Stack.of(self.space.arrays, names)
 
 
 def at_most(arrays: Mapping[str, Array]) -> int:

@@ -18,6 +18,7 @@ from gradguard.noise import Noise, listening, unit_roundoff
 from gradguard.parameters import (
     Array,
     Copied,
+    Copying,
     Float64,
     Imaginary,
     InPlace,
@@ -29,9 +30,9 @@ from gradguard.parameters import (
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 from gradguard.side_by_side import Search, alone, side_by_side
-from gradguard.stacked import proven_at_once
+from gradguard.stacked import proven_at_once, still_at_once, tried_at_once
 from gradguard.steps import Steps
-from gradguard.undisturbed import Held, Undisturbed
+from gradguard.undisturbed import Held, HeldCopying, Undisturbed
 
 Precision = Literal["native", "float64", "auto"]
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
@@ -42,11 +43,13 @@ LARGEST_ROUNDOFF = 1e-3
 PROVEN = 4  # tensors at least that float64 is proven for
 LISTENED = 4  # tensors along which the native noise is measured
 UNSEEN_BY_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, also twice as far
-SEEN_BY_FLOAT32 = 2.0**-10
+SEEN_BY_FLOAT32 = (2.0**-10, 2.0**-5, 1.0, 4.0, 16.0)
 ASIDE = 2.0**-6
 SAME = 1e-3  # relative distance between one loss in two precisions
 SAME_IN_ROUNDOFFS = 8  # of the coarser one, where that is more
 FINER = 1e-3  # of a float32 quantum, which no float32 loss can change by
+COMPLEX_STEP = 1e-20  # in typical sizes of a tensor: its square is nothing beside 1
+TANGENT = 2.0**-60  # in typical sizes: a derivative is in proportion to it, and zeros are moved to one side by it
 
 
 def require_precision(precision: str) -> Precision:
@@ -106,6 +109,19 @@ class Proven:
 
 
 @dataclass(frozen=True, slots=True)
+class Derivative:
+    """The exact derivative of a loss that carries tangents along.
+
+    Attributes:
+        objective: It stands in for the loss; what is moved are tangents of the tensors.
+        step: How far they are, in typical sizes.
+    """
+
+    objective: Objective
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What a check measures with.
 
@@ -117,7 +133,8 @@ class Bench:
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
-        imaginary: Makes the imaginary part of the loss on complex copies; None where that was not proven in float64.
+        derivative: Makes the derivative of the loss, of which one call takes so many points too; None where it has no
+            exact one. Only where float64 was proven.
     """
 
     objective: Objective
@@ -127,7 +144,7 @@ class Bench:
     centre: Float64
     unit: float
     noise: float = 0.0
-    imaginary: Callable[[], Objective] | None = None
+    derivative: Callable[[int], Derivative | None] | None = None
 
     @property
     def loss(self) -> float:
@@ -249,6 +266,12 @@ class Subject:
         Raises:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
         """
+        bench = self._chosen(precision, is_late)
+        if isinstance(bench.objective.copying, HeldCopying):
+            bench.objective.at_once = tried_at_once(bench.objective, bench.centre, is_late)
+        return bench
+
+    def _chosen(self, precision: Precision, is_late: Callable[[], bool]) -> Bench:
         native = self._objective(self._native())
         bench = self._open(native, Proven("native", self._unit(), 0.0, {}), list(self.arrays))
         if not np.isfinite(bench.centre).all():
@@ -263,7 +286,7 @@ class Subject:
         if shadow is not None:
             shadow.evaluations += native.evaluations
             shadow.at_once = native.at_once
-            return replace(bench, objective=shadow, centre=shadow(), imaginary=self._imaginary(shadow))
+            return replace(bench, objective=shadow, centre=shadow(), derivative=self._derivative)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
@@ -271,14 +294,18 @@ class Subject:
     def reopened(self, proven: Proven, names: Sequence[str]) -> Bench:
         """The bench for some of the tensors, in the precision that an earlier check has proven."""
         objective = self._objective(self._native() if proven.precision == "native" else self._shadow())
-        objective.at_once = proven.at_once
-        return self._open(objective, proven, names)
+        bench = self._open(objective, proven, names)
+        if isinstance(self.loss, Batched):
+            objective.at_once = proven.at_once
+        else:
+            objective.at_once = still_at_once(objective, names[0], bench.centre, proven.at_once)
+        return bench
 
     def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
         gradients = self.state.gradients
         sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
-        centre, imaginary = objective(), self._imaginary(objective)
-        return Bench(objective, self.arrays, gradients, sizes, centre, proven.unit, proven.noise, imaginary)
+        derivative = self._derivative if objective.space.precision == "float64" else None
+        return Bench(objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative)
 
     def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> tuple[float, np.dtype[Any]]:
         """The largest sigma along a few of the tensors, or those there is time for, and the finest dtype there."""
@@ -291,19 +318,22 @@ class Subject:
         return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
-        return Objective(loss or self.loss, Held(space, self.state.moves), self.reduction, self.state.restore)
+        moves = self.state.moves
+        copying = HeldCopying(space, moves) if isinstance(space, Copying) else None
+        return Objective(loss or self.loss, Held(space, moves), self.reduction, self.state.restore, copying)
 
-    def _imaginary(self, real: Objective) -> Callable[[], Objective] | None:
-        """The loss on complex copies: as it is on float64 ones, where those were made here."""
-        if real.space.precision != "float64" or isinstance(self.params, Movable):
-            return None
+    def _derivative(self, at_once: int) -> Derivative | None:
+        """That of the loss, as it is on float64 copies; None where it is known to have none."""
+        if isinstance(self.params, Movable):
+            tangents = self.params.tangents()
+            if tangents is None:
+                return None
+            objective = self._objective(tangents)
+            objective.at_once = at_once if isinstance(tangents, Copying) else 1
+            return Derivative(objective, TANGENT)
         loss: Callable[..., Any] = self.loss
-
-        def made() -> Objective:
-            part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-            return self._objective(Imaginary(self.arrays, self._stood_in_for), part)
-
-        return made
+        part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
+        return Derivative(self._objective(Imaginary(self.arrays, self._stood_in_for), part), COMPLEX_STEP)
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):
@@ -393,8 +423,8 @@ def _is_proportional(shadow: Objective, native: Objective, name: str) -> bool:
     if any(once and math.isclose(twice, 2 * once, rel_tol=1e-2) for once, twice in changes):
         return True
     if any(map(any, changes)):
-        return any(0 < abs(once) < FINER * quantum for once, _ in changes)
-    seen, live = _response(shadow, name), _response(native, name)
+        return any(0 < abs(change) < FINER * quantum for pair in changes for change in pair)
+    seen, live = _responses(shadow, native, name)
     rounds = shadow.space.arrays[name].any() and abs(seen) > FINER * quantum
     is_read = bool(seen) or not live
     return is_read and not rounds and math.isclose(seen, live, rel_tol=0.1, abs_tol=4 * quantum)
@@ -416,14 +446,25 @@ def _change(objective: Objective, name: str, amount: float) -> float:
         return objective.total(above - objective())
 
 
-def _response(objective: Objective, name: str) -> float:
-    """The change of the loss when a tensor is moved as far as float32 can see, from 0 too."""
+def _responses(shadow: Objective, native: Objective, name: str) -> tuple[float, float]:
+    """The changes of the loss on float64 copies and of the live one when a tensor is moved as far as float32 can see.
+
+    It is moved further where only the live one changes: of a bias that a normalisation takes away again, that is the
+    rounding of float32, and that of float64 shows sooner or later.
+    """
+    seen = live = 0.0
+    for share in SEEN_BY_FLOAT32:
+        seen, live = _response(shadow, name, share), _response(native, name, share)
+        if seen or not live:
+            break
+    return seen, live
+
+
+def _response(objective: Objective, name: str, share: float) -> float:
+    """The change of the loss when each entry of a tensor is moved by about a share of itself, from 0 too."""
     rng = np.random.default_rng(0)
     before = objective()
     with objective.space.moving(name) as place:
         base = place.base
-        place.put(
-            base
-            + SEEN_BY_FLOAT32 * (np.abs(base) + blockwise.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape)
-        )
+        place.put(base + share * (np.abs(base) + blockwise.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape))
         return objective.total(objective() - before)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gradguard import complex_step
 from gradguard.bench import Bench, Subject, require_precision
 from gradguard.blocks import Blocks, Masks, block_masks
 from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
+from gradguard.exact import remeasured
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
 from gradguard.parameters import Array, read_gradients, read_parameters
@@ -155,7 +155,7 @@ def deep_check(
     }
     told = {name: diagnose_tensor(found, histories[name], thresholds) for name, found in evidence.items()}
     doubtful = {name: found for name, found in evidence.items() if not _agrees(told[name])}
-    exact = complex_step.remeasured(bench, examined, doubtful, masks, lambda: ranks.clock() > until)
+    exact = remeasured(bench, examined, doubtful, masks, lambda: ranks.clock() > until)
     told |= {name: diagnose_tensor(found, histories[name], thresholds) for name, found in exact.items()}
     reports |= told
     reports = {name: reports[name] for name in names if name in reports}

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.batched import Stack
-from gradguard.parameters import Array, Float64, Space
+from gradguard.attempts import attempted
+from gradguard.batched import Stacks
+from gradguard.parameters import Array, Copies, Copying, Float64, Space
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 
@@ -102,13 +103,22 @@ class Objective:
         space: Where the tensors are moved.
         reduction: Which scalar the gradient is of, when the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each one.
+        copying: Makes the copies that one call of a batched loss takes; without it, the loss is handed stacks of them.
 
     Attributes:
         at_once: How many points one call of a batched loss takes.
     """
 
-    def __init__(self, loss: Loss, space: Space, reduction: Reduction | None, restore: Restore) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        space: Space,
+        reduction: Reduction | None,
+        restore: Restore,
+        copying: Copying | None = None,
+    ) -> None:
         self.space = space
+        self.copying = copying or Stacks(space)
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
         self.at_once = 1
@@ -137,9 +147,14 @@ class Objective:
 
     def answers(self, questions: Sequence["Question"]) -> list["Answer"]:
         """The losses at all the points that are asked for; afterwards the tensors are as they were."""
-        if self.at_once == 1:
-            return [self._one_by_one(question) for question in questions]
-        return self._together(questions)
+        if self.at_once > 1 and isinstance(self.copying, Stacks):
+            return self._together(questions)
+        if self.at_once > 1:  # nobody said that it can be, and this may be the point where it cannot
+            together = attempted(lambda: self._together(questions))
+            if not isinstance(together, Exception):
+                return together
+            self.at_once = 1
+        return [self._one_by_one(question) for question in questions]
 
     def _one_by_one(self, question: "Question") -> "Answer":
         losses, told = [], np.empty((*question.amounts.shape, 2))
@@ -157,13 +172,13 @@ class Objective:
         losses, told = [], np.empty((len(points), 2))
         for start in range(0, len(points), self.at_once):
             some = points[start : start + self.at_once]
-            stack = Stack.of(self.space.arrays, [question.name for question, _, _ in some])
+            stack = self.copying.copies([question.name for question, _, _ in some])
             for row, place, (question, probe, amount) in zip(told[start:], stack.places, some, strict=False):
                 row[:] = probe.shift(place, amount, question.gradient)
             losses.append(self.of_stack(stack))
         return _parted(questions, np.concatenate(losses), told)
 
-    def of_stack(self, stack: Stack) -> Float64:
+    def of_stack(self, stack: Copies) -> Float64:
         """The losses of each copy, shape (K, m), in one call.
 
         Raises:
@@ -173,7 +188,8 @@ class Objective:
         self._restore()
         count = len(stack.places)
         self.evaluations += count
-        values = numbers_of(self._loss(stack.arrays))
+        with stack.presented():
+            values = numbers_of(self._loss(stack.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
             raise ValueError(

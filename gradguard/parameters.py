@@ -1,6 +1,6 @@
 """The arrays under test: read by name, moved while the loss is evaluated, and put back bit for bit."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -170,6 +170,32 @@ class Space(Protocol):
         """Whatever must hold while the loss runs."""
 
 
+class Copies(Protocol):
+    """Copies of the tensors, all of which a loss is evaluated with in one call."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Of each copy the one tensor that may be moved; it need not be put back."""
+
+    @property
+    def arrays(self) -> Any:
+        """What the loss is handed."""
+
+    def presented(self) -> AbstractContextManager[object]:
+        """Whatever must hold while the loss runs."""
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """A space that makes copies of its own tensors, for a loss that was not written to take them."""
+
+    def at_most(self) -> int:
+        """How many one call may take."""
+
+    def copies(self, names: Sequence[str]) -> Copies:
+        """Copies, of each of which the tensor of its name is to be moved."""
+
+
 @runtime_checkable
 class Movable(Protocol):
     """A mapping of parameters that moves them itself, where they are no arrays that NumPy can write to."""
@@ -183,6 +209,12 @@ class Movable(Protocol):
 
     def shadow(self) -> Space:
         """Float64 copies of them."""
+
+    def tangents(self) -> Space | None:
+        """Float64 copies of them whose tangents are moved, and they themselves just to that side.
+
+        The loss is its derivative there, times the length of the move. None where there is no forward mode.
+        """
 
 
 class ArrayPlace:

@@ -7,14 +7,15 @@ signals may come just then: all that puts back can be done again, and there are 
 
 import random
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from gradguard.parameters import Array, Place, Space
+from gradguard.parameters import Array, Copies, Copying, Place, Space
 from gradguard.parted import own
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
@@ -87,6 +88,39 @@ class Held:
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         presented = self._space.presented()
         return presented if isinstance(presented, nullcontext) else self._moves.opened(presented)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCopying:
+    """What makes copies, whose swaps are written down: `gradguard.parameters.Copying`."""
+
+    copying: Copying
+    moves: Moves
+
+    def at_most(self) -> int:  # noqa: D102 - as in Copying
+        return self.copying.at_most()
+
+    def copies(self, names: Sequence[str]) -> Copies:  # noqa: D102 - as in Copying
+        return HeldCopies(self.copying.copies(names), self.moves)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCopies:
+    """Copies whose swaps are written down: `gradguard.parameters.Copies`."""
+
+    copies: Copies
+    moves: Moves
+
+    @property
+    def places(self) -> Sequence[Place]:  # noqa: D102 - as in Copies
+        return self.copies.places
+
+    @property
+    def arrays(self) -> Any:  # noqa: D102 - as in Copies
+        return self.copies.arrays
+
+    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Copies
+        return self.moves.opened(self.copies.presented())
 
 
 class Undisturbed:

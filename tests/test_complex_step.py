@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import TensorReport, Verdict, check
-from gradguard.complex_step import slopes
+from gradguard.bench import Derivative
+from gradguard.exact import slopes
 from gradguard.loss import Objective
 from gradguard.parameters import Imaginary
 from gradguard.probes import EntryProbe
@@ -25,7 +26,7 @@ def slope(loss: Callable[[Array], Any], at: float) -> float:
     """The derivative of a function of one number."""
     arrays = {"w": np.array([at])}
     objective = Objective(lambda p: np.imag(loss(p["w"][0])), Imaginary(arrays), None, lambda: None)
-    return float(slopes(objective, "w", [EntryProbe((0,))], np.zeros(1), 1e-20)[0][0])
+    return float(slopes(Derivative(objective, 1e-20), "w", [EntryProbe((0,))], np.zeros(1), 1.0)[0][0])
 
 
 @given(at=st.floats(0.1, 3), power=st.integers(1, 6))

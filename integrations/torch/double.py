@@ -1,4 +1,4 @@
-"""A loss in float64, whatever its author wrote: every operation of PyTorch is handed float64 tensors."""
+"""A loss on other tensors than its author wrote: every operation of PyTorch is handed those that stand in for them."""
 
 from collections.abc import Iterable
 from types import TracebackType
@@ -16,25 +16,45 @@ DRAWING_IN_PLACE = frozenset({Tensor.bernoulli_, Tensor.normal_, Tensor.uniform_
 DROPOUT = frozenset(
     {torch.dropout, functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d}
 )
+DATA = frozenset({Tensor.data.__get__})  # type: ignore[attr-defined]  # a property
 OTHERWISE = LOWERING | DRAWING | DRAWING_IN_PLACE | DROPOUT
 INERT = frozenset({int, float, bool, str, type(None), slice, torch.Size})
 
 
-class InDouble(TorchFunctionMode):
-    """While it is entered, float64 copies stand in for some tensors, and for all others of a narrower dtype.
+class StandingIn(TorchFunctionMode):
+    """While it is entered, some tensors stand in for others.
 
     It acts on what this thread calls of PyTorch; a kernel of somebody's own that is handed a live parameter reads that.
-    Random numbers are drawn in the dtype of the training: in float64 they would be others.
 
     Args:
         pairs: Tensors, and what stands in for each.
-        usual: The dtype of the training.
+
+    Attributes:
+        dtype: What stands in for floating dtypes; None where they stay what they are.
+        is_vectorised: Whether it runs within vmap.
+        returned: Bytes of all that the operations have returned there.
     """
 
-    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], usual: torch.dtype) -> None:
+    dtype: torch.dtype | None = None
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         super().__init__()
+        self.is_vectorised = False
+        self.returned = 0
         self._twins = {id(tensor): (tensor, twin) for tensor, twin in pairs}
-        self._usual = usual
+
+    def stand_in(self, tensor: Tensor, twin: Tensor) -> None:
+        """Have `twin` stand in for one more tensor."""
+        self._twins[id(tensor)] = (tensor, twin)
+
+    def exact(self, value: Any) -> Any:
+        """What stands in for a tensor or a dtype, also within a tuple, a list or a dict."""
+        if type(value) in INERT:
+            return value
+        return self._twin(value) if isinstance(value, Tensor) else _mapped(self.exact, self.dtype, value)
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        return self._twins.get(id(tensor), (tensor, tensor))[1]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -44,8 +64,44 @@ class InDouble(TorchFunctionMode):
             super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args = [self._exact(value) for value in args]
-        kwargs = {name: self._exact(value) for name, value in kwargs.items()} if kwargs else {}
+        if self.is_vectorised and func in DATA:
+            return self._data(args[0])
+        args = [self.exact(value) for value in args]
+        kwargs = {name: self.exact(value) for name, value in kwargs.items()} if kwargs else {}
+        result = self._called(func, args, kwargs)
+        if self.is_vectorised:
+            self.returned += _bytes(result)
+        return result
+
+    def _data(self, tensor: Tensor) -> Tensor:
+        """What `tensor.data` is within vmap, which has none: of a copy, so that nothing live is written to."""
+        twin: Tensor = self.exact(tensor)
+        if twin is tensor:
+            twin = tensor.clone()
+            self.stand_in(tensor, twin)
+        return twin.detach()
+
+    def _called(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+class InDouble(StandingIn):
+    """While it is entered, float64 copies stand in for some tensors, and for all others of a narrower dtype.
+
+    Random numbers are drawn in the dtype of the training: in float64 they would be others.
+
+    Args:
+        pairs: Tensors, and what stands in for each.
+        usual: The dtype of the training.
+    """
+
+    dtype = torch.float64
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], usual: torch.dtype) -> None:
+        super().__init__(pairs)
+        self._usual = usual
+
+    def _called(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return self._otherwise(func, args, kwargs) if func in OTHERWISE else _widened(func(*args, **kwargs))
 
     def _otherwise(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -62,12 +118,6 @@ class InDouble(TorchFunctionMode):
     def _dropped(self, func: Any, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:  # noqa: A002 - PyTorch's name
         mask = func(torch.ones_like(input, dtype=self._usual), *args[:2], **kwargs)
         return input.mul_(mask) if inplace or args[2:] == (True,) else input * mask
-
-    def _exact(self, value: Any) -> Any:
-        """What stands in for a tensor or a dtype, also within a tuple, a list or a dict."""
-        if type(value) in INERT:
-            return value
-        return self._twin(value) if isinstance(value, Tensor) else _mapped(self._exact, torch.float64, value)
 
     def _twin(self, tensor: Tensor) -> Tensor:
         found = self._twins.get(id(tensor))
@@ -89,10 +139,16 @@ def _widened(value: Any) -> Any:
     return value if type(value) in INERT else _mapped(_widened, torch.float64, value)
 
 
-def _mapped(change: Any, dtype: torch.dtype, value: Any) -> Any:
+def _bytes(result: Any) -> int:
+    if isinstance(result, Tensor):
+        return result.numel() * result.element_size()
+    return sum(map(_bytes, result)) if isinstance(result, tuple | list) else 0
+
+
+def _mapped(change: Any, dtype: torch.dtype | None, value: Any) -> Any:
     """A floating dtype replaced, or the items of a container changed; the very same where nothing of it does."""
     if isinstance(value, torch.dtype):
-        return dtype if value.is_floating_point else value
+        return dtype if dtype is not None and value.is_floating_point else value
     if isinstance(value, dict):
         return {key: change(item) for key, item in value.items()}
     if not isinstance(value, tuple | list):

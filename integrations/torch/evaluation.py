@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from gradguard.integrations.torch import forward_mode
 from gradguard.integrations.torch.forwards import Forwards, Replay
 from gradguard.integrations.torch.tensors import host
+from gradguard.integrations.torch.vectorised import Vectorised
 
 Around = Callable[[], AbstractContextManager[object]]
 
@@ -27,15 +29,18 @@ class Evaluation:
         self._around = around
         self._skipped: int | None = None
 
-    def __call__(self) -> object:
+    def __call__(self, copies: Vectorised | None = None) -> object:
         """The loss as a number, or an array of unreduced losses.
+
+        Args:
+            copies: Many copies of a parameter, each with a loss of its own, on a leading axis of the array.
 
         Raises:
             ValueError: It cannot be the loss that the gradient is of.
         """
         if self._skipped is None:
             self._skipped = self._aligned()
-        return self._evaluated(self._skipped)[0]
+        return self._evaluated(self._skipped, copies)[0]
 
     def _aligned(self) -> int:
         """How many of the training's forward passes the loss leaves out: it may be that of the last batch alone."""
@@ -62,10 +67,13 @@ class Evaluation:
             )
         return skipped
 
-    def _evaluated(self, skipped: int, *, closely: bool = False) -> tuple[object, Replay]:
+    def _evaluated(
+        self, skipped: int, copies: Vectorised | None = None, *, closely: bool = False
+    ) -> tuple[object, Replay]:
         again = self._forwards.again(skipped, closely=closely)
         with self._around(), torch.no_grad(), self._autocast(), _eager(), again as replay:
-            return _numbers(self._loss()), replay
+            losses = self._loss() if copies is None else copies.losses(self._loss)
+            return _numbers(forward_mode.told(losses)), replay
 
     def _autocast(self) -> AbstractContextManager[object]:
         return nullcontext() if self._forwards.autocast is None else self._forwards.autocast.again()

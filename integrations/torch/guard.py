@@ -95,7 +95,9 @@ class TorchGuard(Closing):
             options = self._company.options(options)
         ranks = ALONE if self._company is None else self._company.peers
         self._params: Parameters | ShardParameters = (
-            Parameters(checked, others) if self._company is None else self._company.parameters(checked, others)
+            Parameters(checked, others, buffers=inner.buffers)
+            if self._company is None
+            else self._company.parameters(checked, others)
         )
         streams, self._carried = Streams({tensor.device for tensor in checked.values()}), Carried(inner)
         others_streams = [snapshot_rng(np.random), snapshot_rng(random)]

@@ -50,6 +50,9 @@ class ReplicaParameters(Parameters):
         """Float64 copies of all of them."""
         return FollowedSpace(super().shadow(), self._peers)
 
+    def tangents(self) -> None:
+        """None: where one rank's forward pass refused them, the others would wait."""
+
 
 class FollowedSpace:
     """A space whose moves the other ranks are told with each loss, so that none goes another way unseen."""

@@ -214,6 +214,9 @@ class ShardParameters(Parts):
         """What says that there are no float64 copies."""
         return ShardSpace(self.tensors, self._shardings, self.ranks, "float64")
 
+    def tangents(self) -> None:
+        """There are none without float64 copies."""
+
 
 class ShardSpace:
     """The live parameters, of which each process moves its own part: `gradguard.parameters.Space`."""

@@ -1,20 +1,23 @@
 """The parameters of a module as the core sees them: NumPy arrays by name, moved where they lie, on their device."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch.double import InDouble
-from gradguard.parameters import Array, Moved, Place, Space
+from gradguard.integrations.torch.double import InDouble, StandingIn
+from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
+from gradguard.integrations.torch.vectorised import Copied, Room, Vectorised
+from gradguard.parameters import Array, Copies, Moved, Place, Space
 from gradguard.ranks import ALONE, Ranks
 
 BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
 LARGE_BLOCK = 2**24  # on an accelerator
+Buffers = Callable[[], Iterable[Tensor]]
 MOVABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -72,15 +75,23 @@ class Parameters(Hosted):
         checked: The parameters under check.
         others: Further ones that the loss may read: frozen ones, or of another optimizer.
         ranks: The processes of the training.
+        buffers: Those of the module, as they are when they are asked for.
 
     Attributes:
         autocast: What the training's forward pass casts to; None where it does not.
         ranks: As given.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        checked: Mapping[str, Tensor],
+        others: Mapping[str, Tensor],
+        ranks: Ranks = ALONE,
+        buffers: Buffers = tuple,
+    ) -> None:
         super().__init__(checked)
         self._others = others
+        self._buffers = buffers
         self.ranks = ranks
         self.autocast: torch.dtype | None = None
 
@@ -93,11 +104,16 @@ class Parameters(Hosted):
 
     def native(self) -> Space:
         """The parameters themselves."""
-        return Native(self.tensors)
+        return Native(self.tensors, self._buffers)
 
     def shadow(self) -> Space:
         """Float64 copies of all of them."""
-        return Doubled(self.tensors, self._others)
+        return Doubled(self.tensors, self._others, self._buffers)
+
+    def tangents(self) -> Space | None:
+        """Float64 copies of all of them, with tangents."""
+        prepare()
+        return Tangents(self.tensors, self._others, self._buffers)
 
     def gradients(self) -> Mapping[str, Array]:
         """Theirs."""
@@ -114,9 +130,11 @@ class Native:
 
     precision = "native"
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
         self.arrays: Mapping[str, Array] = Hosted(tensors)
         self._tensors = tensors
+        self._buffers = buffers
+        self._room = Room(in_bytes(tensors))
 
     def spacing(self, name: str) -> float:
         """The distance from the largest entry of a tensor to the next number of its dtype."""
@@ -130,14 +148,25 @@ class Native:
         """Nothing: the loss reads the live parameters."""
         return nullcontext()
 
+    def at_most(self) -> int:
+        """How many copies of a parameter one call of the loss may take."""
+        return self._room.at_most()
+
+    def copies(self, names: Sequence[str]) -> Copies:
+        """Copies of parameters, in their dtypes."""
+        return copies(self._tensors, self._tensors, names, lambda: StandingIn(()), self._buffers, self._room)
+
 
 class Doubled:
     """Float64 copies of the parameters on their devices, which stand in for them while the loss runs."""
 
     precision = "float64"
 
-    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
+        self._live = tensors
+        self._buffers = buffers
         self._tensors = {name: _doubled(tensor) for name, tensor in tensors.items()}
+        self._room = Room(in_bytes(self._tensors))
         self.arrays: Mapping[str, Array] = Hosted(self._tensors)
         pairs = [(tensor, self._tensors[name]) for name, tensor in tensors.items()]
         pairs += [(tensor, _doubled(tensor)) for tensor in others.values() if tensor.dtype in MOVABLE]
@@ -154,7 +183,83 @@ class Doubled:
 
     def presented(self) -> AbstractContextManager[object]:
         """Every operation of PyTorch is handed the copies, and float64 for all else."""
+        return self._in_double()
+
+    def at_most(self) -> int:
+        """How many copies of a parameter one call of the loss may take."""
+        return self._room.at_most()
+
+    def copies(self, names: Sequence[str]) -> Copies:
+        """Copies of parameters, in float64."""
+        return copies(self._live, self._tensors, names, self._in_double, self._buffers, self._room)
+
+    def _in_double(self) -> InDouble:
         return InDouble(self._pairs, self._usual)
+
+
+class Tangents(Doubled):
+    """Float64 copies of the parameters with tangents, of which those of one tensor at a time are moved."""
+
+    precision = "forward"
+
+    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
+        super().__init__(tensors, others, buffers)
+        self._moving: tuple[Tensor, TangentPlace] | None = None
+
+    def moving(self, name: str) -> AbstractContextManager[Place]:
+        """The tensor whose tangent is moved, for the time of a `with`; afterwards it is 0."""
+        place = TangentPlace.of(self._tensors[name])
+        self._moving = (self._live[name], place)
+        return Moved(place)
+
+    def presented(self) -> AbstractContextManager[object]:
+        """As for other float64 copies; that of the tensor that is moved carries its tangent."""
+        return InDual(self._pairs, self._usual, self._moving)
+
+    def copies(self, names: Sequence[str]) -> Copies:
+        """Copies of parameters with tangents, in float64: vmap is within forward mode."""
+        stacked = {name: stack(self._tensors[name], len(names)) for name in set(names)}
+        tangents = {name: torch.zeros_like(copies) for name, copies in stacked.items()}
+        places = [
+            TangentPlace(stacked[name][row], tangents[name][row], self._tensors[name]) for row, name in enumerate(names)
+        ]
+        copied = [Copied(self._live[name], copies, tangents[name]) for name, copies in stacked.items()]
+        return Vectorised(copied, places, partial(InDual, self._pairs, self._usual), self._buffers, self._room)
+
+
+def copies(
+    lives: Mapping[str, Tensor],
+    starts: Mapping[str, Tensor],
+    names: Sequence[str],
+    mode: Callable[[], StandingIn],
+    buffers: Buffers,
+    room: Room,
+) -> Vectorised:
+    """Copies of tensors, which stand in for live parameters while a loss is evaluated in a mode.
+
+    Args:
+        lives: The parameters, by name.
+        starts: What the copies are of.
+        names: Of each copy the tensor that may be moved.
+        mode: Makes what the loss is evaluated in.
+        buffers: Those that the loss may write to.
+        room: How many copies there is room for.
+    """
+    stacked = {name: stack(starts[name], len(names)) for name in set(names)}
+    sent = {name: Sent(copies.device) for name, copies in stacked.items()}
+    places = [TensorPlace(stacked[name][row], starts[name].detach(), sent[name]) for row, name in enumerate(names)]
+    copied = [Copied(lives[name], copies) for name, copies in stacked.items()]
+    return Vectorised(copied, places, mode, buffers, room)
+
+
+def stack(tensor: Tensor, count: int) -> Tensor:
+    """Copies of a tensor on a leading axis."""
+    return tensor.detach().expand(count, *tensor.shape).clone()
+
+
+def in_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """How large they are together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _doubled(tensor: Tensor) -> Tensor:
@@ -190,17 +295,38 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(torch.split(tensor, rows, axis) for tensor in tensors), strict=True)
 
 
+class Sent:
+    """The numbers of directions on a device, sent once for the points of a probe."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sent: dict[str, tuple[Array, Tensor]] = {}
+
+    def __call__(self, role: str, values: Array) -> Tensor:
+        """The same numbers there."""
+        sent = self._sent.get(role)
+        if sent is None or sent[0] is not values:
+            writable = values if values.flags.writeable else values.copy()  # PyTorch knows of no other
+            sent = self._sent[role] = (values, torch.as_tensor(writable, device=self._device))
+        return sent[1]
+
+
 class TensorPlace:
     """A tensor that is written to; autograd does not see it, so that a graph kept for another backward stays valid.
 
     It is copied when all of it is to be moved; of single entries only those are kept.
+
+    Args:
+        tensor: The tensor.
+        saved: Its unmoved values, where they are kept already.
+        sent: What sends directions to its device, where several places do so.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, saved: Tensor | None = None, sent: Sent | None = None) -> None:
         self._tensor = tensor.data
-        self._copy: Tensor | None = None
+        self._copy = saved
         self._entries: dict[tuple[int, ...], Tensor] = {}
-        self._sent: dict[str, tuple[Array, Tensor]] = {}
+        self._sent = sent or Sent(tensor.device)
 
     @property
     def _saved(self) -> Tensor:
@@ -221,7 +347,7 @@ class TensorPlace:
 
     def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
-        direction, slope = self._beside("vector", vector), self._beside("gradient", gradient)
+        direction, slope = self._sent("vector", vector), self._sent("gradient", gradient)
         along = against = 0.0
         for target, start, *others in blocks(self._tensor, self._saved, direction, slope):
             products = _shifted(target, start, amount, *others)
@@ -248,14 +374,6 @@ class TensorPlace:
     def _put_entries_back(self) -> None:
         for index, value in self._entries.items():
             self._tensor[index] = value
-
-    def _beside(self, role: str, values: Array) -> Tensor:
-        """The same numbers on the tensor's device: sent once for the points of a probe."""
-        sent = self._sent.get(role)
-        if sent is None or sent[0] is not values:
-            writable = values if values.flags.writeable else values.copy()  # PyTorch knows of no other
-            sent = self._sent[role] = (values, torch.as_tensor(writable, device=self._tensor.device))
-        return sent[1]
 
 
 def _shifted(target: Tensor, start: Tensor, amount: float, along: Tensor, against: Tensor) -> tuple[float, float]:

@@ -84,6 +84,16 @@ def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture
     assert len(rows) == 8
 
 
+def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """For each LSTM; PyTorch's own has no rule for it, and is called for each point."""
+    pytest.importorskip("torch")
+    importlib.import_module("torch_batching").main(["--quick"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[-1] == "gain"
+    assert {len(head)} == {len(row) for row in rows} == {len(rule)}
+    assert len(rows) == 12
+
+
 def test_a_peer_that_is_not_installed_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,14 @@
-"""The complex step: the exact derivatives of a loss that takes complex parameters.
+"""Exact derivatives, of a loss that carries tangents of its parameters along: what is in doubt is told by them.
 
-Im L(x + i h v) / h has no difference in it that could cancel, so that h can be far below all roundings: it has neither
-noise nor truncation, and sees no kink but those at x itself. A loss that is no analytic function of its parameters (an
-abs, a comparison, a cast) says something else: it is believed where it agrees with differences in float64.
+They have neither noise nor truncation, and see no kink but those at x itself. There are two ways to them:
 
-Source: Squire and Trapp 1998 (10.1137/S003614459631241X).
+- The complex step, of a loss that takes complex parameters: Im L(x + i h v) / h has no difference in it that could
+  cancel, so that h can be far below all roundings. Source: Squire and Trapp 1998 (10.1137/S003614459631241X).
+- Forward mode, where a framework has it: each operation of the forward pass has a derivative of its own, and no
+  backward pass has a part in it.
+
+A loss that is no analytic function of complex parameters, or that drops tangents (an abs, a comparison, a cast) says
+something else: the derivatives are believed where they agree with differences in float64.
 """
 
 import warnings
@@ -14,17 +18,16 @@ from dataclasses import replace
 import numpy as np
 
 from gradguard.attempts import attempted
-from gradguard.bench import Bench
+from gradguard.bench import Bench, Derivative
 from gradguard.blocks import Masks, held
 from gradguard.deep import Examined, Series, coverage
 from gradguard.differences import MARGIN
 from gradguard.evidence import Evidence, Pairs
-from gradguard.loss import Objective, Question
+from gradguard.loss import Question
 from gradguard.parameters import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 
-STEP = 1e-20  # in typical sizes of the tensor: its square is nothing beside 1
-ASIDE = 1e-9  # relative distance between the slopes to both sides, from which x is at a corner
+ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner
 PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near
 ROUNDED = 1e-14  # relative error of an exact derivative: the loss is still rounded, in float64
 SAME = 1e-8  # relative distance between derivatives in two ways
@@ -39,7 +42,7 @@ def remeasured(
     masks: Masks,
     is_late: Callable[[], bool],
 ) -> dict[str, Evidence]:
-    """The evidence of some tensors with exact derivatives; of none where the loss takes no complex parameters.
+    """The evidence of some tensors with exact derivatives; of none where the loss has none.
 
     Args:
         bench: What they were measured with.
@@ -48,37 +51,38 @@ def remeasured(
         masks: Named blocks, by tensor.
         is_late: Whether no further tensor is to be begun.
     """
-    if bench.imaginary is None or not doubtful:
+    make = bench.derivative
+    if make is None or not doubtful:
         return {}
-    objective = attempted(bench.imaginary)
-    if isinstance(objective, Exception):  # there is no memory for complex copies
+    derivative = attempted(lambda: make(bench.objective.at_once))
+    if not isinstance(derivative, Derivative):  # there is none, or no memory for further copies
         return {}
     found: dict[str, Evidence] = {}
 
     def measure() -> None:
         for name, evidence in doubtful.items():
             if name not in found and not is_late():
-                found[name] = _exactly(bench, objective, examined[name], evidence, masks)
+                found[name] = _exactly(bench, derivative, examined[name], evidence, masks)
 
     with warnings.catch_warnings():  # of a loss that drops the imaginary part, which is found out
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-        attempted(measure)  # whatever it raises, the loss is none for complex parameters
-    bench.objective.evaluations += objective.evaluations
+        attempted(measure)  # whatever it raises, the loss carries no tangents
+    bench.objective.evaluations += derivative.objective.evaluations
     return {name: evidence for name, evidence in found.items() if evidence.exact}
 
 
 def _exactly(
     bench: Bench,
-    objective: Objective,
+    derivative: Derivative,
     measured: Examined,
     evidence: Evidence,
     masks: Masks,
 ) -> Evidence:
-    """The evidence with exact derivatives; as it was where the complex step is not proven along the directions."""
-    directions, _ = _pairs(bench, objective, evidence.name, measured.directions)
+    """The evidence with exact derivatives; as it was where they are not proven along the directions."""
+    directions, _ = _pairs(bench, derivative, evidence.name, measured.directions)
     if not _is_proven(bench, measured, directions):
         return evidence
-    entries, probes = _pairs(bench, objective, evidence.name, measured.entries)
+    entries, probes = _pairs(bench, derivative, evidence.name, measured.entries)
     index = tuple(probe.index for probe in probes if isinstance(probe, EntryProbe))
     return replace(
         evidence,
@@ -94,38 +98,39 @@ def _exactly(
 
 
 def slopes(
-    objective: Objective, name: str, probes: Sequence[Probe], gradient: Array, step: float
-) -> tuple[Float64, Float64]:
-    """The derivatives of the loss along some probes, and those that the gradient predicts; both of shape (K,).
+    derivative: Derivative, name: str, probes: Sequence[Probe], gradient: Array, typical: float
+) -> tuple[Float64, Float64, Float64]:
+    """The derivatives of the loss along some probes, how uncertain they are, and what the gradient predicts; all (K,).
 
-    The former are nan where the loss has a corner at x, so that its slopes to both sides differ, or is not finite.
+    They are nan where the loss has a corner at x, so that its slopes to both sides differ, or is not finite.
 
     Args:
-        objective: The imaginary part of the loss.
+        derivative: Of the loss.
         name: The tensor.
         probes: K directions.
         gradient: Of the tensor.
-        step: How far it is moved along the imaginary axis.
+        typical: The size of the tensor.
     """
+    objective, step = derivative.objective, derivative.step * typical
     (answer,) = objective.answers([Question(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
     with np.errstate(invalid="ignore"):
         sides = objective.totals(answer.losses) / answer.along
         apart = np.abs(sides[:, 0] - sides[:, 1])
-    n = np.where(apart <= ASIDE * np.abs(sides).max(axis=1), sides.mean(axis=1), np.nan)
-    return n, (answer.against / answer.along).mean(axis=1)
+    largest = np.abs(sides[np.isfinite(sides)]).max(initial=0.0)
+    n = np.where(apart <= ASIDE * largest, sides.mean(axis=1), np.nan)
+    return n, ROUNDED * largest + apart / 2, (answer.against / answer.along).mean(axis=1)
 
 
-def _pairs(bench: Bench, objective: Objective, name: str, series: Series) -> tuple[Pairs, list[Probe]]:
+def _pairs(bench: Bench, derivative: Derivative, name: str, series: Series) -> tuple[Pairs, list[Probe]]:
     """The exact pairs along some probes, and those probes.
 
     None that start from a corner, or so near one that the backward pass, rounded, may have seen the other side of it.
     """
-    n, g = slopes(objective, name, series.probes, bench.gradients[name], STEP * bench.typical(name))
+    n, error, g = slopes(derivative, name, series.probes, bench.gradients[name], bench.typical(name))
     smooth = np.isfinite(n) & ~series.settled.bent
     rounding, own = series.settled.rounding, series.settled.own
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(n == g, 0.0, (n - g) / (MARGIN * rounding))
-    error = np.full(n.size, ROUNDED * np.abs(n[smooth]).max(initial=0.0))
+        z = np.where(n == g, 0.0, (n - g) / (MARGIN * np.hypot(rounding, error)))
     pairs = Pairs(n, g, error, rounding, z, own)
     return pairs.where(smooth), [probe for probe, kept in zip(series.probes, smooth, strict=True) if kept]
 

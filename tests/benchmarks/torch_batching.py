@@ -1,0 +1,96 @@
+"""What it gains that `torch.func.vmap` evaluates many points of a check in one call of the loss.
+
+What is measured: a deep check of LSTMs with 8 units (39 timesteps) on batches from small to large, their gradients
+right or twice as large (then all is measured again in forward mode); processor time, one thread, the two in turns,
+medians.
+
+How to read it: "calls" are few where vmap was found to take the loss and to be faster, and about as many as evaluations
+where not. "gain" is the time of one by one over that of the check as it is.
+
+    python tests/benchmarks/torch_batching.py
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from common import table
+from torch import Tensor, nn
+from torch_lstms import LSTMS, Batch, classifier, loss_of, random_batch
+from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from gradguard.check import check
+from gradguard.integrations.torch import TorchGuard
+
+TIMESTEPS = 39
+SIZES = (1, 16, 256)
+ENTRIES = 12  # of a tensor
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One check: its evaluations, the calls of the loss, and its seconds."""
+
+    evaluations: int
+    calls: int
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each LSTM, batch, precision and gradient."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--quick", action="store_true", help="two timesteps of the smallest batch only")
+    options.add_argument("--repeats", type=int, default=1, help="of each, for the median (default: %(default)s)")
+    chosen = options.parse_args(arguments)
+    torch.set_num_threads(1)
+    sizes, timesteps, entries = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, TIMESTEPS, ENTRIES)
+    head = ("LSTM", "batch", "precision", "gradients", "evaluations", "calls", "one by one, s", "as it is, s", "gain")
+    print(table(head, rows(sizes, timesteps, entries, chosen.repeats)))
+
+
+def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> Iterator[Row]:
+    """Both ways, of each."""
+    kinds = [(precision, scale) for precision in ("native", "auto") for scale in (1.0, 2.0)]
+    runs = [(name, size, *kind) for name in LSTMS for size in sizes for kind in kinds]
+    for name, size, precision, scale in tqdm(runs, desc="LSTMs", leave=False):
+        module = classifier(name)
+        batch = random_batch(timesteps, size, torch.Generator().manual_seed(1))
+        pairs = [both(module, batch, precision, scale, entries) for _ in range(repeats)]
+        alone, together = (statistics.median(pair[i].seconds for pair in pairs) for i in (0, 1))
+        what = name, str(size), precision, "right" if scale == 1 else "twice"
+        counts = f"{pairs[-1][1].evaluations:,}", f"{pairs[-1][1].calls:,}"
+        yield *what, *counts, f"{alone:.2f}", f"{together:.2f}", f"{alone / together:.1f}"
+
+
+def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> tuple[Timing, Timing]:
+    """A check point by point, and one as it is."""
+    with patch("gradguard.bench.tried_at_once", lambda *_: 1):
+        alone = timed(module, batch, precision, scale, entries)
+    return alone, timed(module, batch, precision, scale, entries)
+
+
+def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> Timing:
+    """A deep check of gradients that are too large by a factor."""
+    calls = 0
+
+    def loss() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_of(module, batch)
+
+    with TorchGuard(module, max_overhead=None) as guard:
+        module.zero_grad()
+        (scale * loss_of(module, batch)).backward()  # type: ignore[no-untyped-call]  # PyTorch's
+        started = time.process_time()
+        gradients = guard._params.gradients()
+        report = check(guard._params, gradients, guard._evaluated(loss), precision=precision, entries=entries)
+        return Timing(report.evaluations, calls, time.process_time() - started)
+
+
+if __name__ == "__main__":
+    main()

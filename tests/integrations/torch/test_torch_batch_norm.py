@@ -1,0 +1,25 @@
+"""A bias before a normalisation has no effect but by rounding, which is no reason to leave float64."""
+
+import pytest
+
+from gradguard import check
+from gradguard.integrations.torch import TorchGuard
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402 - torch may not be there
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("unit", [nn.ReLU, nn.Tanh])
+def test_a_bias_that_a_normalisation_takes_away_is_checked_in_float64(seed: int, unit: type[nn.Module]) -> None:
+    """With the others, of which none is wrong."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), unit(), nn.Linear(8, 3))
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    with TorchGuard(module) as guard:
+        nn.functional.cross_entropy(module(x), y).backward()
+        loss = guard._evaluated(lambda: nn.functional.cross_entropy(module(x), y))
+        report = check(guard._params, guard._params.gradients(), loss, entries=4)
+    assert report.precision == "float64"
+    assert not any(tensor.verdict.is_bug for tensor in report.tensors.values())
