@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gradguard.alerts import Alerts, GradientError
-from gradguard.bench import Subject, require_precision
 from gradguard.blocks import Blocks, block_masks
 from gradguard.check import report_of
 from gradguard.closing import Closing
@@ -25,6 +24,7 @@ from gradguard.report import Alert, Report
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.snapshots import Snapshot, together
 from gradguard.state import State
+from gradguard.subject import Subject, require_precision
 from gradguard.thresholds import Thresholds
 from gradguard.undisturbed import Undisturbed
 from gradguard.verdict import Verdict

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gradguard.bench import Bench, Subject, require_precision
+from gradguard.bench import Bench
 from gradguard.blocks import Blocks, Masks, block_masks
 from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
@@ -20,6 +20,7 @@ from gradguard.ranks import ALONE, Ranks
 from gradguard.report import Report, TensorReport
 from gradguard.schedule import is_whole
 from gradguard.snapshots import Snapshot, together
+from gradguard.subject import Subject, require_precision
 from gradguard.summary import read_together, summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
 from gradguard.undisturbed import Undisturbed

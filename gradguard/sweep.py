@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradguard import noise, probes, sweep_curves, sweep_words
-from gradguard.bench import Bench, Subject, require_precision
+from gradguard.bench import Bench
 from gradguard.blockwise import typical_size
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
@@ -21,6 +21,7 @@ from gradguard.parameters import Array, Float64, read_gradients, read_parameters
 from gradguard.probes import EntryProbe
 from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together
+from gradguard.subject import Subject, require_precision
 from gradguard.sweep_curves import Curve, Differences
 from gradguard.undisturbed import Undisturbed
 

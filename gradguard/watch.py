@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.bench import Bench, Precision, Proven, Subject
+from gradguard.bench import Bench, Proven
 from gradguard.blocks import Masks
 from gradguard.blockwise import is_finite
 from gradguard.check import deep_check, nondeterministic
@@ -20,6 +20,7 @@ from gradguard.ranks import ALONE, Ranks
 from gradguard.report import TensorReport
 from gradguard.routine import TensorState, probe_tensor
 from gradguard.schedule import Plan
+from gradguard.subject import Precision, Subject
 from gradguard.summary import unmeasured
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict

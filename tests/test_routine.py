@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gradguard import GradGuard, Report
-from gradguard.bench import Subject
 from gradguard.deep import Effort, examine
 from gradguard.routine import GAUSSIAN_EVERY, TensorState, probe_tensor
 from gradguard.snapshots import together
+from gradguard.subject import Subject
 from gradguard.undisturbed import Undisturbed
 
 Grads = dict[str, NDArray[np.float32]]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
-from gradguard.bench import Precision, Subject
 from gradguard.loss import Reduction
 from gradguard.snapshots import together
+from gradguard.subject import Precision, Subject
 from gradguard.testing import LSTM, Batch, random_batch
 from gradguard.undisturbed import Undisturbed
 
