@@ -106,7 +106,8 @@ class Training:
         """All that goes on."""
         assert all(self.params[name] is array for name, array in self.objects.items())
         arrays = [*self.params.values(), *self.grads.values(), *self.momentum.values(), self.hidden]
-        streams = [self.rng.bit_generator.state, np.random.get_state()[1:], random.getstate()]  # noqa: NPY002
+        legacy: Any = np.random.get_state()  # noqa: NPY002 - users have it
+        streams = [self.rng.bit_generator.state, legacy[1:], random.getstate()]
         return [*(array.tobytes() for array in arrays), *map(repr, streams)]
 
 
