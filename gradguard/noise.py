@@ -23,7 +23,6 @@ NARROWINGS = (1 / 4, 1 / 16, 1 / 64)  # of it, while the loss bends within it
 LOUD = 10.0  # floors, from which what is heard may be a bend
 BENDS = 2.0  # times less is heard so much closer: of a bend 16 times less
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
-OF_FOURTH = 70.0  # variance of x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2) where each loss has 1
 SLACK = 3.0  # units in the last place by which changes may lie beside their lattice: each loss was rounded twice since
 BY_CHANCE = 1e-6  # how likely changes on no lattice may be to fit
 
@@ -214,8 +213,8 @@ def updated_variance(variance: float, fourth: float, checks: int) -> float:
 
     Args:
         variance: Before.
-        fourth: x4, of all five points.
+        fourth: x4, whose variance is 70 sigma^2.
         checks: How many fourth differences came before; the average is faster at first.
     """
     weight = max(0.03, 1 / (checks + 8))
-    return (1 - weight) * variance + weight * 1.02 * min(fourth**2 / OF_FOURTH, 9 * variance)
+    return (1 - weight) * variance + weight * 1.02 * min(fourth**2 / 70, 9 * variance)

@@ -1,27 +1,23 @@
 """The routine check of one tensor: one direction and a few entries, four points each, and what it carries over."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
-from gradguard.deep import CAUTION, Examined, Series, coverage
-from gradguard.differences import NOISE_OF_TRUNCATION, FourPoint
+from gradguard.deep import CAUTION, Examined, coverage
+from gradguard.differences import FourPoint
 from gradguard.drift import Detector
 from gradguard.evidence import Evidence, Pairs
 from gradguard.noise import Noise
 from gradguard.probes import Probe
-from gradguard.settled import CLEARLY, CONVERGES
 from gradguard.steps import Steps, next_step
 
 FAR_TOO_LONG_Z3 = 30.0
 GAUSSIAN_EVERY = 4
 STRAYS = 5
-CLEAR = 2.0  # standard deviations of the running noise, from which a probe is noisier than that
 
 
 @dataclass(slots=True)
@@ -33,8 +29,6 @@ class Stream:
         variance: Of the loss's noise along such probes.
         checks: Probes so far.
         strays: Probes in a row whose step was far too long.
-        rough: Whether the loss is not smooth on the scale of the steps: what kinks add to the differences does not
-            average out, and only single ones count.
         detector: Their evidence.
     """
 
@@ -42,51 +36,14 @@ class Stream:
     variance: float
     checks: int = 0
     strays: int = 0
-    rough: bool = False
     detector: Detector = field(default_factory=Detector)
-
-    @classmethod
-    def after(cls, series: Series, *, rough: bool) -> Self:
-        """Begin where a deep check left off; where the loss is rough, no longer steps than it found good are taken."""
-        steps, settled = series.steps, series.settled
-        # The deep check has looked for corners that far; a single probe does not see them in its noise.
-        within = replace(steps, longest=max(steps.shortest, steps.start)) if rough else steps
-        return cls(within, settled.sigma**2, rough=rough)
-
-    @property
-    def sigma(self) -> float:
-        """The noise of the loss along such probes."""
-        return math.sqrt(self.variance)
-
-    def sigma_of(self, points: FourPoint) -> float:
-        """The noise in one probe: the running one, or its own where its fourth difference stands clear of that.
-
-        Noise changes from batch to batch, and kinks and bends are no more even than noise is: they move the odd part,
-        which the gradient is compared with, as they move the even one.
-        """
-        own = float(np.abs(points.fourth[0])) / math.sqrt(noise.OF_FOURTH)
-        return own if own > CLEAR * self.sigma else self.sigma
-
-    def tells(self, points: FourPoint) -> bool:
-        """Whether a step is known to be in the range of Taylor's series: then small shifts may be summed over probes.
-
-        As in a deep check, by `Settled.rough` and `Settled.converging`: where a loss levels off within the step, n is
-        too small and truncation hardly shows. It must show to be small beside n, or beside what g predicts where n is
-        missing.
-        """
-        if self.rough:
-            return False
-        seen = max(abs(float(points.numerical[0])), abs(float(points.predicted[0])))
-        truncation = float(points.truncation[0]) + 2 * NOISE_OF_TRUNCATION * self.sigma
-        return seen > CLEARLY * self.sigma and truncation < CONVERGES * seen
 
     def learn(self, points: FourPoint, z: float) -> None:
         """Take over what one probe says of the noise, the step and the gradient."""
-        z3 = float(points.truncation_in_noise(self.sigma)[0])
+        z3 = float(points.truncation_in_noise(np.sqrt(self.variance))[0])
         if np.isfinite(z3) and z3 <= FAR_TOO_LONG_Z3:
             self.strays = 0
-            if self.tells(points):
-                self.detector.update(z)
+            self.detector.update(z)
             self.variance = noise.updated_variance(self.variance, float(points.fourth[0]), self.checks)
         else:
             self.strays += 1
@@ -117,11 +74,11 @@ class TensorState:
     @classmethod
     def after(cls, examined: Examined) -> "TensorState":
         """Begin where a deep check left off."""
-        rough = examined.evidence.rough
+        along = (examined.directions.steps, examined.directions.settled.sigma**2)
         return cls(
-            aligned=Stream.after(examined.directions, rough=rough),
-            gaussian=Stream.after(examined.directions, rough=rough),
-            entry=Stream.after(examined.entries, rough=rough),
+            aligned=Stream(*along),
+            gaussian=Stream(*along),
+            entry=Stream(examined.entries.steps, examined.entries.settled.sigma**2),
             noise=examined.noise,
             amplification=examined.amplification,
         )
@@ -182,7 +139,7 @@ def probe_tensor(
         kinks=0,
         coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=state.entry.steps.start,
-        noise=kinds[0][0].sigma,
+        noise=float(np.sqrt(kinds[0][0].variance)),
         rough=False,
         survives=False,
         blocks={},
@@ -202,8 +159,8 @@ def _probe(
     for place, probe in enumerate(chosen):
         points = bench.measure(name, [probe], np.array([stream.steps.start]))
         stream.variance = max(stream.variance, floor**2)
-        sigma = stream.sigma_of(points)
-        if points.truncation_in_noise(stream.sigma)[0] <= FAR_TOO_LONG_Z3:
+        sigma = float(np.sqrt(stream.variance))
+        if points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3:
             measured = measured.plus(Pairs.measured(points, sigma, rounding, np.zeros(1)))
             kept.append(place)
         stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
