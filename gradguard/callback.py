@@ -155,19 +155,23 @@ class GradGuard(Closing):
             ValueError: There is no loss, steps go backwards, names or shapes do not fit, or the loss begins to write to
                 the gradients.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
-            RuntimeError: Another thread is using the guard.
+            RuntimeError: Another thread is using the guard, or its own loss calls it.
         """
-        with self._one_thread:
-            return self._after_backward(step, grads, loss, constants)
+        report = self._one_thread.during(lambda: self._after_backward(step, grads, loss, constants))
+        if report is not None:
+            self._tell(report)
+        return report
 
     def state_dict(self) -> dict[str, Any]:
         """What the checks so far have found, for a checkpoint: plain dicts, lists, strings and numbers.
 
         A guard that takes it with `load_state_dict` makes the same further checks, bit for bit, as this one would (as
         far as `max_overhead` leaves it the time). History and reports are not in it: they are with the writers.
+
+        Raises:
+            RuntimeError: Another thread is using the guard.
         """
-        watch = self._watch
-        return State(self._shapes, watch.memory, watch.rng, self._alerts.told, self._budget.spent).to_dict()
+        return self._one_thread.during(self._state_dict, within=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called, at whatever step the training goes on.
@@ -176,7 +180,23 @@ class GradGuard(Closing):
 
         Raises:
             ValueError: It is no such state, or one of other parameters; nothing has changed then.
+            RuntimeError: Another thread is using the guard, or its own loss calls it.
         """
+        self._one_thread.during(lambda: self._load(state))
+
+    def close(self) -> None:
+        """Close the writers; once is enough, twice does no harm.
+
+        Raises:
+            RuntimeError: Another thread is using the guard.
+        """
+        self._one_thread.during(self._close, within=True)
+
+    def _state_dict(self) -> dict[str, Any]:
+        watch = self._watch
+        return State(self._shapes, watch.memory, watch.rng, self._alerts.told, self._budget.spent).to_dict()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         shapes = _shapes(read_parameters(self._params))
         loaded = State.from_dict(state, shapes)
         self._see_shapes(shapes)
@@ -186,8 +206,7 @@ class GradGuard(Closing):
         self._last_step = None
         self._outlets.resume()
 
-    def close(self) -> None:
-        """Close the writers; once is enough, twice does no harm."""
+    def _close(self) -> None:
         if not self._closed:
             self._closed = True
             self._kept.clear()
@@ -225,7 +244,6 @@ class GradGuard(Closing):
             report, alarms = self._check(step, grads, loss, known, plan, started)
             self._publish(report, alarms)
             self._budget.record(self._ranks.clock() - started, report.evaluations)
-        self._tell(report)
         return report
 
     def _check(

@@ -28,6 +28,22 @@ STANDING_BY = 8  # for as many signals that come while things are put back
 GLOBAL_STREAMS = together([snapshot_rng(np.random), snapshot_rng(random)])
 
 
+def done_after(work: Callable[[], Result], act: Callable[[], object], standing_by: int = STANDING_BY) -> Result:
+    """The result of some work, after which something is done, whatever ends the work and wherever that comes.
+
+    Args:
+        work: What is done first.
+        act: What is done then, again and again until it was not interrupted: once more must do no harm.
+        standing_by: For as many interrupts of `act`.
+    """
+    # A handler of the exception that interrupts what puts back may be interrupted before its first line. So all
+    # that may have to do it have begun before the work: each interrupt takes one of them out, and the next does it.
+    try:
+        return done_after(work, act, standing_by - 1) if standing_by else work()
+    finally:
+        act()
+
+
 class Moves:
     """The moves and swaps that are open, in the order in which they were opened."""
 
@@ -173,19 +189,12 @@ class Undisturbed:
 
     def during(self, work: Callable[[], Result]) -> Result:
         """The result of some work, after which everything is as it was."""
-        return self._then_put_back(work, STANDING_BY)
-
-    def _then_put_back(self, work: Callable[[], Result], standing_by: int) -> Result:
-        # A handler of the exception that interrupts what puts back may be interrupted before its first line. So all
-        # that may have to do it have begun before the work: each interrupt takes one of them out, and the next does it.
-        try:
-            return self._then_put_back(work, standing_by - 1) if standing_by else work()
-        finally:
-            if not self._is_back:
-                self._put_back()
+        return done_after(work, self._put_back)
 
     def _put_back(self) -> None:
         """All of it, the parameters first, also where some of it fails."""
+        if self._is_back:
+            return
         with ExitStack() as steps:
             for step in (self._put_back_gradients, self._streams, self._restore, self.moves.put_back):
                 steps.callback(step)
