@@ -16,10 +16,10 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import JSONLWriter, Verdict, diagnose
 from gradguard.cli import main
-from gradguard.logs import read_logs
-from gradguard.record import CHECK, SWEEP, History
+from gradguard.recorded.logs import read_logs
 from gradguard.writers import TensorBoardWriter
 from gradguard.writers.event_files import LocalEventFile
+from gradguard.writers.record import CHECK, SWEEP, History
 
 WORDS = ["<script>alert(1)</script>", "</title>", "../../etc/passwd", "\x1b[2J", "a|b*c*", "\u202eW", "nan", "", "\0"]
 NUMBERS: list[Any] = [0, -1, 1e308, 10**400, float("nan"), float("-inf"), True, 10**18]
