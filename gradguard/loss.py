@@ -145,7 +145,7 @@ class Objective:
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
-    def answers(self, questions: Sequence["Question"]) -> list["Answer"]:
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
         """The losses at all the points that are asked for; afterwards the tensors are as they were."""
         if self.at_once > 1 and isinstance(self.copying, Stacks):
             return self._together(questions)
@@ -156,7 +156,7 @@ class Objective:
             self.at_once = 1
         return [self._one_by_one(question) for question in questions]
 
-    def _one_by_one(self, question: "Question") -> "Answer":
+    def _one_by_one(self, question: Question) -> Answer:
         losses, told = [], np.empty((*question.amounts.shape, 2))
         with self.space.moving(question.name) as place:
             for probe, along, row in zip(question.probes, question.amounts, told, strict=True):
@@ -166,7 +166,7 @@ class Objective:
                 probe.reset(place)
         return Answer(np.array(losses).reshape(*question.amounts.shape, -1), told[..., 0], told[..., 1])
 
-    def _together(self, questions: Sequence["Question"]) -> list["Answer"]:
+    def _together(self, questions: Sequence[Question]) -> list[Answer]:
         """In as few calls as there may be: a call takes points of several tensors, each moved in copies of its own."""
         points = [point for question in questions for point in question.points]
         losses, told = [], np.empty((len(points), 2))
