@@ -157,7 +157,16 @@ class GradGuard(Closing):
             GradientError: A bug is confirmed, and `on_alert` is "raise".
             RuntimeError: Another thread is using the guard, or its own loss calls it.
         """
-        report = self._one_thread.during(lambda: self._after_backward(step, grads, loss, constants))
+        self._one_thread.refuse()
+        if self._closed:
+            raise ValueError("the guard is closed; make a new one, or close it after the last step")
+        given = loss if loss is not None else self._loss
+        if given is None:
+            raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
+        step = self._last_step = require_step(step, self._last_step)
+        if not self._due(step):
+            return None
+        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants))
         if report is not None:
             self._tell(report)
         return report
@@ -224,17 +233,9 @@ class GradGuard(Closing):
         copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_kept": {}}, memo))
         return copied
 
-    def _after_backward(
-        self, step: int, grads: Mapping[str, object], loss: Loss | None, constants: Mapping[str, float] | None
+    def _checked(
+        self, step: int, grads: Mapping[str, object], loss: Loss, constants: Mapping[str, float] | None
     ) -> Report | None:
-        if self._closed:
-            raise ValueError("the guard is closed; make a new one, or close it after the last step")
-        loss = loss if loss is not None else self._loss
-        if loss is None:
-            raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
-        step = self._last_step = require_step(step, self._last_step)
-        if not self._due(step):
-            return None
         known = self._constants | require_constants(constants)
         with self._ranks.checking(step):
             plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)

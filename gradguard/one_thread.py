@@ -21,6 +21,15 @@ class OneThread:
     def __init__(self) -> None:
         self._inside: dict[str, tuple[int, str]] = {}
 
+    def refuse(self) -> None:
+        """Refuse whoever comes while somebody is inside: most steps of a training need no more than that.
+
+        Raises:
+            RuntimeError: Another thread is inside, or this one.
+        """
+        if self._inside:
+            self.during(lambda: None)
+
     def during(self, work: Callable[[], Result], *, within: bool = False) -> Result:
         """The result of some work, while nobody else may come in; what ends the work lets go, wherever that comes.
 
