@@ -158,16 +158,18 @@ class GradGuard(Closing):
             RuntimeError: Another thread is using the guard, or its own loss calls it.
         """
         self._one_thread.refuse()
+        began = self._ranks.clock()
         if self._closed:
             raise ValueError("the guard is closed; make a new one, or close it after the last step")
         given = loss if loss is not None else self._loss
         if given is None:
             raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
         step = self._last_step = require_step(step, self._last_step)
-        if not self._due(step):
-            return None
-        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants))
-        if report is not None:
+        is_due = self._due(step)
+        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants)) if is_due else None
+        if report is None:
+            self._budget.pass_by(self._ranks.clock() - began)
+        else:
             self._tell(report)
         return report
 

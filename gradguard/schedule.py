@@ -93,7 +93,7 @@ class Spent:
 
     Attributes:
         elapsed: Seconds since the first check; None before it.
-        seconds: Spent in checks, after the first.
+        seconds: Spent in checks, and in passing by, after the first.
         evaluation: Seconds that an evaluation of the loss takes.
     """
 
@@ -151,6 +151,11 @@ class Budget:
         if self._since is None:
             self._since = self._clock()
         else:
+            self._spent += seconds
+
+    def pass_by(self, seconds: float) -> None:
+        """Account for a step without a check: of short steps, there are many for each check."""
+        if self._since is not None:
             self._spent += seconds
 
     def plan(self, tensors: int, entries: int) -> Plan | None:

@@ -86,6 +86,21 @@ def test_the_first_check_is_free_and_without_a_bound_all_are() -> None:
     assert bounded.plan(5, 3) is None
 
 
+def test_steps_without_a_check_cost_something_too() -> None:
+    """What a guard takes to see that nothing is due comes off what its checks may take."""
+    now = 0.0
+    budget = Budget(0.01, lambda: now)
+    budget.pass_by(1e6)  # before the first check nothing counts
+    budget.record(0.0, 1)
+    budget.record(0.0, 1)
+    now = 1000.0
+    assert budget.plan(5, 3) == Plan(5, 3)
+    budget.pass_by(9.0)
+    assert budget.share == 0.009
+    budget.pass_by(1.0)
+    assert budget.plan(5, 3) is None
+
+
 def test_a_check_that_cost_more_than_the_bound_is_paid_off_before_the_next() -> None:
     """No check while the share is over it, however cheap one would be."""
     budget = Budget(0.5)
