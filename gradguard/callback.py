@@ -165,11 +165,11 @@ class GradGuard(Closing):
         if given is None:
             raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
         step = self._last_step = require_step(step, self._last_step)
-        is_due = self._due(step)
-        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants)) if is_due else None
-        if report is None:
+        if not self._due(step):
             self._budget.pass_by(self._ranks.clock() - began)
-        else:
+            return None
+        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants))
+        if report is not None:
             self._tell(report)
         return report
 
