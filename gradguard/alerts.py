@@ -84,8 +84,7 @@ def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
 def _news(tensor: TensorReport) -> str:
     """What is new when it changes: the digits of a ratio are measured anew at each check, and are not."""
     cause = re.sub(r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?|\d+\(\d+\)", "", tensor.cause)
-    has_factor = tensor.verdict in (Verdict.scale, Verdict.sign)
-    size = round(4 * math.log(abs(tensor.ratio))) if has_factor and tensor.ratio else 0
+    size = round(4 * math.log(abs(tensor.ratio))) if tensor.verdict.is_factor and tensor.ratio else 0
     return f"{tensor.verdict} {tensor.guilty} {size}: {cause}"
 
 

@@ -14,7 +14,6 @@ from gradguard.report import BlockReport, Entry, TensorReport
 from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 
-FACTORS = (Verdict.scale, Verdict.sign)  # the verdicts that are one number
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
 NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves
 BLIND = 10.0  # floors above this many discrepancy thresholds tell nothing
@@ -37,14 +36,14 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         _kind_of_bug(pairs, entries) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
     )
     blocks = {name: _block(name, entries.where(mask), evidence, thresholds) for name, mask in evidence.blocks.items()}
-    ratio, signs = pairs.ratio, entries.signs
+    ratio, signs, worst = pairs.ratio, entries.signs, _worst(evidence)
     place = _place(evidence) if verdict is Verdict.structure and not blocks else None
     sentence = wording.Wording(
         evidence=evidence,
         blocks=blocks,
-        worst=_worst(evidence),
+        worst=worst,
         place=place,
-        names=history.names_of(ratio.value, ratio.error, evidence.shape) if verdict in FACTORS else (),
+        names=history.names_of(ratio.value, ratio.error, evidence.shape) if verdict.is_factor else (),
         thresholds=thresholds,
     )
     explanation, cause = sentence.of(verdict)
@@ -71,7 +70,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         smallest_visible=evidence.smallest_visible,
         deep=evidence.deep,
         blocks=blocks,
-        worst=_worst(evidence),
+        worst=worst,
         ratios=_ratios(entries.where(entries.resolvable)),
         entries=_entries(evidence, _spread(entries.size)),
         constants=history.constants,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradguard.loss import Answer, Objective, Question
 from gradguard.parameters import Array, Float64
 from gradguard.probes import Probe
-from gradguard.side_by_side import Search, alone
+from gradguard.side_by_side import Search
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
@@ -178,9 +178,9 @@ class FourPoint:
         )
 
 
-def measure(
+def measuring(
     objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
-) -> FourPoint:
+) -> Search[FourPoint]:
     """Four evaluations of the loss for each probe of one tensor; afterwards the tensor is as it was.
 
     Args:
@@ -191,13 +191,6 @@ def measure(
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
-    return alone(objective, measuring(objective, name, gradient, probes, steps, centre))
-
-
-def measuring(
-    objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
-) -> Search[FourPoint]:
-    """The same as a part of a search."""
     together, parts = max(1, LOSSES // (4 * centre.size)), []
     for start in range(0, len(probes), together):
         some = slice(start, start + together)

@@ -25,6 +25,11 @@ class Verdict(StrEnum):
         return {0: False, 1: False, 2: None, 3: True}[self.level]
 
     @property
+    def is_factor(self) -> bool:
+        """Whether one number, n / g, says all that is wrong."""
+        return self in (Verdict.scale, Verdict.sign)
+
+    @property
     def level(self) -> int:
         """How grave: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug."""
         match self:

@@ -224,7 +224,7 @@ class Watch:
         )
         for name, report in reports.items():
             self.memory.tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
-            if report.verdict in (Verdict.scale, Verdict.sign):
+            if report.verdict.is_factor:
                 seen = (*self.memory.ratios.get(name, ()), Observation(report.ratio, report.ratio_error, constants))
                 self.memory.ratios[name] = seen[-RATIOS:]
             else:

@@ -187,7 +187,7 @@ def _unnamed(k: float, error: float) -> str:
 
 
 def _short(block: BlockReport) -> str:
-    if block.verdict in (Verdict.scale, Verdict.sign):
+    if block.verdict.is_factor:
         return f"n = {uncertain(block.ratio, block.ratio_error)} x g"
     return str(block.verdict)
 

@@ -8,16 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gradguard.differences import FourPoint, concatenate, measure
+from gradguard.differences import FourPoint, concatenate, measuring
 from gradguard.evidence import ALARM
 from gradguard.loss import Objective, Reduction
 from gradguard.parameters import Array, Copied, Float64, InPlace, Shadow, Space
 from gradguard.probes import EntryProbe, Probe, aligned, gaussian
+from gradguard.side_by_side import alone
 from gradguard.testing import LSTM, random_batch
 
 Loss = Callable[[Array], object]
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+def measure(
+    objective: Objective, name: str, gradient: Array, probes: list[Probe], steps: Float64, centre: Float64
+) -> FourPoint:
+    """The four-point differences of one tensor, by themselves."""
+    return alone(objective, measuring(objective, name, gradient, probes, steps, centre))
 
 
 def differences(

@@ -117,7 +117,7 @@ class InDual(InDouble):
                 self.stand_in(live, place.dual())
             self._functions.__enter__()
             super().__enter__()  # type: ignore[no-untyped-call]
-        except BaseException:
+        except BaseException:  # everything, interrupts too: what is half entered is left before it goes on
             self.__exit__(None, None, None)
             raise
         return self

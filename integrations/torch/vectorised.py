@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradguard.batched import MOST
 from gradguard.integrations.torch.double import StandingIn
 from gradguard.integrations.torch.forward_mode import dual
 from gradguard.integrations.torch.functions import SeenThrough
 from gradguard.parameters import Place
 
-MOST = 512  # copies in a call
 BYTES = 2**28  # of all that a call computes
 NO_RULE = "There is a performance drop"  # how PyTorch begins to say that vmap has none for an operation
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gradguard import Report, Verdict
+from gradguard.batched import MOST
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.vectorised import BYTES, MOST, Room
+from gradguard.integrations.torch.vectorised import BYTES, Room
 from gradguard.loss import Objective, Question
 from gradguard.probes import aligned, entries, gaussian
 
