@@ -1,28 +1,23 @@
 """A guard belongs to one thread at a time, and to nobody once an exception has come out of it."""
 
-import contextlib
 import dis
 import functools
 import itertools
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
 import pytest
+from signal_storm import StopError, Storm
 
 from gradguard import Alert, GradGuard, Verdict, one_thread, undisturbed
 from gradguard.one_thread import OneThread
 from gradguard.undisturbed import done_after
 
 MODULES = {one_thread.__file__, undisturbed.__file__}
-
-
-class StopError(Exception):
-    """What a signal's handler raises."""
 
 
 def sine(**options: Any) -> tuple[dict[str, Any], GradGuard]:
@@ -222,41 +217,6 @@ def test_what_must_be_done_after_is_done_whatever_comes_out() -> None:
     assert isinstance(raised.value.__context__, Exception)
     assert len(done) > 3
     assert done_after(lambda: 7, lambda: None) == 7
-
-
-class Storm:
-    """Signals in quick succession, whose handler raises."""
-
-    def __init__(self) -> None:
-        self.left = self.raised = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signals call it
-        """Handle one."""
-        if self.left:
-            self.left -= 1
-            self.raised += 1
-            raise StopError
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """While they are handled."""
-        before = signal.signal(signal.SIGALRM, self)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGALRM, before)
-
-    def during(self, act: Callable[[], object], count: int, after: float, every: float = 0.0) -> None:
-        """So many signals while something is done; those that come late are forgotten."""
-        try:
-            self.left = count
-            signal.setitimer(signal.ITIMER_REAL, after, every)
-            act()
-        except StopError:
-            pass
-        finally:
-            self.left = 0
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_a_storm_of_signals_leaves_nothing_locked() -> None:

@@ -7,15 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from signal_storm import StopError
 
 from gradguard import GradGuard, snapshot_attributes, snapshot_rng
 from gradguard.snapshots import Snapshot, together
 
 FORMS = ["native", "float64 by swap", "float64 by swap, OrderedDict"]
-
-
-class StopError(Exception):
-    """What a signal handler raises."""
 
 
 class Model:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
-from disturbed_model import Model, StopError
+from disturbed_model import Model
+from signal_storm import StopError
 
 from gradguard.outlets import OURS
 

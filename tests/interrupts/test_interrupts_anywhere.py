@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from disturbed_model import FORMS, Model, StopError, routine
+from disturbed_model import FORMS, Model, routine
 from interrupter import Interrupter, strike
+from signal_storm import StopError
 
 from gradguard import GradGuard, check, sweep
 from gradguard.parameters import ArrayPlace, Moved

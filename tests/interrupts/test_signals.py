@@ -1,59 +1,21 @@
 """Real signals, one at a time, in storms and from a parent process."""
 
-import contextlib
 import functools
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-from disturbed_model import FORMS, Model, StopError
+from disturbed_model import FORMS, Model
+from signal_storm import StopError, Storm
 
 from gradguard import GradGuard, JSONLWriter, Report, Verdict
 from gradguard.writers import read_jsonl
-
-
-class Storm:
-    """Signals in quick succession, whose handler raises."""
-
-    def __init__(self) -> None:
-        self.left = self.raised = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signals call it
-        """Handle one."""
-        if self.left:
-            self.left -= 1
-            self.raised += 1
-            raise StopError
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """While they are handled; what they raise where an object is let go, Python itself ignores."""
-        before, hook = signal.signal(signal.SIGALRM, self), sys.unraisablehook
-        sys.unraisablehook = lambda _: None  # pytest's own would be interrupted in its turn, and fail
-        try:
-            yield
-        finally:
-            sys.unraisablehook = hook
-            signal.signal(signal.SIGALRM, before)
-
-    def during(self, act: Callable[[], object], count: int, after: float, every: float = 0.0) -> None:
-        """So many signals while something is done; those that come late are forgotten."""
-        try:
-            self.left = count
-            signal.setitimer(signal.ITIMER_REAL, after, every)
-            act()
-        except StopError:
-            pass
-        finally:
-            self.left = 0
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -11,3 +11,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    """Whatever a check does, none of what it puts in PyTorch's way is left there."""
+    from torch.autograd import Function, forward_ad
+    from torch.overrides import _get_current_function_mode_stack
+
+    before = Function.__dict__["apply"]
+    yield
+    assert Function.__dict__["apply"] is before
+    assert not _get_current_function_mode_stack()
+    with forward_ad.dual_level():  # none was left open
+        pass

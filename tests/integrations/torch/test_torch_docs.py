@@ -1,17 +1,15 @@
 """What docs/torch.md shows is true: its blocks run as they stand."""
 
-import re
 import runpy
 from pathlib import Path
 
 import pytest
+from doc_pages import blocks, digitless, page, python_of
 
 pytest.importorskip("torch")
 
-PAGE = (Path(__file__).parents[3] / "docs" / "torch.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-PYTHON = [number for number, (language, _) in enumerate(BLOCKS) if language == "python"]
-NUMBER = re.compile(r"\d[\d.]*(e-?\d+)?(\(\d+\))?")
+BLOCKS = blocks(page("torch.md"))
+PYTHON = python_of(BLOCKS)
 
 
 @pytest.mark.parametrize("number", PYTHON)
@@ -25,7 +23,7 @@ def test_an_example_runs_and_says_what_the_page_says(
     runpy.run_path(str(example), run_name="__main__")
     language, said = BLOCKS[number + 1] if number + 1 < len(BLOCKS) else ("", "")
     if language == "text":
-        assert NUMBER.sub("#", capsys.readouterr().out).startswith(NUMBER.sub("#", said))
+        assert digitless(capsys.readouterr().out).startswith(digitless(said))
 
 
 def test_the_examples_are_found() -> None:

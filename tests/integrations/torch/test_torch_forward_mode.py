@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,27 +15,10 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd import Function, forward_ad  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch_checks import seeded  # noqa: E402
 from torch_models import INPUTS, TIMESTEPS, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
 
-APPLY = Function.__dict__["apply"]
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Small tensors gain nothing from several threads; and whatever a check does, PyTorch is as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    assert Function.__dict__["apply"] is APPLY
-    with forward_ad.dual_level():  # none was left open
-        pass
-
-
-def seeded(make: Callable[[], Any]) -> Any:
-    """What it makes with the random stream at its start."""
-    torch.manual_seed(0)
-    return make()
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 
 def checked(module: nn.Module, *, wrong: float = 1.0, loss: Callable[[Tensor, Tensor], Any] = cross_entropy) -> Report:
@@ -286,11 +269,11 @@ def test_what_the_loss_raises_in_forward_mode_leaves_all_as_it_was(error: type[B
 def test_a_function_in_another_thread_is_left_alone() -> None:
     """A backward pass by hand is called as ever while a check runs elsewhere."""
     module, (x, y) = seeded(lambda: HandLSTM("averaged")), batches(1)[0]
-    own = torch.ones(3, requires_grad=True)
+    own, apply = torch.ones(3, requires_grad=True), Function.__dict__["apply"]
     seen = []
 
     def loss() -> Tensor:
-        if Function.__dict__["apply"] is not APPLY and not seen:
+        if Function.__dict__["apply"] is not apply and not seen:
             thread = threading.Thread(target=lambda: seen.append(Cube.apply(own).grad_fn))
             thread.start()
             thread.join()

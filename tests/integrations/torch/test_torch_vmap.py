@@ -1,7 +1,7 @@
 """Many points in one call of the loss, where `torch.func.vmap` takes it: found out by trial, nothing else changes."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,9 @@ from gradguard.probes import aligned, entries, gaussian
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
-from torch.autograd import Function  # noqa: E402
 from torch.nn import functional  # noqa: E402
-from torch.overrides import _get_current_function_mode_stack  # noqa: E402
+from torch_checks import seeded  # noqa: E402
 from torch_models import BATCH, CLASSES, HIDDEN, INPUTS, TIMESTEPS, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
-
-APPLY = Function.__dict__["apply"]
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Small tensors gain nothing from several threads; and whatever a check does, PyTorch is as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    assert Function.__dict__["apply"] is APPLY
-    assert not _get_current_function_mode_stack()
 
 
 @pytest.fixture
@@ -43,13 +29,7 @@ def _however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradguard.stacked.LONGEST", 1e3)
 
 
-pytestmark = pytest.mark.usefixtures("_however_slow")
-
-
-def seeded(make: Callable[[], Any]) -> Any:
-    """What it makes with the random stream at its start."""
-    torch.manual_seed(0)
-    return make()
+pytestmark = pytest.mark.usefixtures("_however_slow", "torch_as_it_was")
 
 
 class Counted:
