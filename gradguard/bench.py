@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from gradguard import blockwise
-from gradguard.differences import FourPoint, measuring
+from gradguard.differences import FourPoint, measure_each, measuring
 from gradguard.loss import Objective
+from gradguard.noise import Noise
 from gradguard.parameters import Array, Float64, typical_size_among
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
@@ -81,7 +83,7 @@ class Derivative:
     step: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bench:
     """What a check measures with.
 
@@ -93,6 +95,7 @@ class Bench:
         centre: The unreduced losses at the unperturbed parameters.
         unit: The unit roundoff of what the gradients were computed with.
         noise: sigma of the loss in native precision; 0 where it did not move.
+        heard: The noise of the loss along tensors where it has been listened to already.
         derivative: Makes the derivative of the loss, of which one call takes so many points too; None where it has no
             exact one. Only where float64 was proven.
     """
@@ -104,6 +107,7 @@ class Bench:
     centre: Float64
     unit: float
     noise: float = 0.0
+    heard: Mapping[str, Noise] = field(default_factory=dict)
     derivative: Callable[[int], Derivative | None] | None = None
 
     @property
@@ -111,7 +115,7 @@ class Bench:
         """The loss at the unperturbed parameters."""
         return self.objective.total(self.centre)
 
-    @property
+    @cached_property
     def roundoff(self) -> float:
         """The relative rounding of a backward pass: a unit roundoff, or the loss's own noise where that is larger.
 
@@ -120,6 +124,11 @@ class Bench:
         relative = self.noise / abs(self.loss) if self.loss else LARGEST_ROUNDOFF
         return min(max(self.unit, relative), LARGEST_ROUNDOFF)
 
+    @cached_property
+    def _passing(self) -> float:
+        """How much of the loss passes through a tensor, at most."""
+        return max(size.passing for size in self.sizes.values())
+
     def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences of one tensor along some probes."""
         return alone(self.objective, self.measuring(name, probes, steps))
@@ -127,6 +136,11 @@ class Bench:
     def measuring(self, name: str, probes: Sequence[Probe], steps: Float64) -> Search[FourPoint]:
         """The same as a part of a search."""
         return measuring(self.objective, name, self.gradients[name], probes, steps, self.centre)
+
+    def measure_each(self, moved: Sequence[tuple[str, Probe]], steps: Float64) -> FourPoint:
+        """Four-point differences of some tensors, along one probe of each."""
+        with_gradients = [(name, probe, self.gradients[name]) for name, probe in moved]
+        return measure_each(self.objective, with_gradients, steps, self.centre)
 
     def rounding_of_entry(self, name: str) -> Rounding:
         """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""
@@ -145,13 +159,12 @@ class Bench:
         to speak of, what the loss's own rounding in native precision leaves comes on top.
         """
         typical = self.sizes[name].typical or 1.0
-        passing = max(size.passing for size in self.sizes.values())
         sharp = min(max(1.0, typical), SHARPEST)
         saturated = min(SATURATED_ROUNDING * sharp**2 * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
         relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, saturated)
-        left = self.roundoff * passing
+        left = self.roundoff * self._passing
         if self.roundoff < LARGEST_ROUNDOFF:
-            left = max(self.unit * passing, min(left, self.noise))
+            left = max(self.unit * self._passing, min(left, self.noise))
         is_native = self.objective.space.precision == "native"
         forward = 0.0 if is_native else max(self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
         own = math.hypot(relative * derivative, BACKPROP_ROUNDING * left / typical)

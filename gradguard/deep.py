@@ -23,9 +23,25 @@ from gradguard.steps import Steps
 
 CAUTION = 1 / 5  # of the steps that suited another tensor: too long a step may pass for a noisier loss
 ENTRIES = 300  # of a tensor, at most, unless asked for otherwise
-EVALUATIONS_A_TENSOR = 60  # to hear the noise, and of pilots
-EVALUATIONS_A_DIRECTION = 20
-EVALUATIONS_AN_ENTRY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """About how many evaluations of the loss it takes.
+
+    Attributes:
+        tensor: To hear the noise of the loss, to find steps, to see that the loss repeats.
+        direction: To measure along a direction.
+        entry: To measure an entry.
+    """
+
+    tensor: int
+    direction: int
+    entry: int
+
+
+USUALLY = Cost(tensor=60, direction=20, entry=8)
+IN_DOUBT = Cost(tensor=220, direction=40, entry=40)  # what disagrees is measured again, and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +52,23 @@ class Effort:
         entries: Single entries, at most.
         aligned: Directions along the gradient, each entry weighted at random: they resolve an error of scale best.
         gaussian: Directions that see what the gradient misses.
+        cost: About what that takes.
     """
 
     entries: int = ENTRIES
     aligned: int = 4
     gaussian: int = 4
+    cost: Cost = USUALLY
 
     def at_most(self, evaluations: float) -> "Effort":
         """What so many evaluations pay for: fewer entries, and when that is not enough, fewer directions."""
-        others = EVALUATIONS_A_TENSOR + EVALUATIONS_A_DIRECTION * (self.aligned + self.gaussian)
-        entries = (evaluations - others) / EVALUATIONS_AN_ENTRY
+        cost, directions = self.cost, self.aligned + self.gaussian
+        entries = (evaluations - cost.tensor - cost.direction * directions) / cost.entry
         if entries >= LEAST.entries:
             return replace(self, entries=min(self.entries, int(entries)))
-        spared = evaluations - EVALUATIONS_A_TENSOR - EVALUATIONS_AN_ENTRY * LEAST.entries
-        share = max(0.0, spared / (EVALUATIONS_A_DIRECTION * (self.aligned + self.gaussian)))
+        share = max(0.0, (evaluations - cost.tensor - cost.entry * LEAST.entries) / (cost.direction * directions))
         aligned, gaussian = int(share * self.aligned), int(share * self.gaussian)
-        return replace(LEAST, aligned=max(LEAST.aligned, aligned), gaussian=max(LEAST.gaussian, gaussian))
+        return replace(LEAST, aligned=max(LEAST.aligned, aligned), gaussian=max(LEAST.gaussian, gaussian), cost=cost)
 
 
 LEAST = Effort(entries=3, aligned=1, gaussian=1)
@@ -162,11 +179,11 @@ def examine(
         first: What was measured of another tensor: the steps of these are probably much the same.
     """
     drawing = [(name, np.random.default_rng(rng.integers(2**63))) for name in names]
-    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in drawing]
-    heard = side_by_side(bench.objective, listening)
-    planned = [
-        _planned(bench, name, effort, own, sounds, first) for (name, own), sounds in zip(drawing, heard, strict=True)
-    ]
+    left = [(name, own) for name, own in drawing if name not in bench.heard]
+    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in left]
+    newly = side_by_side(bench.objective, listening)
+    heard = {**bench.heard, **{name: sounds for (name, _), sounds in zip(left, newly, strict=True)}}
+    planned = [_planned(bench, name, effort, own, heard[name], first) for name, own in drawing]
     found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
     pairs = zip(found[::2], found[1::2], strict=True)
     return {

@@ -112,11 +112,11 @@ class FourPoint:
         """x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2), freed of what asymmetric points add to it: mostly noise."""
         return self.even2 - 4 * self.even1 - self.n * self.skew
 
-    def truncation_in_noise(self, sigma: float) -> Float64:
+    def truncation_in_noise(self, sigma: Float64 | float) -> Float64:
         """z3: the truncation indicator in standard deviations of its own noise."""
         return self.truncation / (NOISE_OF_TRUNCATION * sigma)
 
-    def truncation_bar(self, sigma: float) -> Float64:
+    def truncation_bar(self, sigma: Float64 | float) -> Float64:
         """How far truncation may have moved N, where it stands clear of the noise.
 
         A kink need not show in u2 - 2 u1, but it shows in the fourth difference: of slopes that differ by J at x it
@@ -126,11 +126,11 @@ class FourPoint:
         kink = np.maximum(0, np.abs(self.fourth) - KINK_IN_NOISE * sigma) / 4
         return smooth + kink
 
-    def bar(self, sigma: float) -> Float64:
+    def bar(self, sigma: Float64 | float) -> Float64:
         """The error bar of `n`: noise and truncation, from loss values alone."""
         return np.hypot(NOISE_OF_NUMERICAL * sigma, self.truncation_bar(sigma)) / self.length
 
-    def evidence(self, sigma: float, rounding: Float64 | float, moved: Float64 | float = 0.0) -> Float64:
+    def evidence(self, sigma: Float64 | float, rounding: Float64 | float, moved: Float64 | float = 0.0) -> Float64:
         """Z, about N(0, 1) for a correct gradient: what of n - g neither truncation nor noise explains.
 
         Args:
@@ -141,14 +141,14 @@ class FourPoint:
         excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
         return np.sign(self.n - self.g) * np.maximum(0, excess) / self._deviation(sigma, rounding)
 
-    def deviation_in_noise(self, sigma: float, rounding: Float64 | float) -> Float64:
+    def deviation_in_noise(self, sigma: Float64 | float, rounding: Float64 | float) -> Float64:
         """N - g in standard deviations, truncation not taken off: small steady shifts show in the sum of many.
 
         The four points are free of the third derivative; what truncation is left is too small to add up.
         """
         return (self.n - self.g) / self._deviation(sigma, rounding)
 
-    def _deviation(self, sigma: float, rounding: Float64 | float) -> Float64:
+    def _deviation(self, sigma: Float64 | float, rounding: Float64 | float) -> Float64:
         return MARGIN * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
 
     def recentred(self, sigma: float) -> Self:
@@ -195,6 +195,28 @@ def measuring(
     for start in range(0, len(probes), together):
         some = slice(start, start + together)
         answer = yield Question(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
+        parts.append(_of_answer(objective, answer, steps[some], centre))
+    return concatenate(parts)
+
+
+def measure_each(
+    objective: Objective, moved: Sequence[tuple[str, Probe, Array]], steps: Float64, centre: Float64
+) -> FourPoint:
+    """The same along one probe of each of K tensors.
+
+    Args:
+        objective: The loss.
+        moved: The tensors, the probe of each, and their gradients.
+        steps: h for each, shape (K,).
+        centre: The unreduced losses at the unperturbed parameters.
+    """
+    together, parts = max(1, LOSSES // (4 * centre.size)), []
+    for start in range(0, len(moved), together):
+        some = slice(start, start + together)
+        amounts = np.multiply.outer(steps[some], POINTS)[:, None]
+        each = zip(moved[some], amounts, strict=True)
+        asked = [Question(name, [probe], points, gradient) for (name, probe, gradient), points in each]
+        answer = Answer.joined(objective.answers(asked))
         parts.append(_of_answer(objective, answer, steps[some], centre))
     return concatenate(parts)
 

@@ -14,24 +14,19 @@ from gradguard.parameters import Float64
 
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])  # of the shifts looked for, in standard deviations
 CLIP = 3.0  # tails are heavier than a Gaussian's; up to here a probe multiplies the sums by 1 at most, on average
+HYPOTHESES = 3  # the ratio has gone up, or down, or something else has changed
 
 
 class Detector:
     """The evidence of one stream of probes, kept as logarithms: it grows without bound once there is a fault."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget everything: after a confirmation has cleared the tensor."""
-        self._upward: Float64 = np.full(SIZES.size, -np.inf)
-        self._downward: Float64 = np.full(SIZES.size, -np.inf)
-        self._either: Float64 = np.full(SIZES.size, -np.inf)
+        self._sums: Float64 = np.full((HYPOTHESES, SIZES.size), -np.inf)
 
     def to_plain(self) -> list[list[float]] | None:
         """The sums as lists; None before the first probe, where they are not finite."""
-        sums = self._upward, self._downward, self._either
-        return [values.tolist() for values in sums] if np.isfinite(self._upward).all() else None
+        plain: list[list[float]] = self._sums.tolist()
+        return plain if np.isfinite(self._sums).all() else None
 
     @classmethod
     def from_plain(cls, plain: list[list[float]] | None) -> Self:
@@ -43,28 +38,23 @@ class Detector:
         detector = cls()
         if plain is not None:
             sums = np.array(plain, dtype=np.float64)
-            if sums.shape != (3, SIZES.size) or not np.isfinite(sums).all():
+            if sums.shape != detector._sums.shape or not np.isfinite(sums).all():
                 raise ValueError(f"expected {SIZES.size} finite numbers in each of three lists")
-            detector._upward, detector._downward, detector._either = sums
+            detector._sums = sums
         return detector
 
     def update(self, z: float) -> None:
         """One more probe: `z` is about N(0, 1) on a correct gradient, positive where n/g is above 1."""
-        z = float(np.clip(z, -CLIP, CLIP))
-        self._upward = _one_more(self._upward) + SIZES * z - SIZES**2 / 2
-        self._downward = _one_more(self._downward) - SIZES * z - SIZES**2 / 2
-        self._either = _one_more(self._either) + _log_cosh(SIZES * z) - SIZES**2 / 2
+        shift = SIZES * min(max(z, -CLIP), CLIP)
+        gained = np.array([shift, -shift, _log_cosh(shift)]) - SIZES**2 / 2
+        self._sums = np.logaddexp(self._sums, 0) + gained
 
     @property
     def evidence(self) -> float:
         """log10 of the evidence: half for a moved ratio, half for anything else."""
-        moved = np.concatenate([self._upward, self._downward])
-        total = np.logaddexp(_log_mean(moved), _log_mean(self._either)) - math.log(2)
+        moved, either = self._sums[:2], self._sums[2]
+        total = np.logaddexp(_log_mean(moved), _log_mean(either)) - math.log(2)
         return float(total) / math.log(10)
-
-
-def _one_more(log_sum: Float64) -> Float64:
-    return np.logaddexp(log_sum, 0)
 
 
 def _log_cosh(values: Float64) -> Float64:
@@ -72,7 +62,7 @@ def _log_cosh(values: Float64) -> Float64:
 
 
 def _log_mean(logs: Float64) -> float:
-    return float(np.logaddexp.reduce(logs)) - math.log(logs.size)
+    return float(np.logaddexp.reduce(logs, axis=None)) - math.log(logs.size)
 
 
 def alarm_level(probes: int, checks: int, false_alarms: float) -> float:

@@ -46,7 +46,7 @@ class Pairs:
     def measured(
         cls,
         points: FourPoint,
-        sigma: float,
+        sigma: Float64 | float,
         rounding: Float64 | float,
         moved: Float64,
         own: Float64 | float | None = None,
@@ -70,15 +70,19 @@ class Pairs:
         """No pairs at all."""
         return cls(*(np.empty(0) for _ in dataclasses.fields(cls)))
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Pairs":
-        """Some of the pairs."""
-        return Pairs(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+    def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "Pairs":
+        """Some of the pairs: those marked, or those at some places."""
+        return Pairs(*(column[chosen] for column in self._columns))
 
     @classmethod
     def joined(cls, parts: Sequence["Pairs"]) -> "Pairs":
         """The pairs of each part, one part after the other."""
-        fields = [(part.n, part.g, part.error, part.rounding, part.z, part.own) for part in parts or [Pairs.none()]]
-        return Pairs(*map(np.concatenate, zip(*fields, strict=True)))
+        columns = [part._columns for part in parts or [Pairs.none()]]
+        return Pairs(*map(np.concatenate, zip(*columns, strict=True)))
+
+    @property
+    def _columns(self) -> tuple[Float64, ...]:
+        return self.n, self.g, self.error, self.rounding, self.z, self.own
 
     @property
     def size(self) -> int:

@@ -94,6 +94,12 @@ class Answer:
     along: Float64
     against: Float64
 
+    @classmethod
+    def joined(cls, answers: Sequence["Answer"]) -> "Answer":
+        """The answers to several questions as one, probe after probe."""
+        each = [(answer.losses, answer.along, answer.against) for answer in answers]
+        return cls(*map(np.concatenate, zip(*each, strict=True)))
+
 
 class Objective:
     """The loss where `space` stands: the unreduced losses in float64, and how to sum them.

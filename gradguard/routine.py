@@ -1,18 +1,19 @@
-"""The routine check of one tensor: one direction and a few entries, four points each, and what it carries over."""
+"""The routine check: one direction and a few entries of each tensor, four points each, and what it carries over."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
 from gradguard import noise, probes
 from gradguard.bench import Bench
 from gradguard.deep import CAUTION, Examined, coverage
-from gradguard.differences import FourPoint
 from gradguard.drift import Detector
 from gradguard.evidence import Evidence, Pairs
 from gradguard.noise import Noise
-from gradguard.probes import Probe
+from gradguard.probes import EntryProbe, Probe
 from gradguard.steps import Steps, next_step
 
 FAR_TOO_LONG_Z3 = 30.0
@@ -38,13 +39,18 @@ class Stream:
     strays: int = 0
     detector: Detector = field(default_factory=Detector)
 
-    def learn(self, points: FourPoint, z: float) -> None:
-        """Take over what one probe says of the noise, the step and the gradient."""
-        z3 = float(points.truncation_in_noise(np.sqrt(self.variance))[0])
-        if np.isfinite(z3) and z3 <= FAR_TOO_LONG_Z3:
+    def learn(self, z3: float, fourth: float, z: float) -> None:
+        """Take over what one probe says of the step, the noise and the gradient.
+
+        Args:
+            z3: Truncation in standard deviations of its noise.
+            fourth: The fourth difference.
+            z: About N(0, 1) on a correct gradient.
+        """
+        if z3 <= FAR_TOO_LONG_Z3:
             self.strays = 0
             self.detector.update(z)
-            self.variance = noise.updated_variance(self.variance, float(points.fourth[0]), self.checks)
+            self.variance = noise.updated_variance(self.variance, fourth, self.checks)
         else:
             self.strays += 1
         self.checks += 1
@@ -105,13 +111,55 @@ class TensorState:
         return max(stream.detector.evidence for stream in (self.aligned, self.gaussian, self.entry))
 
 
-def probe_tensor(
-    bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator
-) -> tuple[Evidence, float]:
-    """A direction along the gradient and some entries of a tensor; the pairs, and the largest |Z| among them.
+def probe_tensors(
+    bench: Bench, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
+) -> dict[str, tuple[Evidence, float]]:
+    """A direction along the gradient and some entries of each tensor; the pairs, and the largest |Z| among them.
 
-    Every few checks a Gaussian direction takes the place of an entry: it sees a gradient that is missing.
+    Every few checks a Gaussian direction takes the place of an entry: it sees a gradient that is missing. The tensors
+    take turns, so that a tensor's next probe has the step that its last one taught, and the probes of one turn go into
+    the same calls of a batched loss.
+
+    Args:
+        bench: What to measure with.
+        states: Where the probes of each tensor stand; they learn.
+        entries: How many of each tensor, at most.
+        rng: Of the probes.
     """
+    planned = {name: _planned(bench, name, state, entries, rng) for name, state in states.items()}
+    taken = [_taken(bench, [turn for turn in turns if turn]) for turns in zip_longest(*planned.values())]
+    kept, pairs = [turn for turns, _ in taken for turn in turns], Pairs.joined([measured for _, measured in taken])
+    places: dict[str, list[int]] = {name: [] for name in states}
+    for place, turn in enumerate(kept):
+        places[turn.name].append(place)
+    found = {}
+    for name, own in places.items():
+        of_tensor = pairs.where(np.array(own, dtype=np.intp))
+        found[name] = _found(bench, states[name], planned[name], [kept[place] for place in own], of_tensor)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One probe of one tensor.
+
+    Attributes:
+        name: The tensor.
+        stream: What it teaches, and begins with.
+        probe: The probe.
+        rounding: Backprop's own rounding error along it.
+        floor: What the noise is no less than.
+    """
+
+    name: str
+    stream: Stream
+    probe: Probe
+    rounding: float
+    floor: float
+
+
+def _planned(bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator) -> list[_Turn]:
+    """The probes of one tensor: its directions, then its entries."""
     gradient = bench.gradients[name]
     floor = state.noise.floor_at(bench.objective, bench.centre)
     singles = min(entries, gradient.size)
@@ -122,47 +170,56 @@ def probe_tensor(
         singles = max(0, singles - 1)
     state.checks += 1
     rounding = state.amplification * bench.rounding_of_direction(name).total
-    along = Pairs.joined(
-        [_probe(bench, name, stream, [draw(gradient, rng)], rounding, floor)[0] for stream, draw in kinds]
-    )
-    chosen = probes.some_entries(gradient, singles, rng)
+    turns = [_Turn(name, stream, draw(gradient, rng), rounding, floor) for stream, draw in kinds]
     rounding = state.amplification * bench.rounding_of_entry(name).total
-    single, kept = _probe(bench, name, state.entry, chosen, rounding, floor)
-    index = tuple(chosen[place].index for place in kept)
+    drawn = probes.some_entries(gradient, singles, rng)
+    return turns + [_Turn(name, state.entry, probe, rounding, floor) for probe in drawn]
+
+
+def _taken(bench: Bench, turns: Sequence[_Turn]) -> tuple[list[_Turn], Pairs]:
+    """Those of some probes whose steps were not far too long, and their pairs; all teach their streams."""
+    fit = []
+    for turn in turns:
+        if turn.stream.steps.start < bench.steps_of_entries(turn.name).shortest:
+            turn.stream.strays = STRAYS  # the tensor has grown, and rounds the step away
+        else:
+            turn.stream.variance = max(turn.stream.variance, turn.floor**2)
+            fit.append(turn)
+    if not fit:
+        return [], Pairs.none()
+    steps = np.array([turn.stream.steps.start for turn in fit])
+    points = bench.measure_each([(turn.name, turn.probe) for turn in fit], steps)
+    sigma, rounding = np.sqrt([turn.stream.variance for turn in fit]), np.array([turn.rounding for turn in fit])
+    z3, z = points.truncation_in_noise(sigma), points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
+    for turn, bent, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
+        turn.stream.learn(float(bent), float(fourth), float(deviation))
+    near = z3 <= FAR_TOO_LONG_Z3
+    pairs = Pairs.measured(points, sigma, rounding, np.zeros(len(fit)))
+    return [turn for turn, kept in zip(fit, near, strict=True) if kept], pairs.where(near)
+
+
+def _found(
+    bench: Bench, state: TensorState, planned: Sequence[_Turn], kept: Sequence[_Turn], pairs: Pairs
+) -> tuple[Evidence, float]:
+    """The evidence of one tensor: the pairs of the probes that were kept; and the largest |Z| in it."""
+    name, gradient = planned[0].name, bench.gradients[planned[0].name]
+    index = tuple(turn.probe.index for turn in kept if isinstance(turn.probe, EntryProbe))
+    single = np.array([isinstance(turn.probe, EntryProbe) for turn in kept], dtype=bool)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
         norm=bench.sizes[name].norm,
-        entries=single,
+        entries=pairs.where(single),
         index=index,
-        directions=along,
-        unresolved=len(chosen) - len(kept),
+        directions=pairs.where(~single),
+        unresolved=sum(isinstance(turn.probe, EntryProbe) for turn in planned) - len(index),
         kinks=0,
         coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=state.entry.steps.start,
-        noise=float(np.sqrt(kinds[0][0].variance)),
+        noise=math.sqrt(planned[0].stream.variance),
         rough=False,
         survives=False,
         blocks={},
         deep=False,
     )
-    return evidence, float(np.abs(np.concatenate([along.z, single.z])).max(initial=0.0))
-
-
-def _probe(
-    bench: Bench, name: str, stream: Stream, chosen: Sequence[Probe], rounding: float, floor: float
-) -> tuple[Pairs, list[int]]:
-    """The pairs of some probes, and which probes they are of: none where the step was far too long."""
-    if stream.steps.start < bench.steps_of_entries(name).shortest:  # the tensor has grown, and rounds it away
-        stream.strays = STRAYS
-        return Pairs.none(), []
-    measured, kept = [], []
-    for place, probe in enumerate(chosen):
-        points = bench.measure(name, [probe], np.array([stream.steps.start]))
-        stream.variance = max(stream.variance, floor**2)
-        sigma = float(np.sqrt(stream.variance))
-        if points.truncation_in_noise(sigma)[0] <= FAR_TOO_LONG_Z3:
-            measured.append(Pairs.measured(points, sigma, rounding, np.zeros(1)))
-            kept.append(place)
-        stream.learn(points, float(points.deviation_in_noise(sigma, rounding)[0] * np.sign(points.g[0])))
-    return Pairs.joined(measured), kept
+    return evidence, float(np.abs(pairs.z).max(initial=0.0))

@@ -1,5 +1,6 @@
 """The step that suits a loss: where truncation just shows above the noise."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -30,7 +31,7 @@ class Steps:
 
     def starting_at(self, start: float) -> Self:
         """The same range, with another first step."""
-        return replace(self, start=float(self.clip(start)))
+        return replace(self, start=float(min(max(start, self.shortest), self.longest)))
 
     def clip(self, steps: Float64 | float) -> Float64:
         """The nearest steps in range."""
@@ -62,6 +63,8 @@ def better_step(step: Float64, z3: Float64, weak: NDArray[np.bool_]) -> Float64:
 
 def next_step(step: float, z3: float) -> float:
     """The step of the next routine check: it creeps to where truncation just shows."""
-    if not np.isfinite(z3) or z3 > TOO_LONG_Z3:
-        return step / float(np.clip((z3 / 4) ** (1 / 3), 1.15, 3)) if np.isfinite(z3) else step / 3
+    if not math.isfinite(z3):
+        return step / 3
+    if z3 > TOO_LONG_Z3:
+        return step / min(max(math.cbrt(z3 / 4), 1.15), 3.0)
     return 1.25 * step if z3 < TOO_SHORT_Z3 else step

@@ -77,15 +77,18 @@ class Subject:
             return bench
         if isinstance(self.loss, Batched):
             native.at_once = proven_at_once(native, bench.centre)
-        noise, dtype = self._heard(native, bench.centre, is_late)
-        bench = replace(bench, noise=noise, unit=max(bench.unit, min(unit_roundoff(dtype), FLOAT32_UNIT)))
+        heard = self._heard(native, bench.centre, is_late)
+        finest = max((noise.dtype for noise in heard.values()), key=lambda dtype: dtype.itemsize, default=native.dtype)
+        sigma = max((noise.sigma for noise in heard.values() if not noise.is_deaf), default=0.0)
+        unit = max(bench.unit, min(unit_roundoff(finest), FLOAT32_UNIT))
+        bench = replace(bench, noise=sigma, unit=unit, heard=heard)
         if precision == "native":
             return bench
         shadow, refusal = self._proven(native, bench, is_late)
         if shadow is not None:
             shadow.evaluations += native.evaluations
             shadow.at_once = native.at_once
-            return replace(bench, objective=shadow, centre=shadow(), derivative=self._derivative)
+            return replace(bench, objective=shadow, centre=shadow(), heard={}, derivative=self._derivative)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return bench
@@ -104,17 +107,18 @@ class Subject:
         gradients = self.state.gradients
         sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
         derivative = self._derivative if objective.space.precision == "float64" else None
-        return Bench(objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative)
+        return Bench(
+            objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative=derivative
+        )
 
-    def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> tuple[float, np.dtype[Any]]:
-        """The largest sigma along a few of the tensors, or those there is time for, and the finest dtype there."""
+    def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> dict[str, Noise]:
+        """The noise along a few of the tensors, or those there is time for."""
         names = [name for name, array in self.arrays.items() if array.size]
         chosen = names[:: -(-len(names) // LISTENED) or 1]
         heard = side_by_side(native, [_listening(native, name, centre) for name in chosen[:1]])
         if not is_late():
             heard += side_by_side(native, [_listening(native, name, centre) for name in chosen[1:]])
-        sigma = max((noise.sigma for noise in heard if not noise.is_deaf), default=0.0)
-        return sigma, max((noise.dtype for noise in heard), key=lambda dtype: dtype.itemsize, default=native.dtype)
+        return dict(zip(chosen, heard, strict=False))
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
         moves = self.state.moves

@@ -11,14 +11,14 @@ from gradguard.bench import Bench, Proven
 from gradguard.blocks import Masks
 from gradguard.blockwise import is_finite
 from gradguard.check import deep_check, nondeterministic
-from gradguard.deep import LEAST, Effort, Examined
+from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.drift import alarm_level
 from gradguard.evidence import ALARM
 from gradguard.naming import History, Observation
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report import TensorReport
-from gradguard.routine import TensorState, probe_tensor
+from gradguard.routine import TensorState, probe_tensors
 from gradguard.schedule import Plan
 from gradguard.subject import Precision, Subject
 from gradguard.summary import unmeasured
@@ -26,8 +26,9 @@ from gradguard.thresholds import Thresholds
 from gradguard.verdict import Verdict
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
-CONFIRMING = Effort(entries=100)
-CONFIRMING_DRIFT = Effort(entries=30, aligned=200)  # a small error of scale shows in many aligned directions together
+CONFIRMING = Effort(entries=100, cost=IN_DOUBT)
+# A small error of scale shows in many aligned directions together.
+CONFIRMING_DRIFT = Effort(entries=30, aligned=200, cost=IN_DOUBT)
 DEEP_SECONDS = 10.0  # about what the deep checks of one step may take inside a training
 UNREACHED = "not looked at yet: the time of this check went to other tensors"
 UNREACHED_CAUSE = "there are many tensors, or the loss takes long; the next checks go on with it"
@@ -132,7 +133,7 @@ class Watch:
             if not self.memory.states or self._ranks.clock() > until:
                 break
             self._borrow(bench, name)
-            if self._probe(bench, name, 0) is not None:
+            if self._probe(bench, [name], 0)[name] is not None:
                 alarmed.append(name)
         return alarmed
 
@@ -160,7 +161,7 @@ class Watch:
             if self._is_unreached(name):
                 self._borrow(bench, name)
         standing = [name for name in names if self._is_standing(bench, name)]
-        probed = {name: self._probe(bench, name, plan.entries) for name in names if name not in standing}
+        probed = self._probe(bench, [name for name in names if name not in standing], plan.entries)
         if any(probed.values()):
             subject.state.require_intact()
         if probed and not bench.repeats():
@@ -189,16 +190,22 @@ class Watch:
         verdict = tensor.verdict
         return verdict.is_bug is not False and verdict is not Verdict.inconclusive
 
-    def _probe(self, bench: Bench, name: str, entries: int) -> Effort | None:
-        """Routine probes of one tensor; the deep check that they call for, if they raise an alarm."""
-        state = self.memory.states[name]
-        evidence, largest = probe_tensor(bench, name, state, entries, self.rng)
-        report = diagnose_tensor(evidence, History({}), self._thresholds)
-        self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
-        if largest > ALARM or state.is_lost:
-            return CONFIRMING
+    def _probe(self, bench: Bench, names: list[str], entries: int) -> dict[str, Effort | None]:
+        """Routine probes of some tensors; the deep check that each calls for, if it raises an alarm."""
+        if not names:
+            return {}
+        states = {name: self.memory.states[name] for name in names}
         level = alarm_level(PROBES * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
-        return CONFIRMING_DRIFT if state.evidence > level else None
+        called: dict[str, Effort | None] = {}
+        for name, (evidence, largest) in probe_tensors(bench, states, entries, self.rng).items():
+            state = states[name]
+            report = diagnose_tensor(evidence, History({}), self._thresholds)
+            self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
+            if largest > ALARM or state.is_lost:
+                called[name] = CONFIRMING
+            else:
+                called[name] = CONFIRMING_DRIFT if state.evidence > level else None
+        return called
 
     def _deepen(
         self,

@@ -63,7 +63,7 @@ def test_where_the_arithmetic_is_the_same_so_is_the_report() -> None:
 
 
 def test_a_guard_batches_its_routine_checks_too() -> None:
-    """A probe is a call, and the first one of each check evaluates the loss as it is."""
+    """A call takes a probe of every tensor, and the first and the last one of a check evaluate the loss as it is."""
     model, loss, _, grads, calls = lstm()
     guard = GradGuard(model.params, batched(loss), every_n_steps=1, max_overhead=None, precision="native")
     guard.after_backward(0, grads)
@@ -71,7 +71,7 @@ def test_a_guard_batches_its_routine_checks_too() -> None:
     report = guard.after_backward(1, grads)
     assert report is not None
     assert report.verdict is Verdict.ok
-    assert max(calls) == 4
+    assert calls == [1, *[4 * len(grads)] * 4, 1]
     assert sum(calls) == report.evaluations
 
 

@@ -100,18 +100,6 @@ def test_the_evidence_of_a_long_fault_is_finite() -> None:
     assert evidence[-1] > 1000
 
 
-def test_a_cleared_stream_starts_over() -> None:
-    """After a restart it is as new."""
-    detector, new = Detector(), Detector()
-    for _ in range(30):
-        detector.update(5.0)
-    detector.restart()
-    assert detector.evidence == new.evidence < 0
-    detector.update(0.5)
-    new.update(0.5)
-    assert detector.evidence == new.evidence
-
-
 def test_the_alarm_level_shares_one_chance_among_all_probes_and_checks() -> None:
     """More probes, more checks or a smaller chance ask for more evidence: 1e7 for ten probes and 10,000 checks."""
     assert alarm_level(10, 10_000, 0.01) == pytest.approx(7)

@@ -1,10 +1,12 @@
 """Models of many tensors: the first check takes about as long as it may, and the later ones go on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradguard import GradGuard, Verdict
-from gradguard.deep import LEAST, Effort
+from gradguard.deep import IN_DOUBT, LEAST, Effort
 
 TENSORS = 40
 WRONG = f"w{TENSORS - 3}"
@@ -95,6 +97,14 @@ def test_many_directions_become_fewer_with_the_evaluations() -> None:
     assert 150 < aligned[1] < 200
     assert 35 < aligned[2] < 50
     assert wanted.at_most(1_000).gaussian == LEAST.gaussian
+
+
+def test_a_tensor_in_doubt_is_thought_to_cost_more() -> None:
+    """What disagrees is measured again: as many evaluations pay for fewer entries, and stay in the time."""
+    usual, doubted = Effort(entries=100), Effort(entries=100, cost=IN_DOUBT)
+    assert doubted.at_most(1e9) == doubted
+    assert LEAST.entries < doubted.at_most(1_000).entries < usual.at_most(1_000).entries
+    assert doubted.at_most(0) == replace(LEAST, cost=IN_DOUBT)
 
 
 def test_float64_copies_are_made_once() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard import GradGuard, Report
 from gradguard.deep import Effort, examine
-from gradguard.routine import GAUSSIAN_EVERY, TensorState, probe_tensor
+from gradguard.routine import GAUSSIAN_EVERY, TensorState, probe_tensors
 from gradguard.snapshots import together
 from gradguard.subject import Subject
 from gradguard.undisturbed import Undisturbed
@@ -84,7 +84,7 @@ def test_each_check_of_a_tensor_costs_the_same(entries: int) -> None:
     state = TensorState.after(examine(bench, ["w"], Effort(entries=10), rng, {})["w"])
     for turn in range(2 * GAUSSIAN_EVERY):
         before = model.evaluations
-        evidence, _ = probe_tensor(bench, "w", state, entries, rng)
+        evidence, _ = probe_tensors(bench, {"w": state}, entries, rng)["w"]
         assert model.evaluations - before == 4 * (1 + entries)
         both = entries > 0 and turn % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
         assert (evidence.directions.size, evidence.sampled) == (1 + both, entries - both)

@@ -282,7 +282,7 @@ def routine_measurements(
     checks: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, Measurement]]:
-    """Every stream of every tensor, once a check, the way `routine.probe_tensor` runs them; by tensor."""
+    """Every stream of every tensor, once a check, the way `routine.probe_tensors` runs them; by tensor."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
         bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
@@ -300,8 +300,9 @@ def routine_measurement(
     points = bench.measure(name, probe, np.array([stream.steps.start]))
     stream.variance = max(stream.variance, floor**2)
     sigma = float(np.sqrt(stream.variance))
-    stream.learn(points, 0.0)
-    return measurement(kind, points, sigma, points.truncation_in_noise(sigma) <= FAR_TOO_LONG_Z3)
+    z3 = points.truncation_in_noise(sigma)
+    stream.learn(float(z3[0]), float(points.fourth[0]), 0.0)
+    return measurement(kind, points, sigma, z3 <= FAR_TOO_LONG_Z3)
 
 
 def measurement(kind: str, points: FourPoint, sigma: float, usable: NDArray[np.bool_]) -> Measurement:

@@ -17,7 +17,7 @@ last batch.
 import argparse
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
@@ -29,7 +29,7 @@ from gradguard import Alert, GradGuard, Report, Verdict
 from gradguard.bench import Bench
 from gradguard.demo.genome import batches, read_genome
 from gradguard.evidence import Evidence
-from gradguard.routine import TensorState, probe_tensor
+from gradguard.routine import TensorState, probe_tensors
 from gradguard.testing import LSTM, Batch, random_batch
 
 EVERY_N_STEPS = 20
@@ -171,13 +171,13 @@ def recorded() -> Iterator[list[Float64]]:
     seen: list[Float64] = []
 
     def probe(
-        bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator
-    ) -> tuple[Evidence, float]:
-        evidence, largest = probe_tensor(bench, name, state, entries, rng)
-        seen.append(np.concatenate([evidence.directions.z, evidence.entries.z]))
-        return evidence, largest
+        bench: Bench, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
+    ) -> dict[str, tuple[Evidence, float]]:
+        found = probe_tensors(bench, states, entries, rng)
+        seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
+        return found
 
-    with mock.patch("gradguard.watch.probe_tensor", probe):
+    with mock.patch("gradguard.watch.probe_tensors", probe):
         yield seen
 
 
