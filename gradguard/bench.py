@@ -129,6 +129,10 @@ class Bench:
         """How much of the loss passes through a tensor, at most."""
         return max(size.passing for size in self.sizes.values())
 
+    def passing(self, name: str) -> float:
+        """The derivative of an entry of a tensor through which so much passes, and of which nothing cancels."""
+        return self._passing / (self.sizes[name].typical or 1.0)
+
     def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences of one tensor along some probes."""
         return alone(self.objective, self.measuring(name, probes, steps))

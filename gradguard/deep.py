@@ -183,7 +183,10 @@ def examine(
     listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in left]
     newly = side_by_side(bench.objective, listening)
     heard = {**bench.heard, **{name: sounds for (name, _), sounds in zip(left, newly, strict=True)}}
-    planned = [_planned(bench, name, effort, own, heard[name], first) for name, own in drawing]
+    elsewhere = [*heard.values(), *([first.noise] if first else [])]
+    planned = [
+        _planned(bench, name, effort, own, _at_least(bench, heard[name], elsewhere), first) for name, own in drawing
+    ]
     found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
     pairs = zip(found[::2], found[1::2], strict=True)
     return {
@@ -192,13 +195,21 @@ def examine(
     }
 
 
+def _at_least(bench: Bench, heard: Noise, elsewhere: Sequence[Noise]) -> Noise:
+    """The noise along a tensor; where the loss does not move along it, that along others, in the same precision."""
+    if not heard.is_deaf:
+        return heard
+    others = [noise.sigma for noise in elsewhere if not noise.is_deaf]
+    if bench.objective.space.precision == "native" or not others:
+        others.append(bench.noise)
+    return heard.at_least(max(others))
+
+
 def _planned(
     bench: Bench, name: str, effort: Effort, rng: np.random.Generator, heard: Noise, first: Examined | None
 ) -> tuple[Along, Along]:
     """Entries of a tensor, and directions through it."""
     gradient = bench.gradients[name]
-    if heard.is_deaf:  # what is known of the loss is known along other tensors
-        heard = heard.at_least(bench.noise)
     drawn = probes.entries(gradient, effort.entries, rng)
     chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
     along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
@@ -234,6 +245,7 @@ def _examined(bench: Bench, singles: Along, through: Along, found: tuple[Adapted
         deaf=heard.is_deaf and not bench.noise,
         still=bool(entries.points.still.all() and directions.points.still.all()),
         blocks=held(masks, name, index),
+        passing=bench.passing(name),
     )
     return Examined(evidence, of_entries, of_directions, heard, _amplification(bench, name, entries, directions))
 

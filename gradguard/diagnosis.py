@@ -149,14 +149,14 @@ def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     too_few = evidence.deep and evidence.unresolved > LEFT_OUT * evidence.sampled
     if too_few or not evidence.all.size:
         return Verdict.inconclusive
-    return _agreement(evidence.shown, thresholds)
+    return _agreement(evidence.shown, evidence.passing, thresholds)
 
 
-def _agreement(pairs: Pairs, thresholds: Thresholds) -> Verdict:
+def _agreement(pairs: Pairs, passing: float, thresholds: Thresholds) -> Verdict:
     if not pairs.n.any() and not pairs.g.any():
         return Verdict.ok
     unexplained = pairs.discrepancy > max(thresholds.discrepancy, pairs.explained)
-    if unexplained or pairs.floor > BLIND * thresholds.discrepancy:
+    if unexplained or (pairs.floor > BLIND * thresholds.discrepancy and not pairs.is_nothing(passing)):
         return Verdict.inconclusive
     return Verdict.float_precision if pairs.discrepancy > thresholds.discrepancy else Verdict.ok
 
@@ -167,7 +167,7 @@ def _block(name: str, entries: Pairs, evidence: Evidence, thresholds: Thresholds
     elif evidence.is_suspect and evidence.deep and entries.significance(evidence.rough) > ALARM:
         verdict = _kind_of_bug(entries, entries)
     else:
-        verdict = _agreement(entries, thresholds)
+        verdict = _agreement(entries, evidence.passing, thresholds)
     ratio, signs = entries.ratio, entries.signs
     return BlockReport(
         name=name,

@@ -19,6 +19,9 @@ from gradguard.differences import FourPoint
 from gradguard.parameters import Float64
 
 ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
+UNRESOLVED = 2.0  # error bars, that as many derivatives of 0 seldom exceed together
+NOTHING = 1e-3  # of g, that n is
+LITTLE = 1e-3  # of what passes, that rounding is
 BEYOND_FLOOR = 2.0  # discrepancy in floors; on correct gradients it reached 1.8
 
 
@@ -109,6 +112,17 @@ class Pairs:
         """N / g, pooled."""
         return agreement.ratio(self.n, self.g, self.error, self.rounding, self.own)
 
+    def is_nothing(self, passing: float) -> bool:
+        """Whether n is nothing beside g, or beside its own bars, and g is nothing but a little rounding of backprop.
+
+        Args:
+            passing: The derivative that is little beside: of an entry of which nothing cancels.
+        """
+        n, error, rounding = agreement.norm(self.n), agreement.norm(self.error), agreement.norm(self.rounding)
+        unresolved = n <= UNRESOLVED * error and bool((np.abs(self.n) <= ALARM * self.error).all())
+        little = error <= rounding and float(self.rounding.max(initial=0.0)) <= LITTLE * passing
+        return (unresolved or n <= NOTHING * agreement.norm(self.g)) and little and self.floor > 1
+
     @property
     def deviation(self) -> Float64:
         """The standard deviation of n - g."""
@@ -176,6 +190,7 @@ class Evidence:
         rough: Whether the loss is not smooth on the scale of the steps.
         survives: Whether a disagreement is as clear at much shorter steps.
         blocks: For each named block, which of the sampled entries it holds.
+        passing: The derivative of an entry of which nothing cancels; 0 where that is not known.
         still: Whether the loss did not move at all, along any probe.
         deaf: Whether nothing is known of the loss's noise, along this tensor or any other.
         deep: Whether this is a deep check: only that may speak of a bug.
@@ -196,6 +211,7 @@ class Evidence:
     rough: bool
     survives: bool
     blocks: Mapping[str, NDArray[np.bool_]]
+    passing: float = 0.0
     still: bool = False
     deaf: bool = False
     deep: bool = True

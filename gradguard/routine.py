@@ -220,6 +220,7 @@ def _found(
         rough=False,
         survives=False,
         blocks={},
+        passing=bench.passing(name),
         deep=False,
     )
     return evidence, float(np.abs(pairs.z).max(initial=0.0))

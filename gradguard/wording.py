@@ -82,6 +82,10 @@ class Wording:
         return f"d = {self._d:.1e}, {self._explained} {self._measured}{self._left_out}", ""
 
     def _float_precision(self) -> tuple[str, str]:
+        shown = self.evidence.shown
+        if shown.is_nothing(self.evidence.passing):
+            largest, below = np.abs(shown.g).max(), np.hypot(shown.n, shown.error).max()
+            return f"n is zero to {below:.1g}, and g (up to {largest:.1g}) is what rounding leaves{self._left_out}", ""
         over = f"d = {self._d:.1e} is over the threshold {self.thresholds.discrepancy:g}"
         return f"{over}, and {self._explained} {self._measured}{self._left_out}", ""
 
