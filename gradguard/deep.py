@@ -179,20 +179,26 @@ def examine(
         first: What was measured of another tensor: the steps of these are probably much the same.
     """
     drawing = [(name, np.random.default_rng(rng.integers(2**63))) for name in names]
-    left = [(name, own) for name, own in drawing if name not in bench.heard]
-    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in left]
-    newly = side_by_side(bench.objective, listening)
-    heard = {**bench.heard, **{name: sounds for (name, _), sounds in zip(left, newly, strict=True)}}
-    elsewhere = [*heard.values(), *([first.noise] if first else [])]
-    planned = [
-        _planned(bench, name, effort, own, _at_least(bench, heard[name], elsewhere), first) for name, own in drawing
-    ]
+    heard = _heard(bench, drawing, first)
+    planned = [_planned(bench, name, effort, own, heard[name], first) for name, own in drawing]
     found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
     pairs = zip(found[::2], found[1::2], strict=True)
     return {
         name: _examined(bench, singles, through, adapted, masks)
         for name, (singles, through), adapted in zip(names, planned, pairs, strict=True)
     }
+
+
+def _heard(
+    bench: Bench, drawing: Sequence[tuple[str, np.random.Generator]], first: Examined | None
+) -> dict[str, Noise]:
+    """The noise of the loss along some tensors; each is listened to with its own generator, if it has not been."""
+    left = [(name, own) for name, own in drawing if name not in bench.heard]
+    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in left]
+    newly = zip(left, side_by_side(bench.objective, listening), strict=True)
+    heard = {**bench.heard, **{name: sounds for (name, _), sounds in newly}}
+    elsewhere = [*heard.values(), *([first.noise] if first else [])]
+    return {name: _at_least(bench, heard[name], elsewhere) for name, _ in drawing}
 
 
 def _at_least(bench: Bench, heard: Noise, elsewhere: Sequence[Noise]) -> Noise:
