@@ -13,11 +13,12 @@ from gradguard.alerts import Alerts, GradientError
 from gradguard.blocks import Blocks, block_masks
 from gradguard.check import report_of
 from gradguard.closing import Closing
+from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.naming import require_constants
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
-from gradguard.parameters import Array, InPlace, read_gradients, read_parameters
+from gradguard.parameters import Array, InPlace
 from gradguard.pickling import require_named
 from gradguard.ranks import ranks_of
 from gradguard.report import Alert, Report

@@ -12,9 +12,10 @@ from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.exact import remeasured
+from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
-from gradguard.parameters import Array, read_gradients, read_parameters
+from gradguard.parameters import Array
 from gradguard.progress import with_bar
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report import Report, TensorReport

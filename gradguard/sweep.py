@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from gradguard import noise, probes, sweep_curves, sweep_words
 from gradguard.bench import Bench
 from gradguard.blockwise import typical_size
+from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
 from gradguard.noise import Noise
-from gradguard.parameters import Array, Float64, read_gradients, read_parameters
+from gradguard.parameters import Array, Float64
 from gradguard.probes import EntryProbe
 from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gradguard.callback import GradGuard, HistoryRow
 from gradguard.closing import Closing
+from gradguard.given import require_movable
 from gradguard.integrations.torch.company import chain, company_of, wrapper_of
 from gradguard.integrations.torch.evaluation import Evaluation
 from gradguard.integrations.torch.forwards import Forwards
@@ -22,7 +23,7 @@ from gradguard.integrations.torch.shards import ShardParameters, local, require_
 from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
-from gradguard.parameters import Array, require_movable
+from gradguard.parameters import Array
 from gradguard.ranks import ALONE
 from gradguard.report import Report
 from gradguard.snapshots import Snapshot, snapshot_rng, together
