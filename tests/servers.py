@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 SECONDS_TO_START = 60
+SECONDS_TO_END = 10
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -53,6 +54,10 @@ def tensorboard_server(
             yield _read_address(process)
         finally:
             process.terminate()
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:  # TensorBoard raises SystemExit in its handler, which may be swallowed
+                process.kill()
 
 
 def _read_address(process: "subprocess.Popen[bytes]") -> str:

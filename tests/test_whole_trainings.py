@@ -1,15 +1,14 @@
 """Whole trainings with everything that goes on from step to step, under guard and alone, with faults in between."""
 
 import random
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from signal_storm import Storm
 
 from gradguard import Alert, GradGuard, JSONLWriter, Verdict, batched, snapshot_attributes, snapshot_rng
 from gradguard.writers import read_jsonl
@@ -20,7 +19,7 @@ EVALUATIONS = 60  # about those of a routine check of all four tensors
 
 
 class StopError(Exception):
-    """What a loss or a signal's handler raises."""
+    """What a loss or a callable raises."""
 
 
 class Training:
@@ -175,32 +174,19 @@ def test_a_loss_that_fails_at_any_evaluation_changes_nothing(form: str, outcome:
 @pytest.mark.parametrize("form", FORMS)
 def test_real_signals_in_the_middle_of_checks_change_nothing(form: str) -> None:
     """A timer's handler that raises, at a random moment of each check, of batched ones too."""
-
-    def handler(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as signals call it
-        raise StopError
-
-    rng, raised = np.random.default_rng(0), 0
+    rng, storm = np.random.default_rng(0), Storm()
     alone = trained(Training(form))
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with storm.handled():
         for _ in range(3):
             training = Training(form)
             guard = training.guard()
 
             def check(step: int, training: Training = training, guard: GradGuard = guard) -> None:
-                nonlocal raised
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 5e-3 if guard.history else 0.2))
-                    guard.after_backward(step, training.grads)
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except StopError:
-                    raised += 1
+                after = rng.uniform(1e-4, 5e-3 if guard.history else 0.2)
+                storm.during(lambda: guard.after_backward(step, training.grads), 1, after)
 
             assert trained(training, check) == alone
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert raised > 2
+    assert storm.raised > 2
 
 
 @pytest.mark.parametrize("form", ["native", "float64, batched"])
