@@ -170,6 +170,7 @@ class Objective:
                     row[point] = probe.shift(place, amount, question.gradient)
                     losses.append(self())
                 probe.reset(place)
+                probe.release()
         return Answer(np.array(losses).reshape(*question.amounts.shape, -1), told[..., 0], told[..., 1])
 
     def _together(self, questions: Sequence[Question]) -> list[Answer]:
@@ -181,6 +182,8 @@ class Objective:
             stack = self.copying.copies([question.name for question, _, _ in some])
             for row, place, (question, probe, amount) in zip(told[start:], stack.places, some, strict=False):
                 row[:] = probe.shift(place, amount, question.gradient)
+            for _, probe, _ in some:
+                probe.release()
             losses.append(self.of_stack(stack))
         return _parted(questions, np.concatenate(losses), told)
 

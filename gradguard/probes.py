@@ -33,6 +33,9 @@ class Probe(Protocol):
     def reset(self, place: Place) -> None:
         """Put back what `shift` moved."""
 
+    def release(self) -> None:
+        """Let go of what takes memory, until the next `shift`."""
+
 
 @dataclass(frozen=True, slots=True)
 class EntryProbe:
@@ -48,6 +51,9 @@ class EntryProbe:
     def reset(self, place: Place) -> None:
         """Put the entry back."""
         place.put_back(self.index)
+
+    def release(self) -> None:
+        """Nothing: an index takes none."""
 
 
 @dataclass(slots=True)
@@ -74,6 +80,9 @@ class Direction:
     def reset(self, place: Place) -> None:
         """Put the tensor back."""
         place.put_back()
+
+    def release(self) -> None:
+        """Forget a large vector."""
         if self._drawn is not None and self._drawn.size > KEPT:
             self._drawn = None
 

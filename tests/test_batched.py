@@ -6,7 +6,9 @@ import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.batched import BYTES, Stack, at_most
-from gradguard.parameters import Array
+from gradguard.loss import Objective, Question
+from gradguard.parameters import Array, Copied
+from gradguard.probes import KEPT, gaussian
 from gradguard.testing import LSTM, faulty, random_batch
 
 TIMESTEPS = 6
@@ -154,6 +156,22 @@ def test_copies_share_what_is_not_moved() -> None:
         assert all(np.shares_memory(stack.arrays[other], arrays[other]) for other in others)
         assert arrays["w"].all()
         assert arrays["scale"] == 2
+
+
+def test_a_call_does_not_hold_the_directions_of_others() -> None:
+    """Many directions through a large tensor take the memory of those of one call, and none afterwards."""
+    weights = np.ones(2 * KEPT, np.float32)
+    rng, alive = np.random.default_rng(0), list[int]()
+    probes = [gaussian(weights, rng) for _ in range(6)]
+
+    def loss(params: Mapping[str, Array]) -> Array:
+        alive.append(sum(probe._drawn is not None for probe in probes))
+        return params["w"].sum(axis=-1)
+
+    objective = Objective(batched(loss), Copied({"w": weights}), None, lambda: None)
+    objective.at_once = 8
+    objective.answers([Question("w", probes, np.ones((6, 4)), weights)])
+    assert alive == [0, 0, 0]
 
 
 def test_a_call_is_bounded_by_memory() -> None:

@@ -99,6 +99,7 @@ def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
             probe = draw(gradient, rng)
             probe.shift(place, 1e-3, gradient)
             probe.reset(place)
+            probe.release()
             some_entries(gradient, 3, rng)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
