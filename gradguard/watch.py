@@ -10,6 +10,7 @@ import numpy as np
 from gradguard.bench import Bench, Proven
 from gradguard.blocks import Masks
 from gradguard.blockwise import is_finite
+from gradguard.carried import TensorState
 from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined
 from gradguard.diagnosis import diagnose_tensor
@@ -18,7 +19,7 @@ from gradguard.evidence import ALARM
 from gradguard.naming import History, Observation
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report import TensorReport
-from gradguard.routine import TensorState, probe_tensors
+from gradguard.routine import probe_tensors
 from gradguard.schedule import Plan
 from gradguard.subject import Precision, Subject
 from gradguard.summary import unmeasured

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gradguard import GradGuard, Report
+from gradguard.carried import TensorState
 from gradguard.deep import Effort, examine
-from gradguard.routine import GAUSSIAN_EVERY, TensorState, probe_tensors
+from gradguard.routine import GAUSSIAN_EVERY, probe_tensors
 from gradguard.snapshots import together
 from gradguard.subject import Subject
 from gradguard.undisturbed import Undisturbed

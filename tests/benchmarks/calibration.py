@@ -40,10 +40,10 @@ from numpy.typing import NDArray
 
 from gradguard import deep, noise, probes
 from gradguard.bench import Bench
+from gradguard.carried import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.probes import Probe
 from gradguard.rounding import Rounding
-from gradguard.routine import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.settle import WEAK
 from gradguard.side_by_side import alone
 from gradguard.steps import Steps

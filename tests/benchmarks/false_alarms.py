@@ -239,7 +239,7 @@ def measured_z(probes: int, *, quick: bool) -> list[Float64]:
     networks = null.NETWORKS[3:4] if quick else null.NETWORKS
     share = -(-probes // (len(networks) * len(FORMS)))
     streams: dict[int, tuple[Detector, list[float]]] = {}
-    with mock.patch("gradguard.routine.Detector.update", recording(streams)):
+    with mock.patch("gradguard.carried.Detector.update", recording(streams)):
         for network in networks:
             for form in FORMS:
                 null.outcome_of(null.Training(*network, form, share))

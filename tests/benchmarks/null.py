@@ -27,9 +27,10 @@ from common import FORMS, Float64, LossForm, descend, in_parallel, parser_of, ta
 
 from gradguard import Alert, GradGuard, Report, Verdict
 from gradguard.bench import Bench
+from gradguard.carried import TensorState
 from gradguard.demo.genome import batches, read_genome
 from gradguard.evidence import Evidence
-from gradguard.routine import TensorState, probe_tensors
+from gradguard.routine import probe_tensors
 from gradguard.testing import LSTM, Batch, random_batch
 
 EVERY_N_STEPS = 20
