@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ COPIES = 3  # no size of a batch or a layer makes them up by chance: each is mov
 FAR = 2.0**-6  # of a tensor, that the copies are moved by
 SAME = 1e-3  # of what the moves change the loss by
 TIMED = 64  # copies in the call whose time is taken
+FEW = 8  # copies in the call before it: where they are no faster, the loss is slow, and so many would be, too
 WORTH = 1.5  # times faster, from which it is worth the memory where nobody asked for it
 LONGEST = 0.5  # seconds that the copies may take one by one that are timed there
 LEAST = 4  # copies that are worth to be timed
@@ -106,11 +108,14 @@ def _faster(objective: Objective, timed: int = TIMED, worth: float = 1.0) -> int
     name = next((name for name, array in objective.space.arrays.items() if array.size), None)
     if name is None:
         return 1
-    rows = min(TIMED, timed, objective.copying.at_most())
-    stack = objective.copying.copies([name] * rows)
-    together = min(_seconds(lambda: objective.of_stack(stack)) for _ in range(TIMES))
-    alone = min(_seconds(objective) for _ in range(TIMES))
-    return objective.copying.at_most() if together * worth < rows * alone else 1
+    most = min(TIMED, timed, objective.copying.at_most())
+    for rows, gain in ((min(FEW, most), 1.0), (most, worth)):
+        stack = objective.copying.copies([name] * rows)
+        together = min(_seconds(partial(objective.of_stack, stack)) for _ in range(TIMES))
+        alone = min(_seconds(objective) for _ in range(TIMES))
+        if together * gain >= rows * alone:
+            return 1
+    return objective.copying.at_most()
 
 
 def _seconds(act: Callable[[], object]) -> float:
