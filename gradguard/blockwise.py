@@ -42,8 +42,18 @@ def in_order(array: Array) -> Iterator[tuple[slice, Float64]]:
 
 
 def _piece(array: Array, places: slice) -> tuple[slice, Float64]:
-    flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
-    return places, np.asarray(flat[places], np.float64)
+    return places, np.asarray(_flat(array, places.start, places.stop), np.float64)
+
+
+def _flat(array: Array, start: int, stop: int) -> Array:
+    """Some of `array.flat`, by rows where they do not lie in order: entry by entry takes ten times as long."""
+    if array.ndim < 2 or array.flags.c_contiguous:
+        return array.reshape(-1)[start:stop]
+    row = array.size // len(array)
+    first, last = start // row, -(-stop // row)
+    if last - first == 1:
+        return _flat(array[first], start - first * row, stop - first * row)
+    return np.ascontiguousarray(array[first:last]).reshape(-1)[start - first * row : stop - first * row]
 
 
 def largest(array: Array) -> float:

@@ -43,6 +43,16 @@ def test_the_numbers_of_an_array_are_those_of_numpy(layout: str, dtype: str) -> 
     assert blockwise.largest_places(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
 
 
+@pytest.mark.parametrize("shape", [(3, 30_000), (30_000, 3), (40, 30, 50), (1, 70_000, 2), (70_000,), (0, 3), ()])
+def test_entries_come_in_the_order_of_their_indices(shape: tuple[int, ...]) -> None:
+    """However the array lies in memory, and wherever a block ends in it."""
+    array = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    for one in (np.asfortranarray(array), array.T, array[..., ::-1] if shape else array):
+        pieces = list(blockwise.in_order(one))
+        assert np.array_equal(np.concatenate([np.empty(0), *(piece for _, piece in pieces)]), one.reshape(-1))
+        assert all(piece.size <= blockwise.BLOCK for _, piece in pieces)
+
+
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=20), st.floats(0.1, 10))
 def test_what_is_not_finite_is_left_out(values: list[float], fallback: float) -> None:
     """Sizes are those of the finite entries, from the smallest number to the largest; an empty array has none."""
