@@ -267,9 +267,10 @@ class GradGuard(Closing):
         bench, alarms = state.during(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
         state.require_intact()
         self._writes = bool(self._writes or state.written)
-        report = report_of(bench, self._watch.tensors, step, self._ranks.clock() - started)
-        share = self._budget.share
-        return dataclasses.replace(report, overhead=share, alerts=self._alerts.of(step, report.tensors)), alarms
+        seconds = self._ranks.clock() - started
+        report = report_of(bench, self._watch.tensors, step, seconds)
+        share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
+        return dataclasses.replace(report, overhead=share, alerts=alerts), alarms
 
     def _see_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Find the blocks anew, and forget what was carried of a tensor, when a model grows."""

@@ -134,7 +134,7 @@ class Report:
         seconds: How long the check took.
         explanation: The check in a sentence or two.
         loss: The loss at the parameters as they are.
-        overhead: The share of the run's time spent in checks so far; None outside a training.
+        overhead: The share of the time after the first check that went into checks; None outside a training.
         alerts: What was told at this check.
     """
 

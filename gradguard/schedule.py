@@ -122,10 +122,15 @@ class Budget:
         self._spent = 0.0
         self._evaluation = 0.0
 
-    @property
-    def share(self) -> float | None:
-        """The share of wall time since the first check that went into checks; None before."""
-        return None if self._since is None else self._spent / max(self._clock() - self._since, 1e-9)
+    def share(self, under_way: float = 0.0) -> float | None:
+        """The share of wall time since the first check that went into checks; None before.
+
+        Args:
+            under_way: Seconds of a check that is not over.
+        """
+        if self._since is None:
+            return None
+        return (self._spent + under_way) / max(self._clock() - self._since, 1e-9)
 
     @property
     def spent(self) -> Spent:

@@ -76,10 +76,10 @@ def test_the_first_check_is_free_and_without_a_bound_all_are() -> None:
     """The plan is everything until the first check is accounted for; without a bound it stays so."""
     bounded, unbounded = Budget(0.01), Budget(None)
     for budget in (bounded, unbounded):
-        assert budget.share is None
+        assert budget.share() is None
         assert budget.plan(5, 3) == Plan(5, 3)
         budget.record(1e6, 1000)
-        assert budget.share == 0
+        assert budget.share() == 0
     budget = unbounded
     budget.record(1e6, 1000)
     assert budget.plan(5, 3) == Plan(5, 3)
@@ -96,7 +96,7 @@ def test_steps_without_a_check_cost_something_too() -> None:
     now = 1000.0
     assert budget.plan(5, 3) == Plan(5, 3)
     budget.pass_by(9.0)
-    assert budget.share == 0.009
+    assert budget.share() == 0.009
     budget.pass_by(1.0)
     assert budget.plan(5, 3) is None
 
@@ -106,8 +106,8 @@ def test_a_check_that_cost_more_than_the_bound_is_paid_off_before_the_next() -> 
     budget = Budget(0.5)
     budget.record(1e-9, 1)
     budget.record(1e6, 10**15)  # a deep check after an alarm, at a nanosecond an evaluation
-    assert budget.share is not None
-    assert budget.share > 0.5
+    assert budget.share() is not None
+    assert budget.share() > 0.5
     assert budget.plan(5, 3) is None
 
 
@@ -130,7 +130,7 @@ def test_the_share_of_planned_checks_never_exceeds_the_bound(
             assert 0 <= plan.entries <= entries
             evaluations = 1 + 4 * plan.tensors * (1 + plan.entries)
             budget.record(evaluations * evaluation, evaluations)
-        share = budget.share
+        share = budget.share()
         assert share is not None
         assert share <= bound * (1 + 1e-9)
 

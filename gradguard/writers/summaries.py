@@ -41,7 +41,7 @@ _TENSOR_METRICS: Mapping[str, tuple[Callable[[TensorReport], float], str]] = {
 _CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
     "evaluations": (lambda report: report.evaluations, "How often the loss was evaluated"),
     "seconds": (lambda report: report.seconds, "How long the check took"),
-    "overhead": (lambda report: report.overhead, "Share of the run's time spent in checks so far"),
+    "overhead": (lambda report: report.overhead, "Share of the time after the first check that went into checks"),
     "verdict": (lambda report: report.verdict.level, _VERDICT),
     "loss": (lambda report: report.loss, "The loss at the parameters as they are"),
 }

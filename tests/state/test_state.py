@@ -104,7 +104,7 @@ def test_a_budget_goes_on_where_it_stopped() -> None:
     resumed.resume(budget.spent)
     assert resumed.plan(3, 3) is None
     assert resumed.spent.seconds == 5.0
-    assert resumed.share is not None
+    assert resumed.share() is not None
     copied = pickle.loads(pickle.dumps(budget))  # noqa: S301 - our own bytes
     assert copied.plan(3, 3) is None
     assert copied.spent.elapsed < 5.0
