@@ -105,7 +105,7 @@ def _cost(log: "Log", story: "Story") -> list[str]:
         return []
     checks = "1 check" if story.checks == 1 else f"{story.checks} checks, steps {story.first} to {story.last}"
     overhead = log.checks[-1]["overhead"]
-    return [f"  {checks}" + (f", {100 * overhead:.2g} % of the run's time" if overhead else "")]
+    return [f"  {checks}" + (f", {100 * overhead:.2g} % of the time after the first" if overhead else "")]
 
 
 def _as_dict(log: "Log", story: "Story") -> Mapping[str, Any]:

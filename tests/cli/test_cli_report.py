@@ -44,7 +44,7 @@ def test_the_story_says_when_and_what_and_what_to_do(runs: Path, capsys: pytest.
         "  -> compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
         "  step 0    fine        W</script><b>",
         "  step 200  BUG: scale  W</script><b>",
-        "  3 checks, steps 0 to 200, 0.8 % of the run's time",
+        "  3 checks, steps 0 to 200, 0.8 % of the time after the first",
     ]
 
 
