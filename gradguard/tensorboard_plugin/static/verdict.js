@@ -46,6 +46,9 @@ function told({story, shown, unreadable, cost, hint}) {
   }
   if (unreadable) parts.push(`${unreadable} more cannot be read: they are torn, or of another version.`);
   if (cost.precision) parts.push(`The loss was evaluated in ${cost.precision} precision.`);
-  if (cost.overhead > 0) parts.push(`The checks after the first took ${(100 * cost.overhead).toPrecision(2)} % of the time since.`);
+  if (cost.overhead > 0) {
+    const share = (100 * cost.overhead).toPrecision(2);
+    parts.push(`The checks after the first took ${share} % of the time since.`);
+  }
   return parts.join(' ');
 }
