@@ -199,7 +199,7 @@ class Bench:
         with ExitStack() as moves:
             for name in self.arrays:
                 place = moves.enter_context(self.objective.space.moving(name))
-                place.put(place.base * (1 + amount * rng.standard_normal(place.base.shape)))
+                place.put(_nudged(place.base, amount, rng))
             yield replace(self, centre=self.objective())
 
     @property
@@ -211,3 +211,12 @@ class Bench:
     def repeats(self, times: int = 1) -> bool:
         """Whether the loss at the unperturbed parameters is, bit for bit, what it was, so many times in a row."""
         return all(np.array_equal(self.objective(), self.centre, equal_nan=True) for _ in range(times))
+
+
+def _nudged(base: Array, amount: float, rng: np.random.Generator) -> Array:
+    """Each entry moved, at random, by a share `amount` of it."""
+    moved: Array = np.asarray(rng.standard_normal(base.shape))
+    moved *= amount
+    moved += 1
+    moved *= base
+    return moved

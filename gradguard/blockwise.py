@@ -1,6 +1,7 @@
 """Numbers of large arrays, a block at a time: no temporary is as large as a tensor, whatever its dtype and layout."""
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -54,6 +55,21 @@ def _flat(array: Array, start: int, stop: int) -> Array:
     if last - first == 1:
         return _flat(array[first], start - first * row, stop - first * row)
     return np.ascontiguousarray(array[first:last]).reshape(-1)[start - first * row : stop - first * row]
+
+
+def bits(array: Array) -> Iterator[bytes]:
+    """What this process holds of an array, bit for bit, in the order of its indices."""
+    starts = range(0, own(array).size, BLOCK)
+    return map(partial(_bytes, own(array)), starts)
+
+
+def _bytes(array: Array, start: int) -> bytes:
+    return _flat(array, start, min(start + BLOCK, array.size)).tobytes()
+
+
+def same_bits(one: Array, other: Array) -> bool:
+    """Whether two arrays of one shape and dtype are the same, bit for bit."""
+    return all(map(operator.eq, bits(one), bits(other)))
 
 
 def largest(array: Array) -> float:

@@ -153,13 +153,14 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
     """Losses at antithetic pairs of points, each entry moved by about a share `reach` of it; shape (PAIRS, 2, m)."""
     base = objective.space.arrays[name]
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
-    finite = blockwise.is_finite(base)
 
     def offset() -> Array:
         drawn: Array = np.asarray(rng.standard_normal(base.shape, wide(base)))
-        drawn *= reach * (np.where(base == 0, typical, base) if typical else base)
-        if not finite:
-            drawn[~np.isfinite(base)] = 0
+        pieces = blockwise.written(drawn, drawn, base)
+        with pieces:
+            for target, share, size in pieces:
+                scaled = share * (reach * np.where(size == 0, typical, size))
+                target[...] = np.where(np.isfinite(size), scaled, 0)
         return drawn
 
     pairs = [Direction(offset) for _ in range(PAIRS)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard import blockwise
+from gradguard import blockwise, check
 from gradguard.parameters import Array, ArrayPlace, InPlace
 from gradguard.probes import aligned, entries, gaussian, some_entries
 
@@ -53,6 +53,17 @@ def test_entries_come_in_the_order_of_their_indices(shape: tuple[int, ...]) -> N
         assert all(piece.size <= blockwise.BLOCK for _, piece in pieces)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_are_the_same_bit_for_bit_or_not(layout: str) -> None:
+    """A nan is the same as itself, and 0 is not -0, in the last block too."""
+    array = drawn("f4")
+    array[-1, -2:] = [np.nan, 0]
+    one, other = laid_out(array, layout), array.copy()
+    assert blockwise.same_bits(one, other)
+    other[-1, -1] = -0.0
+    assert not blockwise.same_bits(one, other)
+
+
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=20), st.floats(0.1, 10))
 def test_what_is_not_finite_is_left_out(values: list[float], fallback: float) -> None:
     """Sizes are those of the finite entries, from the smallest number to the largest; an empty array has none."""
@@ -96,6 +107,23 @@ def test_a_large_tensor_is_sampled_without_sorting_it() -> None:
     chosen = [probe.index[0] for probe in entries(gradient, 50, np.random.default_rng(1))]
     assert len(set(chosen)) == 50
     assert set(np.argsort(-np.abs(gradient))[:10]) <= set(chosen)
+
+
+def test_a_deep_check_takes_the_memory_of_a_copy_a_direction_and_the_gradient() -> None:
+    """At most, with the tensor's copy: the first check keeps a copy of the gradients, later ones do not."""
+    weights = np.ones(2**20, np.float32)
+    weights[0] = 0
+    params, grads = {"w": weights}, {"w": (1 - np.tanh(weights) ** 2) / np.float32(weights.size)}
+
+    def loss() -> np.float64:
+        return sum(float(np.tanh(piece).sum()) for piece in np.split(weights, 64)) / np.float64(weights.size)
+
+    tracemalloc.start()
+    report = check(params, grads, loss, entries=3, precision="native")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.verdict.is_bug is False
+    assert peak < 3.6 * weights.nbytes
 
 
 def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
