@@ -9,6 +9,7 @@ from numbers import Integral
 from gradguard.ranks import Clock
 
 Due = Callable[[int], bool]
+WHOLE_CALL = 2.5  # times what a call of microseconds sees of itself: the way there and back is as long, and as cold
 UNMOVED = 2  # evaluations of a routine check at the parameters as they are: one before all others, one after them
 
 
@@ -159,9 +160,13 @@ class Budget:
             self._spent += seconds
 
     def pass_by(self, seconds: float) -> None:
-        """Account for a step without a check: of short steps, there are many for each check."""
+        """Account for a step without a check: of short steps, there are many for each check.
+
+        Args:
+            seconds: That the call has seen of itself.
+        """
         if self._since is not None:
-            self._spent += seconds
+            self._spent += WHOLE_CALL * seconds
 
     def plan(self, tensors: int, entries: int) -> Plan | None:
         """The largest check that fits: all tensors and entries, fewer entries, fewer tensors, or none."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.schedule import Budget, Plan, due_steps, require_step
+from gradguard.schedule import WHOLE_CALL, Budget, Plan, due_steps, require_step
 
 
 @given(period=st.integers(1, 50), start=st.integers(0, 100), step=st.integers(0, 300))
@@ -95,9 +95,9 @@ def test_steps_without_a_check_cost_something_too() -> None:
     budget.record(0.0, 1)
     now = 1000.0
     assert budget.plan(5, 3) == Plan(5, 3)
-    budget.pass_by(9.0)
-    assert budget.share() == 0.009
-    budget.pass_by(1.0)
+    budget.pass_by(9.0 / WHOLE_CALL)
+    assert budget.share() == pytest.approx(0.009)
+    budget.pass_by(1.0 / WHOLE_CALL)
     assert budget.plan(5, 3) is None
 
 
