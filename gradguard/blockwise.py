@@ -59,8 +59,8 @@ def _flat(array: Array, start: int, stop: int) -> Array:
 
 def bits(array: Array) -> Iterator[bytes]:
     """What this process holds of an array, bit for bit, in the order of its indices."""
-    starts = range(0, own(array).size, BLOCK)
-    return map(partial(_bytes, own(array)), starts)
+    held = own(array)
+    return map(partial(_bytes, held), range(0, held.size, BLOCK))
 
 
 def _bytes(array: Array, start: int) -> bytes:

@@ -191,9 +191,8 @@ def measuring(
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
-    together, parts = max(1, LOSSES // (4 * centre.size)), []
-    for start in range(0, len(probes), together):
-        some = slice(start, start + together)
+    parts = []
+    for some in _some_at_a_time(len(probes), centre):
         answer = yield Question(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
         parts.append(_of_answer(objective, answer, steps[some], centre))
     return concatenate(parts)
@@ -210,15 +209,20 @@ def measure_each(
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
-    together, parts = max(1, LOSSES // (4 * centre.size)), []
-    for start in range(0, len(moved), together):
-        some = slice(start, start + together)
+    parts = []
+    for some in _some_at_a_time(len(moved), centre):
         amounts = np.multiply.outer(steps[some], POINTS)[:, None]
         each = zip(moved[some], amounts, strict=True)
         asked = [Question(name, [probe], points, gradient) for (name, probe, gradient), points in each]
         answer = Answer.joined(objective.answers(asked))
         parts.append(_of_answer(objective, answer, steps[some], centre))
     return concatenate(parts)
+
+
+def _some_at_a_time(probes: int, centre: Float64) -> list[slice]:
+    """Probes in order, as many at a time as there is room for the losses of."""
+    together = max(1, LOSSES // (len(POINTS) * centre.size))
+    return [slice(start, start + together) for start in range(0, probes, together)]
 
 
 def _of_answer(objective: Objective, answer: Answer, steps: Float64, centre: Float64) -> FourPoint:

@@ -110,7 +110,7 @@ def _found(
     """The evidence of one tensor: the pairs of the probes that were kept; and the largest |Z| in it."""
     name, gradient = planned[0].name, bench.gradients[planned[0].name]
     index = tuple(turn.probe.index for turn in kept if isinstance(turn.probe, EntryProbe))
-    single = np.array([isinstance(turn.probe, EntryProbe) for turn in kept], dtype=bool)
+    single = np.array([turn.stream is state.entry for turn in kept], dtype=bool)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
@@ -118,7 +118,7 @@ def _found(
         entries=pairs.where(single),
         index=index,
         directions=pairs.where(~single),
-        unresolved=sum(isinstance(turn.probe, EntryProbe) for turn in planned) - len(index),
+        unresolved=sum(turn.stream is state.entry for turn in planned) - len(index),
         kinks=0,
         coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=state.entry.steps.start,

@@ -109,10 +109,10 @@ def _faster(objective: Objective, timed: int = TIMED, worth: float = 1.0) -> int
     if name is None:
         return 1
     most = min(TIMED, timed, objective.copying.at_most())
+    alone = min(_seconds(objective) for _ in range(TIMES))
     for rows, gain in ((min(FEW, most), 1.0), (most, worth)):
         stack = objective.copying.copies([name] * rows)
         together = min(_seconds(partial(objective.of_stack, stack)) for _ in range(TIMES))
-        alone = min(_seconds(objective) for _ in range(TIMES))
         if together * gain >= rows * alone:
             return 1
     return objective.copying.at_most()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from signal_storm import Storm
+from signal_storm import StopError, Storm
 
 from gradguard import Alert, GradGuard, JSONLWriter, Verdict, batched, snapshot_attributes, snapshot_rng
 from gradguard.writers import read_jsonl
@@ -16,10 +16,6 @@ from gradguard.writers import read_jsonl
 Params = Mapping[str, NDArray[Any]]
 STEPS = 8
 EVALUATIONS = 60  # about those of a routine check of all four tensors
-
-
-class StopError(Exception):
-    """What a loss or a callable raises."""
 
 
 class Training:
