@@ -20,6 +20,9 @@ ADVICE = {
     Verdict.nonfinite: "look for a division, logarithm or overflow in the backward pass",
 }
 
+LOOKED_INTO = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
+NOT_LOOKED_INTO = "there was no time left for a deep check of it: one of the next checks makes it"
+
 
 class GradientError(RuntimeError):
     """A confirmed gradient bug, raised by a guard with `on_alert="raise"`.
@@ -115,6 +118,6 @@ def _message(step: int, tensor: TensorReport, level: int, what: str) -> str:
         value = getattr(tensor, what)
         return (
             f"{lead} {what} is {value:.3g}, past its threshold, and float precision does not explain it ({sure}); "
-            "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
+            f"{LOOKED_INTO if tensor.deep else NOT_LOOKED_INTO}"
         )
     return f"{lead} {tensor.verdict}: {tensor.explanation}; {tensor.cause}"

@@ -27,6 +27,7 @@ ENOUGH_TO_RECENTRE = 3
 CORNER = 0.02  # relative distance of the even part from twice that at half the step
 LARGEST_NOISE = 5.0  # of one loss, in standard deviations
 KINK_IN_NOISE = 12  # two standard deviations of a fourth difference, in those of the loss
+UNEVEN = 8.0  # times what roundoffs do to the ratio of the lengths; 3 to 5 were seen
 POINTS = (-2.0, -1.0, 1.0, 2.0)  # in steps
 LOSSES = 2**22  # unreduced ones that are held at a time
 
@@ -115,6 +116,15 @@ class FourPoint:
     def truncation_in_noise(self, sigma: Float64 | float) -> Float64:
         """z3: the truncation indicator in standard deviations of its own noise."""
         return self.truncation / (NOISE_OF_TRUNCATION * sigma)
+
+    def bend_in_noise(self, sigma: Float64 | float) -> Float64:
+        """z3 of a direction, less what a short step fakes: whether the step is too long, and not how sure n is.
+
+        A step that moves each of very many entries by few roundoffs does not move all of them in the ratio of the
+        lengths. That looks like truncation, and the more so the shorter the step.
+        """
+        faked = UNEVEN * np.abs((self.length2 / self.length1 - 2) * self.odd1) / 12
+        return np.maximum(0, self.truncation - faked) / (NOISE_OF_TRUNCATION * sigma)
 
     def truncation_bar(self, sigma: Float64 | float) -> Float64:
         """How far truncation may have moved N, where it stands clear of the noise.

@@ -96,7 +96,9 @@ def _taken(bench: Bench, turns: Sequence[_Turn]) -> tuple[list[_Turn], Pairs]:
     steps = np.array([turn.stream.steps.start for turn in fit])
     points = bench.measure_each([(turn.name, turn.probe) for turn in fit], steps)
     sigma, rounding = np.sqrt([turn.stream.variance for turn in fit]), np.array([turn.rounding for turn in fit])
-    z3, z = points.truncation_in_noise(sigma), points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
+    single = [isinstance(turn.probe, EntryProbe) for turn in fit]
+    z3 = np.where(single, points.truncation_in_noise(sigma), points.bend_in_noise(sigma))
+    z = points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
     for turn, bent, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
         turn.stream.learn(float(bent), float(fourth), float(deviation))
     near = z3 <= FAR_TOO_LONG_Z3

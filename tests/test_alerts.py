@@ -174,6 +174,15 @@ def test_a_deep_check_does_not_warn_of_what_happens_by_chance(healthy: TensorRep
     assert told(Alerts(Thresholds()), 0, few) == ()
 
 
+def test_a_warning_says_whether_a_deep_check_has_looked_into_it(healthy: TensorReport) -> None:
+    """One that could not confirm a bug is not claimed where there was no time for it."""
+    suspect = dataclasses.replace(healthy, discrepancy=0.3, floor=1e-5, sampled=3)
+    (deep,) = told(Alerts(Thresholds()), 0, dataclasses.replace(suspect, deep=True))
+    (quick,) = told(Alerts(Thresholds()), 0, dataclasses.replace(suspect, deep=False))
+    assert "a deep check could not confirm a bug" in deep.message
+    assert "there was no time left for a deep check of it" in quick.message
+
+
 def test_thresholds_are_the_user_s(healthy: TensorReport) -> None:
     """What is told moves with them."""
     tensor = dataclasses.replace(healthy, discrepancy=0.02, floor=1e-3)

@@ -58,7 +58,7 @@ shapes = st.sampled_from([straight, levelling, levelling_each, several])
 
 
 @given(shape=shapes, size=st.sampled_from([3, 30]), base=st.floats(0.1, 100), magnitude=st.floats(-2, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_right_gradient_of_a_coarse_loss_is_never_a_bug(
     shape: Shape, size: int, base: float, magnitude: float
 ) -> None:

@@ -28,7 +28,7 @@ def around(loss: Callable[[float], float], step: float) -> FourPoint:
 
 
 @given(jump=st.floats(-2, 2), curvature=st.floats(-2, 2), shared=st.floats(-1e-3, 1e-3), seed=st.integers(0, 999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_jump_in_slope_is_measured_within_its_error(
     jump: float, curvature: float, shared: float, seed: int
 ) -> None:

@@ -191,6 +191,26 @@ def test_nothing_in_an_error_bar_depends_on_the_gradient() -> None:
     assert np.allclose(one.g, -39 * other.g)
 
 
+def test_a_step_of_few_roundoffs_an_entry_is_not_taken_for_one_that_is_too_long() -> None:
+    """A linear loss has no truncation: what the dtype makes of short steps in so many entries must not look like it."""
+    rng = np.random.default_rng(0)
+    slopes, weights = rng.standard_normal(2**18), rng.standard_normal(2**18).astype(np.float32)
+    exact, step = slopes.astype(np.longdouble), 2.0**-23 * math.sqrt(weights.size)
+    sigma = 1e-6 * step * float(np.linalg.norm(slopes))
+    points = differences(weights, lambda w: np.float64(exact @ w), slopes, [aligned(slopes, rng)], step)
+    assert points.truncation_in_noise(sigma)[0] > 100
+    assert points.bend_in_noise(sigma)[0] < 2
+
+
+def test_a_step_that_is_too_long_is_found_so_along_directions() -> None:
+    """Nothing of real truncation is taken off for roundoffs, where the dtype resolves the step."""
+    weights, rng = np.full(16, 0.3, np.float32), np.random.default_rng(0)
+    points = differences(
+        weights, lambda w: np.exp(w.astype(np.float64)).sum(), np.exp(weights), [gaussian(weights, rng)], 0.5
+    )
+    assert points.bend_in_noise(1e-6) == pytest.approx(points.truncation_in_noise(1e-6), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", LSTM().params)
 def test_the_differences_of_a_float64_lstm_are_its_complex_step_derivatives(name: str) -> None:
     """On a real network each entry is right to eight digits, in either sum over its losses."""

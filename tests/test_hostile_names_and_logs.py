@@ -55,7 +55,7 @@ def test_a_hostile_line_of_a_log_is_told_and_at_the_end_it_is_left_out(line: str
         read_jsonl(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(content=st.binary(max_size=200), cut=st.integers(0, 60))
 def test_a_log_of_anything_is_read_or_refused(
     content: bytes, cut: int, tmp_path_factory: pytest.TempPathFactory

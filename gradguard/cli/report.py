@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradguard.cli.options import Commands, add_command, add_json
 from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, say, say_json
+from gradguard.printable import one_line
 
 if TYPE_CHECKING:
     from gradguard.recorded.logs import Log
@@ -78,7 +79,7 @@ def told(log: "Log", story: "Story") -> str:
     lines += (
         [f"  {log.unreadable} checks cannot be read: they are torn, or of another version."] if log.unreadable else []
     )
-    return "\n".join([*lines, *_moments(story), *_cost(log, story)])
+    return "\n".join(map(one_line, [*lines, *_moments(story), *_cost(log, story)]))
 
 
 def _finding(one: "Finding", named: bool) -> list[str]:

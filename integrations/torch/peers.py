@@ -93,6 +93,7 @@ class Peers:
         self._checks = self._exchanges = 0
         self._is_checking = False
         self._told: BaseException | None = None
+        self._last_rows: tuple[torch.Tensor, ...] = ()
         self._lost = ""
         self.before_check: Callable[[], None] = lambda: None
 
@@ -228,6 +229,9 @@ class Peers:
         self._exchanges += 1
         row = torch.tensor([status, kind, self._step, *point, *values], dtype=torch.float64)
         rows = [torch.empty_like(row) for _ in self.ranks]
+        # Gloo's thread lets go of tensors a moment after they are told: were it the last to hold one, it would want
+        # the interpreter for that, and at a program's end there is none.
+        self._last_rows = (row, *rows)
         return rows, distributed.all_gather(rows, row, group=self._group, async_op=True)
 
     def _transferred(self, transfer: Callable[[], object], kind: Kind) -> None:

@@ -245,7 +245,7 @@ def outcome(read: Callable[[], dict[str, Columns]]) -> str:
     order=st.permutations(SPELLINGS),
     ending=st.sampled_from(["\n", "\r\n"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_a_csv_writer_writes_is_read(
     delimiter: str, rows: list[tuple[float, float, str, float]], order: list[str], ending: str
 ) -> None:
@@ -266,7 +266,7 @@ def test_what_a_csv_writer_writes_is_read(
 
 
 @given(st.one_of(st.text(), st.text(alphabet='numericalyt,;\t\n\r"0123456789.-e ')))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_any_text_is_read_or_refused_in_a_line(text: str) -> None:
     """No text, however broken, ends in anything but numbers or one line that can be printed."""
     for content in (text, f"numeric,analytic\n{text}"):
@@ -274,7 +274,7 @@ def test_any_text_is_read_or_refused_in_a_line(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_file_is_read_or_refused_in_a_line(content: bytes) -> None:
     """No bytes, either."""
     with tempfile.NamedTemporaryFile() as file:
@@ -284,7 +284,7 @@ def test_any_file_is_read_or_refused_in_a_line(content: bytes) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_numbers_have_a_verdict(pairs: list[tuple[float, float]]) -> None:
     """Whatever stands in the columns, there is strict JSON and a status of 0, 1 or 2 that goes with it."""
     out = io.StringIO()

@@ -86,7 +86,7 @@ def test_what_is_no_check_is_none(given: Any) -> None:
 
 
 @given(JSON, JSON, JSON)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_json_can_be_shown(tensor: Any, alerts: Any, changes: Any) -> None:
     """Whatever stands in a record, an overview of it is made, and is strict JSON."""
     given = {"step": 3, "tensors": {"W": tensor, "V": {"verdict": tensor}}, "alerts": alerts, "changes": {"W": changes}}
@@ -96,7 +96,7 @@ def test_any_json_can_be_shown(tensor: Any, alerts: Any, changes: Any) -> None:
 
 
 @given(JSON, st.lists(JSON, max_size=3), JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_json_can_be_a_sweep(steps: Any, curve: list[Any], tensors: Any) -> None:
     """What is read of it is one number, or none, a step."""
     sweep = read_sweep({"steps": steps, "floor": curve, "tensors": {"W": tensors}, "best": curve[:1]})

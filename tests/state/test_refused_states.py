@@ -65,7 +65,7 @@ def leaves(value: Any, path: str = "") -> list[str]:
     return [path[1:], *(leaf for key, item in items for leaf in leaves(item, f"{path}/{key}"))]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_no_state_makes_it_fail_in_another_way(state: dict[str, Any], data: st.DataObject) -> None:
     """Whatever one entry is replaced by, the state is refused with a ValueError, or taken."""

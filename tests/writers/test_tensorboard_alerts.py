@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reports import MakeReport
 from tensorboard_runs import ALERTS, read_run, write_all
@@ -71,7 +71,6 @@ def test_names_and_messages_show_as_text(tmp_path: Path, make_report: MakeReport
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")
-@settings(deadline=None)
 @given(text=st.text(alphabet=st.one_of(st.sampled_from("<>&|\\`*_[]()!#~^:;\"'x1 \t\n"), st.characters())))
 def test_any_message_shows_as_text(text: str) -> None:
     """No text at all gets markup into the table, or loses a letter there."""
