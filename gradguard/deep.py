@@ -16,7 +16,7 @@ from gradguard.noise import Noise
 from gradguard.parameters import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 from gradguard.rounding import Rounding
-from gradguard.settle import WEAK, Adapted, adapted, settle
+from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle
 from gradguard.settled import Settled
 from gradguard.side_by_side import Search, side_by_side
 from gradguard.steps import Steps
@@ -52,12 +52,14 @@ class Effort:
         entries: Single entries, at most.
         aligned: Directions along the gradient, each entry weighted at random: they resolve an error of scale best.
         gaussian: Directions that see what the gradient misses.
+        pilots: How many probes of a kind find the step that all of them begin with.
         cost: About what that takes.
     """
 
     entries: int = ENTRIES
     aligned: int = 4
     gaussian: int = 4
+    pilots: int = PILOTS
     cost: Cost = USUALLY
 
     def at_most(self, evaluations: float) -> "Effort":
@@ -71,7 +73,7 @@ class Effort:
         return replace(LEAST, aligned=max(LEAST.aligned, aligned), gaussian=max(LEAST.gaussian, gaussian), cost=cost)
 
 
-LEAST = Effort(entries=3, aligned=1, gaussian=1)
+LEAST = Effort(entries=3, aligned=1, gaussian=1, pilots=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Along:
         steps: The range of the steps, the one that would be tried first at the beginning.
         stretched: How many times that the first step is, by what suited another tensor.
         enough: Standard deviations of a difference from which no longer step is tried.
+        pilots: How many of the probes find the step that all of them begin with.
     """
 
     name: str
@@ -144,6 +147,7 @@ class Along:
     steps: Steps
     stretched: float = 1.0
     enough: float = WEAK
+    pilots: int = PILOTS
 
     @property
     def _steps(self) -> Steps:
@@ -151,7 +155,7 @@ class Along:
 
     def adapted(self, bench: Bench) -> Search[Adapted]:
         """The search for the steps that suit the probes."""
-        return adapted(bench, self.name, self.probes, self.heard, self._steps, self.enough)
+        return adapted(bench, self.name, self.probes, self.heard, self._steps, self.enough, self.pilots)
 
     def series(self, bench: Bench, found: Adapted) -> Series:
         """The differences, confirmed where they disagree with the gradient."""
@@ -222,10 +226,10 @@ def _planned(
     along += [probes.gaussian(gradient, rng) for _ in range(effort.gaussian)]
     stretched = (CAUTION * first.entries.stretch, CAUTION * first.directions.stretch) if first else (1.0, 1.0)
     rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
-    singles = Along(name, chosen, heard, rounding, steps, stretched[0])
+    singles = Along(name, chosen, heard, rounding, steps, stretched[0], pilots=effort.pilots)
     # Directions are few and carry the most: their steps are made as good as they can be.
     rounding, steps = bench.rounding_of_direction(name), bench.steps_of_directions(name)
-    return singles, Along(name, along, heard, rounding, steps, stretched[1], enough=np.inf)
+    return singles, Along(name, along, heard, rounding, steps, stretched[1], np.inf, effort.pilots)
 
 
 def _examined(bench: Bench, singles: Along, through: Along, found: tuple[Adapted, Adapted], masks: Masks) -> Examined:

@@ -56,7 +56,13 @@ class Adapted:
 
 
 def adapted(
-    bench: Bench, name: str, chosen: Sequence[Probe], heard: Noise, steps: Steps, enough: float = WEAK
+    bench: Bench,
+    name: str,
+    chosen: Sequence[Probe],
+    heard: Noise,
+    steps: Steps,
+    enough: float = WEAK,
+    pilots: int = PILOTS,
 ) -> Search[Adapted]:
     """Differences of one tensor along some probes, at steps where truncation just shows, and sigma.
 
@@ -70,13 +76,14 @@ def adapted(
         heard: The noise of the loss near the unperturbed parameters.
         steps: The steps to try.
         enough: Standard deviations of a difference from which no longer step is tried.
+        pilots: How many of them find the step that all of them begin with.
     """
 
     def measuring(which: NDArray[np.intp], at: Float64) -> Search[FourPoint]:
         return bench.measuring(name, [chosen[i] for i in which], at)
 
     everywhere = np.arange(len(chosen))
-    start, sigma = yield from _pilot(measuring, everywhere[:: -(-len(chosen) // PILOTS)], steps, heard)
+    start, sigma = yield from _pilot(measuring, everywhere[:: -(-len(chosen) // pilots)], steps, heard)
     points = yield from measuring(everywhere, steps.clip(dithered(start, len(chosen))))
     ceiling = np.full(len(chosen), np.inf)
     for _ in range(ROUNDS):

@@ -115,9 +115,12 @@ class Subject:
         """The noise along a few of the tensors, or those there is time for."""
         names = [name for name, array in self.arrays.items() if array.size]
         chosen = names[:: -(-len(names) // LISTENED) or 1]
-        heard = side_by_side(native, [_listening(native, name, centre) for name in chosen[:1]])
-        if not is_late():
-            heard += side_by_side(native, [_listening(native, name, centre) for name in chosen[1:]])
+        together = len(chosen) if native.at_once > 1 else 1
+        heard: list[Noise] = []
+        for some in (chosen[:1], *(chosen[start : start + together] for start in range(1, len(chosen), together))):
+            if heard and is_late():
+                break
+            heard += side_by_side(native, [_listening(native, name, centre) for name in some])
         return dict(zip(chosen, heard, strict=False))
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:

@@ -116,7 +116,7 @@ class Watch:
         self, subject: Subject, masks: Masks, constants: Mapping[str, float], started: float
     ) -> tuple[Bench, list[str]]:
         """Preflight, and a deep check of every tensor."""
-        bench = subject.bench(self._precision, lambda: self._ranks.clock() > started + DEEP_SECONDS / 4)
+        bench = subject.bench(self._precision, lambda: self._ranks.clock() > started + DEEP_SECONDS / 8)
         names, end = list(bench.arrays), started + DEEP_SECONDS
         self._deepen(bench, names, Effort(), masks, constants, started, started + DEEP_SECONDS / 2)
         left = [name for name in names if name not in self.memory.tensors]
@@ -168,11 +168,22 @@ class Watch:
         if probed and not bench.repeats():
             self.memory.tensors |= nondeterministic({name: bench.arrays[name].shape for name in names})
             return bench, names, ()
-        self._deepen(bench, standing, CONFIRMING, masks, constants, started, started + DEEP_SECONDS)
-        for effort in (CONFIRMING, CONFIRMING_DRIFT):
-            alarmed = [name for name, wanted in probed.items() if wanted is effort]
-            self._deepen(bench, alarmed, effort, masks, constants, started, started + DEEP_SECONDS)
+        until = started + DEEP_SECONDS
+        for effort, called in self._called_for(standing, probed):
+            self._deepen(bench, called, effort, masks, constants, started, until)
+            if self._ranks.clock() > until:
+                break
         return bench, names, tuple(name for name, wanted in probed.items() if wanted is not None)
+
+    def _called_for(self, standing: list[str], probed: Mapping[str, Effort | None]) -> list[tuple[Effort, list[str]]]:
+        """The deep checks that tensors call for, what is not known yet before what has been told."""
+        told = [name for name in standing if name in self.memory.tensors and self.memory.tensors[name].verdict.is_bug]
+        alarmed, drifting = (
+            [name for name, wanted in probed.items() if wanted is effort] for effort in (CONFIRMING, CONFIRMING_DRIFT)
+        )
+        fresh = [name for name in standing if name not in told]
+        called = [(CONFIRMING, fresh), (CONFIRMING, alarmed), (CONFIRMING_DRIFT, drifting), (CONFIRMING, told)]
+        return [(effort, names) for effort, names in called if names]
 
     def _whose_turn(self, names: list[str], count: int) -> list[str]:
         turn = self.memory.turn % len(names)

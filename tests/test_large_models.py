@@ -7,6 +7,8 @@ import pytest
 
 from gradguard import GradGuard, Verdict
 from gradguard.deep import IN_DOUBT, LEAST, Effort
+from gradguard.testing import LSTM, random_batch
+from gradguard.watch import DEEP_SECONDS
 
 TENSORS = 40
 WRONG = f"w{TENSORS - 3}"
@@ -66,6 +68,51 @@ def test_float64_is_proven_for_as_many_tensors_as_there_is_time_for(monkeypatch:
     (bounded, few), (unbounded, many) = first_check(0.0), first_check(1e6)
     assert (bounded, unbounded) == ("float64", "float64")
     assert few < 300 < many
+
+
+class SlowLSTM(LSTM):
+    """A network of which each loss takes 70 ms of a clock that nobody needs to wait for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(5, 32, 5)
+        self.batch, self.evaluations = random_batch(8, 2, inputs=5, outputs=5), 0
+        monkeypatch.setattr("gradguard.ranks.Alone.clock", lambda _: 0.07 * self.evaluations)
+
+    def measured(self) -> np.floating:
+        """The loss."""
+        self.evaluations += 1
+        return self.loss(self.batch)
+
+    def guarded(self, precision: str) -> GradGuard:
+        """A guard that checks it at every step."""
+        return GradGuard(self.params, self.measured, every_n_steps=1, max_overhead=None, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["native", "float64"])
+def test_a_first_check_of_a_slow_loss_takes_about_as_long_as_it_may(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor is looked at deeply in that time, and nothing is said against any."""
+    model = SlowLSTM(monkeypatch)
+    report = model.guarded(precision).after_backward(0, model.loss_and_grads(model.batch)[1])
+    assert report is not None
+    assert report.evaluations * 0.07 < 1.2 * DEEP_SECONDS
+    assert sum(tensor.deep for tensor in report.tensors.values()) == 1
+    assert report.alerts == ()
+
+
+def test_a_slow_check_tells_what_is_new_before_it_goes_back_to_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five wrong tensors are found by five checks, one deep check in each."""
+    model = SlowLSTM(monkeypatch)
+    guard, grads = model.guarded("native"), model.loss_and_grads(model.batch)[1]
+    told, evaluations = [], []
+    for step in range(5):
+        report = guard.after_backward(step, {name: 2 * grad for name, grad in grads.items()})
+        assert report is not None
+        told.append(sum(bool(tensor.verdict.is_bug) for tensor in report.tensors.values()))
+        evaluations.append(report.evaluations)
+    assert told == [1, 2, 3, 4, 5]
+    assert max(evaluations) < 450
 
 
 def test_with_time_enough_all_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
