@@ -69,8 +69,8 @@ class Effort:
         if entries >= LEAST.entries:
             return replace(self, entries=min(self.entries, int(entries)))
         share = max(0.0, (evaluations - cost.tensor - cost.entry * LEAST.entries) / (cost.direction * directions))
-        aligned, gaussian = int(share * self.aligned), int(share * self.gaussian)
-        return replace(LEAST, aligned=max(LEAST.aligned, aligned), gaussian=max(LEAST.gaussian, gaussian), cost=cost)
+        aligned, gaussian = (max(1, int(share * wanted)) for wanted in (self.aligned, self.gaussian))
+        return replace(LEAST, aligned=aligned, gaussian=gaussian, pilots=min(self.pilots, aligned), cost=cost)
 
 
 LEAST = Effort(entries=3, aligned=1, gaussian=1, pilots=1)
