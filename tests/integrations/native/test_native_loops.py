@@ -1,13 +1,22 @@
 """Loops of the program and loops in Python, under guard; what is raised in them reaches Python."""
 
 import ctypes
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 from native_programs import RECURRENT, STEPS, bits, guard_of, loop_in_python
 
 from gradguard import GradGuard, GradientError, Verdict
 from gradguard.integrations.native import Program
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises, which a parent in the background may have ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_loop_of_the_program_is_guarded(program: Program) -> None:
@@ -70,6 +79,7 @@ def test_training_is_bit_for_bit_the_same_with_and_without_a_guard(program: Prog
     assert under_guard(lambda guard: loop_in_python(program, guard)) == alone
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("evaluations", [0, 40, 1000])
 def test_training_is_the_same_when_the_loss_is_interrupted_in_a_check(program: Program, evaluations: int) -> None:
     """Ctrl-C in the middle of a probe comes out, the program's own loop stops, and every bit is as it would be."""
@@ -104,6 +114,7 @@ def test_a_confirmed_bug_stops_the_loop_and_is_raised(program: Program) -> None:
     assert [array.tobytes() for array in program.params.values()] == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_outside_of_a_check_is_raised(program: Program) -> None:
     """Python notices it on entry to the callback, where ctypes would drop it."""
     taken: list[int] = []
