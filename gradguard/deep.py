@@ -69,7 +69,8 @@ class Effort:
         if entries >= LEAST.entries:
             return replace(self, entries=min(self.entries, int(entries)))
         share = max(0.0, (evaluations - cost.tensor - cost.entry * LEAST.entries) / (cost.direction * directions))
-        aligned, gaussian = (max(1, int(share * wanted)) for wanted in (self.aligned, self.gaussian))
+        aligned = max(LEAST.aligned, int(share * self.aligned))
+        gaussian = max(LEAST.gaussian, int(share * self.gaussian))
         return replace(LEAST, aligned=aligned, gaussian=gaussian, pilots=min(self.pilots, aligned), cost=cost)
 
 

@@ -63,6 +63,11 @@ class _Turn:
     rounding: float
     floor: float
 
+    @property
+    def index(self) -> tuple[int, ...] | None:
+        """The entry that it is along; None of a direction."""
+        return self.probe.index if isinstance(self.probe, EntryProbe) else None
+
 
 def _planned(bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator) -> list[_Turn]:
     """The probes of one tensor: its directions, then its entries."""
@@ -96,7 +101,7 @@ def _taken(bench: Bench, turns: Sequence[_Turn]) -> tuple[list[_Turn], Pairs]:
     steps = np.array([turn.stream.steps.start for turn in fit])
     points = bench.measure_each([(turn.name, turn.probe) for turn in fit], steps)
     sigma, rounding = np.sqrt([turn.stream.variance for turn in fit]), np.array([turn.rounding for turn in fit])
-    single = [isinstance(turn.probe, EntryProbe) for turn in fit]
+    single = [turn.index is not None for turn in fit]
     z3 = np.where(single, points.truncation_in_noise(sigma), points.bend_in_noise(sigma))
     z = points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
     for turn, bent, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
@@ -111,8 +116,8 @@ def _found(
 ) -> tuple[Evidence, float]:
     """The evidence of one tensor: the pairs of the probes that were kept; and the largest |Z| in it."""
     name, gradient = planned[0].name, bench.gradients[planned[0].name]
-    index = tuple(turn.probe.index for turn in kept if isinstance(turn.probe, EntryProbe))
-    single = np.array([turn.stream is state.entry for turn in kept], dtype=bool)
+    index = tuple(turn.index for turn in kept if turn.index is not None)
+    single = np.array([turn.index is not None for turn in kept], dtype=bool)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
@@ -120,7 +125,7 @@ def _found(
         entries=pairs.where(single),
         index=index,
         directions=pairs.where(~single),
-        unresolved=sum(turn.stream is state.entry for turn in planned) - len(index),
+        unresolved=sum(turn.index is not None for turn in planned) - len(index),
         kinks=0,
         coverage=coverage(gradient, index, bench.sizes[name].norm),
         step_size=state.entry.steps.start,
