@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from gradguard.alerts import GradientError
-from gradguard.arrays import diagnose
 from gradguard.batched import batched
 from gradguard.blocks import gates
 from gradguard.callback import GradGuard
 from gradguard.check import check
+from gradguard.from_arrays import diagnose
 from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport
 from gradguard.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.sweep import Sweep, sweep

@@ -12,14 +12,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 
 HUBER = 1.5
 CLEAR = 3.0  # standard deviations of n - g in g, from which an entry counts towards a factor
 LEAST = 1e-150  # error bar, in the largest n: dividing by it, and squaring, overflows for no derivative
 
 
-def discrepancy(n: Float64, g: Float64) -> float:
+def discrepancy_of(n: Float64, g: Float64) -> float:
     """D = ||n - g|| / (||n|| + ||g||): 0 for equal, 1 for opposite or unrelated in size; 0 where both are 0."""
     unit = max(float(np.abs(n).max(initial=0.0)), float(np.abs(g).max(initial=0.0)))
     if unit == 0:
@@ -28,7 +28,7 @@ def discrepancy(n: Float64, g: Float64) -> float:
     return norm(n - g) / (norm(n) + norm(g))
 
 
-def floor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
+def floor_of(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
     """The discrepancy that the error bars alone would give; inf where n and g are 0 and the bars are not."""
     total, bars = norm(n) + norm(g), norm(np.hypot(error, rounding))
     if total == 0:
@@ -61,7 +61,7 @@ class Ratio:
     worst: float
 
 
-def ratio(n: Float64, g: Float64, error: Float64, rounding: Float64, own: Float64 | None = None) -> Ratio:
+def fit_ratio(n: Float64, g: Float64, error: Float64, rounding: Float64, own: Float64 | None = None) -> Ratio:
     """N / g by a robust fit: from the weighted median, Huber's weights, and a sandwich standard error.
 
     Backprop's own rounding may push all entries the same way, and does not average out.
@@ -153,14 +153,14 @@ class Signs:
         return clopper_pearson(self.agreeing, self.resolvable)
 
 
-def resolvable(n: Float64, g: Float64, error: Float64, rounding: Float64) -> NDArray[np.bool_]:
+def resolvable_signs(n: Float64, g: Float64, error: Float64, rounding: Float64) -> NDArray[np.bool_]:
     """Where both signs can be told: |n| over three error bars, |g| over backprop's own rounding."""
     return (np.abs(n) > 3 * error) & (np.abs(g) > rounding)
 
 
-def signs(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Signs:
+def count_signs(n: Float64, g: Float64, error: Float64, rounding: Float64) -> Signs:
     """Sign agreement over the resolvable entries only."""
-    clear = resolvable(n, g, error, rounding)
+    clear = resolvable_signs(n, g, error, rounding)
     return Signs(int(np.sum(np.sign(n[clear]) == np.sign(g[clear]))), int(clear.sum()))
 
 

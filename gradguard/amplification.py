@@ -7,7 +7,7 @@ import numpy as np
 
 from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 from gradguard.probes import Probe
 from gradguard.settled import Settled
 

@@ -12,7 +12,8 @@ from gradguard import blockwise
 from gradguard.differences import FourPoint, measure_each, measuring
 from gradguard.loss import Objective
 from gradguard.noise import Noise
-from gradguard.parameters import Array, Float64, typical_size_among
+from gradguard.parameters import typical_size_among
+from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 from gradguard.side_by_side import Search, alone

@@ -9,9 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parted import Array as Array
-from gradguard.parted import Float64 as Float64
-from gradguard.parted import across, own, summed
+from gradguard.parted import Array, Float64, across, own, summed
 
 FLOAT64 = np.dtype(np.float64)
 FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = ("external_loop", "buffered", "zerosize_ok")

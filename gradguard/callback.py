@@ -18,7 +18,8 @@ from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.naming import require_constants
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
-from gradguard.parameters import Array, InPlace
+from gradguard.parameters import InPlace
+from gradguard.parted import Array
 from gradguard.pickling import require_named
 from gradguard.ranks import ranks_of
 from gradguard.report import Alert, Report

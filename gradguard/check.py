@@ -15,7 +15,7 @@ from gradguard.exact import remeasured
 from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History, require_constants
-from gradguard.parameters import Array
+from gradguard.parted import Array
 from gradguard.progress import with_bar
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report import Report, TensorReport

@@ -12,7 +12,7 @@ from gradguard.agreement import norm
 from gradguard.corners import jumps
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 from gradguard.settled import Settled
 from gradguard.steps import Steps, dithered
 

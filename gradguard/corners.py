@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradguard.differences import FourPoint
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 
 
 def jumps(again: Sequence[FourPoint], sigma: float) -> tuple[Float64, Float64]:

@@ -13,7 +13,7 @@ from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
 from gradguard.noise import Noise
-from gradguard.parameters import Array, Float64
+from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle

@@ -14,8 +14,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.evidence import Pairs
 from gradguard.loss import Answer, Objective, Question
-from gradguard.parameters import Array, Float64
+from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.side_by_side import Search
 
@@ -150,6 +151,26 @@ class FourPoint:
         """
         excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
         return np.sign(self.n - self.g) * np.maximum(0, excess) / self._deviation(sigma, rounding)
+
+    def pairs(
+        self,
+        sigma: Float64 | float,
+        rounding: Float64 | float,
+        moved: Float64,
+        own: Float64 | float | None = None,
+    ) -> Pairs:
+        """The derivatives n and g with their error bars.
+
+        Args:
+            sigma: The noise of the loss.
+            rounding: Backprop's own rounding error along each probe.
+            moved: How far n moved beyond the noise at other steps; 0 where it was not measured there.
+            own: Of `rounding`, what is in proportion to g; all of it unless given.
+        """
+        error = np.hypot(self.bar(sigma), moved)
+        z = self.evidence(sigma, rounding, moved)
+        own = rounding if own is None else own
+        return Pairs(self.n, self.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
 
     def deviation_in_noise(self, sigma: Float64 | float, rounding: Float64 | float) -> Float64:
         """N - g in standard deviations, truncation not taken off: small steady shifts show in the sum of many.

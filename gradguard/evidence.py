@@ -13,10 +13,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import agreement
-from gradguard.agreement import Ratio, Signs
-from gradguard.differences import FourPoint
-from gradguard.parameters import Float64
+from gradguard.agreement import (
+    Ratio,
+    Signs,
+    count_signs,
+    discrepancy_of,
+    evidence_of_factor,
+    fit_ratio,
+    floor_of,
+    norm,
+    resolvable_signs,
+)
+from gradguard.parted import Float64
 
 ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
 UNRESOLVED = 2.0  # error bars, that as many derivatives of 0 seldom exceed together
@@ -46,29 +54,6 @@ class Pairs:
     own: Float64
 
     @classmethod
-    def measured(
-        cls,
-        points: FourPoint,
-        sigma: Float64 | float,
-        rounding: Float64 | float,
-        moved: Float64,
-        own: Float64 | float | None = None,
-    ) -> Self:
-        """The pairs of four-point differences.
-
-        Args:
-            points: The differences.
-            sigma: The noise of the loss.
-            rounding: Backprop's own rounding error along each probe.
-            moved: How far n moved beyond the noise at other steps; 0 where it was not measured there.
-            own: Of `rounding`, what is in proportion to g; all of it unless given.
-        """
-        error = np.hypot(points.bar(sigma), moved)
-        z = points.evidence(sigma, rounding, moved)
-        own = rounding if own is None else own
-        return cls(points.n, points.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
-
-    @classmethod
     def none(cls) -> Self:
         """No pairs at all."""
         return cls(*(np.empty(0) for _ in dataclasses.fields(cls)))
@@ -95,12 +80,12 @@ class Pairs:
     @cached_property
     def floor(self) -> float:
         """The discrepancy that the error bars alone would give."""
-        return agreement.floor(self.n, self.g, self.error, self.rounding)
+        return floor_of(self.n, self.g, self.error, self.rounding)
 
     @cached_property
     def discrepancy(self) -> float:
         """||n - g|| / (||n|| + ||g||)."""
-        return agreement.discrepancy(self.n, self.g)
+        return discrepancy_of(self.n, self.g)
 
     @property
     def explained(self) -> float:
@@ -110,7 +95,7 @@ class Pairs:
     @cached_property
     def ratio(self) -> Ratio:
         """N / g, pooled."""
-        return agreement.ratio(self.n, self.g, self.error, self.rounding, self.own)
+        return fit_ratio(self.n, self.g, self.error, self.rounding, self.own)
 
     def is_nothing(self, passing: float) -> bool:
         """Whether n is nothing beside g, or beside its own bars, and g is nothing but a little rounding of backprop.
@@ -118,10 +103,10 @@ class Pairs:
         Args:
             passing: The derivative that is little beside: of an entry of which nothing cancels.
         """
-        n, error, rounding = agreement.norm(self.n), agreement.norm(self.error), agreement.norm(self.rounding)
+        n, error, rounding = norm(self.n), norm(self.error), norm(self.rounding)
         unresolved = n <= UNRESOLVED * error and bool((np.abs(self.n) <= ALARM * self.error).all())
         little = error <= rounding and float(self.rounding.max(initial=0.0)) <= LITTLE * passing
-        return (unresolved or n <= NOTHING * agreement.norm(self.g)) and little and self.floor > 1
+        return (unresolved or n <= NOTHING * norm(self.g)) and little and self.floor > 1
 
     @property
     def deviation(self) -> Float64:
@@ -131,12 +116,12 @@ class Pairs:
     @property
     def resolvable(self) -> NDArray[np.bool_]:
         """Where both signs can be told."""
-        return agreement.resolvable(self.n, self.g, self.error, self.rounding)
+        return resolvable_signs(self.n, self.g, self.error, self.rounding)
 
     @property
     def signs(self) -> Signs:
         """How many signs agree, of those that can be told."""
-        return agreement.signs(self.n, self.g, self.error, self.rounding)
+        return count_signs(self.n, self.g, self.error, self.rounding)
 
     def significance(self, rough: bool) -> float:
         """How many standard deviations the more telling of two tests is from a correct gradient.
@@ -156,7 +141,7 @@ class Pairs:
     def _of_factor(self) -> float:
         purity = self.ratio.purity
         scatter = math.sqrt(max(1.0, purity)) if math.isfinite(purity) else 1.0
-        return agreement.evidence_of_factor(self.n, self.g, self.error, self.rounding) / scatter
+        return evidence_of_factor(self.n, self.g, self.error, self.rounding) / scatter
 
     def smallest_visible(self, rough: bool) -> float:
         """The smallest relative error of the whole gradient that would have alarmed; inf where none would.
@@ -167,7 +152,7 @@ class Pairs:
         moving = self.where(self.n != 0)
         exact = np.full(moving.size, math.inf)
         clear = np.abs(np.divide(moving.n, moving.deviation, out=exact, where=moving.deviation > 0))
-        seen = float(clear.max(initial=0.0)) if rough else agreement.norm(clear)
+        seen = float(clear.max(initial=0.0)) if rough else norm(clear)
         return ALARM / seen if seen > 0 else math.inf
 
 

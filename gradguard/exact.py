@@ -24,7 +24,7 @@ from gradguard.deep import Examined, Series, coverage
 from gradguard.differences import MARGIN
 from gradguard.evidence import Evidence, Pairs
 from gradguard.loss import Question
-from gradguard.parameters import Array, Float64
+from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 
 ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner

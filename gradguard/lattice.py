@@ -4,12 +4,12 @@ from decimal import Decimal
 
 import numpy as np
 
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 
 MULTIPLE = 64  # the smallest value is at most so many quanta
 WIDEST = 2.0**40  # ratio of the largest value to the smallest that whole numbers of float32 quanta can have
-BY_CHANCE = 2e-3  # how likely values on no lattice may be to fit
-FLOAT32 = 2.0**-23  # relative rounding of a value that passed through float32
+FITS_BY_CHANCE = 2e-3  # how likely values on no lattice may be to fit
+FLOAT32_ROUNDING = 2.0**-23  # relative rounding of a value that passed through float32
 
 
 def quantum_of(numerical: Float64) -> float:
@@ -21,7 +21,7 @@ def quantum_of(numerical: Float64) -> float:
     sizes = np.unique(np.abs(numerical[np.isfinite(numerical) & (numerical != 0)]))
     if sizes.size < 2 or sizes[-1] > WIDEST * sizes[0]:
         return 0.0
-    slack = np.maximum([_half_a_digit(float(size)) for size in sizes], FLOAT32 * sizes)
+    slack = np.maximum([_half_a_digit(float(size)) for size in sizes], FLOAT32_ROUNDING * sizes)
     fitting = (_fitted(sizes, slack, multiple) for multiple in range(1, MULTIPLE + 1))
     return next((quantum for quantum in fitting if quantum), 0.0)
 
@@ -46,4 +46,4 @@ def _fitted(sizes: Float64, slack: Float64, multiple: int) -> float:
         if first == last:
             chance *= (size + half) / low - (size - half) / high
             low, high = max(low, (size - half) / first), min(high, (size + half) / first)
-    return float((low + high) / 2) if chance < BY_CHANCE else 0.0
+    return float((low + high) / 2) if chance < FITS_BY_CHANCE else 0.0

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gradguard.attempts import attempted
 from gradguard.batched import Stacks
-from gradguard.parameters import Array, Copies, Copying, Float64, Space
+from gradguard.parameters import Copies, Copying, Space
+from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gradguard import blockwise
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss import Objective, Question
-from gradguard.parameters import Array, Float64, typical_size_among
+from gradguard.parameters import typical_size_among
+from gradguard.parted import Array, Float64
 from gradguard.probes import Direction, wide
 from gradguard.side_by_side import Search, alone
 

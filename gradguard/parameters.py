@@ -8,10 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from gradguard import blockwise
-from gradguard.blockwise import Array as Array
-from gradguard.blockwise import Float64 as Float64
 from gradguard.blockwise import typical_size
 from gradguard.given import require_movable
+from gradguard.parted import Array
 
 
 class Place(Protocol):

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import blockwise, parted
-from gradguard.parameters import Array, Place
+from gradguard.parameters import Place
+from gradguard.parted import Array
 
 KEPT = 2**15  # numbers of a direction, up to which it is not drawn anew
 POOL = 2**17  # entries of a tensor that strata are made of, at most

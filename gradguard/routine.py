@@ -107,7 +107,7 @@ def _taken(bench: Bench, turns: Sequence[_Turn]) -> tuple[list[_Turn], Pairs]:
     for turn, bent, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
         turn.stream.learn(float(bent), float(fourth), float(deviation))
     near = z3 <= FAR_TOO_LONG_Z3
-    pairs = Pairs.measured(points, sigma, rounding, np.zeros(len(fit)))
+    pairs = points.pairs(sigma, rounding, np.zeros(len(fit)))
     return [turn for turn, kept in zip(fit, near, strict=True) if kept], pairs.where(near)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.differences import NOISE_OF_TRUNCATION, FourPoint
 from gradguard.evidence import Pairs
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 from gradguard.steps import TOO_LONG_Z3
 
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
@@ -44,7 +44,7 @@ class Settled:
     @cached_property
     def pairs(self) -> Pairs:
         """The derivatives with their bars."""
-        return Pairs.measured(self.points, self.sigma, self.rounding, self.moved, self.own)
+        return self.points.pairs(self.sigma, self.rounding, self.moved, self.own)
 
     @cached_property
     def resolved(self) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import numpy as np
 from gradguard import blockwise
 from gradguard.attempts import attempted
 from gradguard.loss import Objective, Question
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 from gradguard.probes import gaussian
 
 COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently

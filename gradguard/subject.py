@@ -10,7 +10,8 @@ from gradguard.batched import Batched
 from gradguard.bench import FLOAT32_UNIT, Bench, Derivative, Proven, Size
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
 from gradguard.noise import Noise, listening, unit_roundoff
-from gradguard.parameters import Array, Copied, Copying, Float64, Imaginary, InPlace, Movable, Shadow, Space
+from gradguard.parameters import Copied, Copying, Imaginary, InPlace, Movable, Shadow, Space
+from gradguard.parted import Array, Float64
 from gradguard.shadow_proof import swaps, why_not_exact
 from gradguard.side_by_side import Search, side_by_side
 from gradguard.stacked import proven_at_once, still_at_once, tried_at_once

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradguard.blockwise import norm
-from gradguard.parameters import Array
+from gradguard.parted import Array
 from gradguard.report import TensorReport
 from gradguard.verdict import Verdict
 

@@ -18,7 +18,7 @@ from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import require_constants
 from gradguard.noise import Noise
-from gradguard.parameters import Array, Float64
+from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe
 from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together

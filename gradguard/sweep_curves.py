@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import agreement
-from gradguard.parameters import Float64
+from gradguard.agreement import Ratio, discrepancy_of, fit_ratio
+from gradguard.parted import Float64
 
 CONSISTENT = 3.0  # standard deviations of the noise, all entries together, within which two steps agree
 KINK = 25.0  # standard deviations of the noise by which the even part shows a kink
@@ -250,14 +250,14 @@ def kinks(steps: Float64, even: Float64, length: Float64, sigma: float) -> Float
     return np.divide(size, length, out=np.zeros_like(size), where=clear & kinked & (length > 0))
 
 
-def _ratio(measured: Differences, j: int) -> agreement.Ratio:
+def _ratio(measured: Differences, j: int) -> Ratio:
     if not (np.isfinite(measured.bar[j]).all() and np.isfinite(measured.g).all()):
-        return agreement.Ratio(math.nan, math.inf, math.nan, math.nan)
-    return agreement.ratio(measured.n[j], measured.g, measured.bar[j], measured.rounding)
+        return Ratio(math.nan, math.inf, math.nan, math.nan)
+    return fit_ratio(measured.n[j], measured.g, measured.bar[j], measured.rounding)
 
 
 def _discrepancy(n: Float64, g: Float64) -> float:
-    return agreement.discrepancy(n, g) if np.isfinite(n).all() and np.isfinite(g).all() else math.nan
+    return discrepancy_of(n, g) if np.isfinite(n).all() and np.isfinite(g).all() else math.nan
 
 
 def _norms(rows: Float64) -> Float64:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradguard import blockwise
-from gradguard.parameters import Array, Copies, Copying, Place, Space
+from gradguard.parameters import Copies, Copying, Place, Space
+from gradguard.parted import Array
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
 Result = TypeVar("Result")

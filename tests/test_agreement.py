@@ -6,9 +6,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gradguard import agreement
-from gradguard.agreement import Signs, clopper_pearson
-from gradguard.parameters import Float64
+from gradguard.agreement import (
+    Signs,
+    clopper_pearson,
+    count_signs,
+    discrepancy_of,
+    fit_ratio,
+    floor_of,
+    resolvable_signs,
+)
+from gradguard.parted import Float64
 
 # (numerical, backprop) as printed in the question that gradguard grew from; the quantum of n is 2^-23 / 0.01.
 QUESTION = [
@@ -39,10 +46,10 @@ def test_the_discrepancy_is_a_share_symmetric_and_without_scale(
 ) -> None:
     """It lies in [0, 1], does not ask which of the two is right, nor in what units they are, however large or small."""
     n, g = map(np.array, pair)
-    d = agreement.discrepancy(n, g)
+    d = discrepancy_of(n, g)
     assert 0 <= d <= 1 + 1e-15
-    assert agreement.discrepancy(g, n) == d
-    assert agreement.discrepancy(-n * 2.0**power, -g * 2.0**power) == pytest.approx(d, rel=1e-12, abs=0)
+    assert discrepancy_of(g, n) == d
+    assert discrepancy_of(-n * 2.0**power, -g * 2.0**power) == pytest.approx(d, rel=1e-12, abs=0)
     assert (d == 0) == np.array_equal(n, g)
 
 
@@ -51,20 +58,20 @@ def test_the_discrepancy_of_a_factor_is_known(g: list[float], k: float) -> None:
     """|k - 1| / (k + 1) where n = k g, and 1 where the sign is wrong or one of them is zero."""
     array = np.array(g)
     assume(array.any())
-    assert agreement.discrepancy(k * array, array) == pytest.approx(abs(k - 1) / (k + 1), rel=1e-9, abs=1e-15)
-    assert agreement.discrepancy(-k * array, array) == pytest.approx(1)
-    assert agreement.discrepancy(zeros(array), zeros(array)) == 0
+    assert discrepancy_of(k * array, array) == pytest.approx(abs(k - 1) / (k + 1), rel=1e-9, abs=1e-15)
+    assert discrepancy_of(-k * array, array) == pytest.approx(1)
+    assert discrepancy_of(zeros(array), zeros(array)) == 0
 
 
 def test_the_question_has_its_ratio_and_its_discrepancy() -> None:
     """Seven printed rows give n/g = 39 within two in a hundred, and 0.95; the row of zeros does no harm."""
     n, g = np.array(QUESTION).T
     error = np.hypot(2.0**-23 / 0.01, 5e-3 * np.abs(n))
-    found = agreement.ratio(n, g, error, zeros(n))
+    found = fit_ratio(n, g, error, zeros(n))
     assert found.value == pytest.approx(39, rel=0.02)
     assert abs(found.value - 39) < 3 * found.error
-    assert agreement.discrepancy(n, g) == pytest.approx(0.950, abs=5e-4)
-    assert agreement.signs(n, g, error, zeros(n)) == Signs(agreeing=6, resolvable=6)
+    assert discrepancy_of(n, g) == pytest.approx(0.950, abs=5e-4)
+    assert count_signs(n, g, error, zeros(n)) == Signs(agreeing=6, resolvable=6)
 
 
 @given(pair=vectors, share=st.floats(1e-9, 10))
@@ -74,10 +81,10 @@ def test_the_floor_is_the_discrepancy_of_the_bars(pair: tuple[list[float], list[
     bars = np.full(n.size, share)
     total = math.hypot(*n) + math.hypot(*g)
     expected = share * math.sqrt(n.size) / total if total else math.inf
-    assert agreement.floor(n, g, bars, zeros(n)) == pytest.approx(expected, rel=1e-12)
-    assert agreement.floor(n, g, zeros(n), bars) == pytest.approx(expected, rel=1e-12)
-    assert agreement.floor(n, g, 3 * bars, 4 * bars) == pytest.approx(5 * expected, rel=1e-12)
-    assert agreement.floor(zeros(n), zeros(n), zeros(n), zeros(n)) == 0
+    assert floor_of(n, g, bars, zeros(n)) == pytest.approx(expected, rel=1e-12)
+    assert floor_of(n, g, zeros(n), bars) == pytest.approx(expected, rel=1e-12)
+    assert floor_of(n, g, 3 * bars, 4 * bars) == pytest.approx(5 * expected, rel=1e-12)
+    assert floor_of(zeros(n), zeros(n), zeros(n), zeros(n)) == 0
 
 
 def scaled(seed: int, k: float, size: int = 60, relative: float = 1e-2) -> tuple[Float64, Float64, Float64]:
@@ -92,7 +99,7 @@ def scaled(seed: int, k: float, size: int = 60, relative: float = 1e-2) -> tuple
 def test_the_ratio_recovers_the_factor_within_its_error(seed: int, k: float) -> None:
     """Five of its standard errors hold it, the error is small, and the relation is seen to be pure."""
     n, g, error = scaled(seed, k)
-    found = agreement.ratio(n, g, error, zeros(n))
+    found = fit_ratio(n, g, error, zeros(n))
     assert abs(found.value - k) < 5.5 * found.error
     assert found.error < 0.01 * abs(k)
     assert found.purity < 2.2
@@ -100,7 +107,7 @@ def test_the_ratio_recovers_the_factor_within_its_error(seed: int, k: float) -> 
 
 def test_the_error_of_the_ratio_is_honest() -> None:
     """About 95 of 100 intervals of 1.96 errors hold the factor, and the errors are not wide for nothing."""
-    found = [agreement.ratio(n, g, error, zeros(n)) for n, g, error in (scaled(seed, 39.0) for seed in range(400))]
+    found = [fit_ratio(n, g, error, zeros(n)) for n, g, error in (scaled(seed, 39.0) for seed in range(400))]
     deviations = np.array([(ratio.value - 39) / ratio.error for ratio in found])
     assert 0.92 < np.mean(np.abs(deviations) < 1.96) < 0.99
     assert 0.8 < deviations.std() < 1.2
@@ -111,9 +118,9 @@ def test_the_error_of_the_ratio_is_honest() -> None:
 def test_a_few_wrong_entries_do_not_carry_the_ratio_away(seed: int) -> None:
     """Three of sixty entries wrong by a hundred times move it by Huber's bound at most, and spoil the purity."""
     n, g, error = scaled(seed, 39.0)
-    right = agreement.ratio(n, g, error, zeros(n))
+    right = fit_ratio(n, g, error, zeros(n))
     n[:3] *= -100
-    found = agreement.ratio(n, g, error, zeros(n))
+    found = fit_ratio(n, g, error, zeros(n))
     slope = g / error
     bound = 1.2 * 3 * 1.5 * np.abs(slope).max() / np.sum(slope[3:] ** 2)
     assert abs(found.value - right.value) < bound + right.error
@@ -126,7 +133,7 @@ def test_backprop_s_own_rounding_counts_in_the_units_of_g() -> None:
     """With a factor of 39 the roundings of g are 39 times larger in n: they widen the error, and excuse the rest."""
     n, g, _ = scaled(0, 39.0, relative=0)
     rng = np.random.default_rng(1)
-    found = agreement.ratio(n, g + 1e-3 * rng.standard_normal(g.size), zeros(n), np.full(n.size, 1e-3))
+    found = fit_ratio(n, g + 1e-3 * rng.standard_normal(g.size), zeros(n), np.full(n.size, 1e-3))
     assert abs(found.value - 39) < 4 * found.error
     assert 0.5 < found.purity < 2
 
@@ -137,25 +144,25 @@ def test_roundings_of_the_forward_pass_are_no_excuse_for_a_wrong_structure() -> 
     g = rng.standard_normal(200)
     own, rounding = np.full(g.size, 1e-7), np.full(g.size, 0.3)
     right, wrong = 60 * g + rounding * rng.standard_normal(g.size), 60 * g * rng.uniform(0.7, 1.3, g.size)
-    pure, impure = (agreement.ratio(n, g, zeros(g), rounding, own) for n in (right, wrong))
+    pure, impure = (fit_ratio(n, g, zeros(g), rounding, own) for n in (right, wrong))
     assert abs(pure.value - 60) < 4 * pure.error
     assert 0.5 < pure.purity < 2
     assert 0.1 < pure.error < 0.5  # all of them may be off the same way
     assert impure.purity > 100
-    assert agreement.ratio(wrong, g, zeros(g), rounding).purity < 2
+    assert fit_ratio(wrong, g, zeros(g), rounding).purity < 2
 
 
 def test_without_a_gradient_there_is_no_ratio() -> None:
     """Nan with an infinite error where g is 0 or n is not finite; entries that are fine are used."""
     n, none = np.array([1.0, 2.0, 3.0]), np.zeros(3)
     for found in (
-        agreement.ratio(n, none, none, none),
-        agreement.ratio(np.full(3, np.nan), n, none, none),
-        agreement.ratio(np.empty(0), np.empty(0), np.empty(0), np.empty(0)),
+        fit_ratio(n, none, none, none),
+        fit_ratio(np.full(3, np.nan), n, none, none),
+        fit_ratio(np.empty(0), np.empty(0), np.empty(0), np.empty(0)),
     ):
         assert math.isnan(found.value)
         assert found.error == math.inf
-    some = agreement.ratio(np.array([2.0, np.nan, 5.0]), np.array([1.0, 1.0, 0.0]), np.full(3, 1e-3), none)
+    some = fit_ratio(np.array([2.0, np.nan, 5.0]), np.array([1.0, 1.0, 0.0]), np.full(3, 1e-3), none)
     assert some.value == pytest.approx(2)
 
 
@@ -163,10 +170,10 @@ def test_without_a_gradient_there_is_no_ratio() -> None:
 def test_no_finite_measurements_upset_the_arithmetic(rows: list[tuple[float, float, float, float]]) -> None:
     """Zeros, equal values, bars of any size a float32 can have: numbers come out, and NumPy has no cause to warn."""
     n, g, error, rounding = np.array(rows).reshape(-1, 4).T
-    found = agreement.ratio(n, g, error, rounding)
+    found = fit_ratio(n, g, error, rounding)
     assert math.isfinite(found.value) == bool(g.any())
     assert found.error >= 0
-    assert agreement.signs(n, g, error, rounding).resolvable <= n.size
+    assert count_signs(n, g, error, rounding).resolvable <= n.size
 
 
 def test_signs_are_counted_where_they_can_be_told() -> None:
@@ -174,8 +181,8 @@ def test_signs_are_counted_where_they_can_be_told() -> None:
     n = np.array([1.0, -1.0, 0.2, 1.0, 1.0])
     g = np.array([1.0, 1.0, -1.0, -1e-9, 0.0])
     error, rounding = np.full(5, 0.1), np.full(5, 1e-8)
-    assert agreement.resolvable(n, g, error, rounding).tolist() == [True, True, False, False, False]
-    signs = agreement.signs(n, g, error, rounding)
+    assert resolvable_signs(n, g, error, rounding).tolist() == [True, True, False, False, False]
+    signs = count_signs(n, g, error, rounding)
     assert signs == Signs(agreeing=1, resolvable=2)
     assert signs.share == 0.5
     assert signs.interval == clopper_pearson(1, 2)
@@ -183,7 +190,7 @@ def test_signs_are_counted_where_they_can_be_told() -> None:
 
 def test_where_no_sign_can_be_told_none_disagrees() -> None:
     """The share is 1, and its interval says that it is worth nothing."""
-    signs = agreement.signs(np.zeros(4), np.ones(4), np.ones(4), np.zeros(4))
+    signs = count_signs(np.zeros(4), np.ones(4), np.ones(4), np.zeros(4))
     assert (signs.share, signs.interval) == (1.0, (0.0, 1.0))
 
 

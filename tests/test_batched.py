@@ -7,7 +7,8 @@ import pytest
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.batched import BYTES, Stack, at_most
 from gradguard.loss import Objective, Question
-from gradguard.parameters import Array, Copied
+from gradguard.parameters import Copied
+from gradguard.parted import Array
 from gradguard.probes import KEPT, gaussian
 from gradguard.testing import LSTM, faulty, random_batch
 

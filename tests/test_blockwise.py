@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradguard import blockwise, check
-from gradguard.parameters import Array, ArrayPlace, InPlace
+from gradguard.parameters import ArrayPlace, InPlace
+from gradguard.parted import Array
 from gradguard.probes import aligned, entries, gaussian, some_entries
 
 LAYOUTS = ["C", "F", "strided", "reversed"]

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from gradguard import noise
 from gradguard.differences import FourPoint
 from gradguard.loss import Objective
-from gradguard.parameters import Float64, InPlace
+from gradguard.parameters import InPlace
+from gradguard.parted import Float64
 from gradguard.testing import LSTM, Batch, random_batch
 
 positive = st.floats(1e-12, 1e6)

@@ -4,7 +4,8 @@ import numpy as np
 
 from gradguard.batched import Batched
 from gradguard.loss import Objective, Question
-from gradguard.parameters import Array, Copied
+from gradguard.parameters import Copied
+from gradguard.parted import Array
 from gradguard.probes import EntryProbe
 from gradguard.side_by_side import Search, alone, side_by_side
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gradguard.cli.output import Failure
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 
 LARGEST = 64 * 2**20  # bytes
 SHOWN = 40  # characters of a word in a message

@@ -4,10 +4,10 @@ import argparse
 
 import numpy as np
 
-from gradguard.arrays import diagnose
 from gradguard.cli.columns import Columns, read_columns
 from gradguard.cli.options import EXIT_STATUSES, Commands, add_command, add_constants, add_json
 from gradguard.cli.output import say, say_json, status_of
+from gradguard.from_arrays import diagnose
 from gradguard.printable import printable
 from gradguard.report import Report
 

@@ -23,7 +23,7 @@ from gradguard.integrations.torch.shards import ShardParameters, local, require_
 from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
-from gradguard.parameters import Array
+from gradguard.parted import Array
 from gradguard.ranks import ALONE
 from gradguard.report import Report
 from gradguard.snapshots import Snapshot, snapshot_rng, together

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gradguard.integrations.torch.forwards import Hook
 from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers, among
 from gradguard.integrations.torch.tensors import Parameters
-from gradguard.parameters import Array, Place, Space
+from gradguard.parameters import Place, Space
+from gradguard.parted import Array
 
 NAMED = 3  # tensors in a message
 EXACT = 2**53  # whole numbers that float64 holds

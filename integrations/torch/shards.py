@@ -14,8 +14,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers
 from gradguard.integrations.torch.tensors import TensorPlace, host, spacing
-from gradguard.parameters import Array, Float64, Moved, Place
-from gradguard.parted import Part, Region
+from gradguard.parameters import Moved, Place
+from gradguard.parted import Array, Float64, Part, Region
 
 NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
 NOT_REDUCED = (

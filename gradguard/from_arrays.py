@@ -11,7 +11,7 @@ from gradguard.diagnosis import diagnose_tensor
 from gradguard.evidence import Evidence, Pairs
 from gradguard.lattice import quantum_of
 from gradguard.naming import History, require_constants
-from gradguard.parameters import Float64
+from gradguard.parted import Float64
 from gradguard.report import Report, TensorReport
 from gradguard.summary import summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds
