@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from gradguard.alerts import GradientError
+from gradguard.arrays.named_blocks import gates
 from gradguard.batched import batched
-from gradguard.blocks import gates
 from gradguard.callback import GradGuard
 from gradguard.check import check
 from gradguard.from_arrays import diagnose

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 HUBER = 1.5
 CLEAR = 3.0  # standard deviations of n - g in g, from which an entry counts towards a factor

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL
-from gradguard.parted import Float64
 from gradguard.probes import Probe
 from gradguard.settled import Settled
 

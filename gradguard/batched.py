@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradguard.arrays.types import Array
 from gradguard.parameters import ArrayPlace, Copies, Space
-from gradguard.parted import Array
 
 MOST = 512  # copies in a call: more of them no longer stay in a processor's cache
 BYTES = 2**26  # of all parameters together, in a call

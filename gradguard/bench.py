@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from gradguard import blockwise
+from gradguard.arrays import reductions
+from gradguard.arrays.reductions import typical_size_among
+from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, measure_each, measuring
 from gradguard.loss import Objective
 from gradguard.noise import Noise
-from gradguard.parameters import typical_size_among
-from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 from gradguard.side_by_side import Search, alone
@@ -43,8 +43,8 @@ class Size:
     @classmethod
     def of(cls, array: Array, gradient: Array) -> "Size":
         """The sizes of one tensor."""
-        largest = blockwise.largest(gradient)
-        return cls(blockwise.typical_size(array, 0.0), largest, blockwise.norm(gradient, largest))
+        largest = reductions.largest(gradient)
+        return cls(reductions.typical_size(array, 0.0), largest, reductions.norm(gradient, largest))
 
     @property
     def passing(self) -> float:

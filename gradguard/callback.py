@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gradguard.alerts import Alerts, GradientError
-from gradguard.blocks import Blocks, block_masks
+from gradguard.arrays.named_blocks import Blocks, block_masks
+from gradguard.arrays.types import Array
+from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.check import report_of
 from gradguard.closing import Closing
-from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction, takes_parameters
-from gradguard.naming import require_constants
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
 from gradguard.parameters import InPlace
-from gradguard.parted import Array
 from gradguard.pickling import require_named
 from gradguard.ranks import ranks_of
 from gradguard.report import Alert, Report

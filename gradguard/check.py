@@ -6,20 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from gradguard.arrays.named_blocks import Blocks, Masks, block_masks
+from gradguard.arrays.reductions import is_finite
+from gradguard.arrays.types import Array
+from gradguard.arrays.validation import is_whole, read_gradients, read_parameters, require_constants
 from gradguard.bench import Bench
-from gradguard.blocks import Blocks, Masks, block_masks
-from gradguard.blockwise import is_finite
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.exact import remeasured
-from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
-from gradguard.naming import History, require_constants
-from gradguard.parted import Array
+from gradguard.naming import History
 from gradguard.progress import with_bar
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report import Report, TensorReport
-from gradguard.schedule import is_whole
 from gradguard.snapshots import Snapshot, together
 from gradguard.subject import Subject, require_precision
 from gradguard.summary import read_together, summary, unmeasured, worst_verdict

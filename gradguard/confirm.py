@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from gradguard import noise
 from gradguard.agreement import norm
+from gradguard.arrays.types import Float64
 from gradguard.corners import jumps
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
-from gradguard.parted import Float64
 from gradguard.settled import Settled
 from gradguard.steps import Steps, dithered
 

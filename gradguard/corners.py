@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradguard.arrays.types import Float64
 from gradguard.differences import FourPoint
-from gradguard.parted import Float64
 
 
 def jumps(again: Sequence[FourPoint], sigma: float) -> tuple[Float64, Float64]:

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import noise, probes
+from gradguard.arrays.named_blocks import Masks, held
+from gradguard.arrays.types import Array, Float64
 from gradguard.bench import Bench
-from gradguard.blocks import Masks, held
 from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
 from gradguard.noise import Noise
-from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle

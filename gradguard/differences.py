@@ -14,9 +14,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.arrays.types import Array, Float64
 from gradguard.evidence import Pairs
 from gradguard.loss import Answer, Objective, Question
-from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.side_by_side import Search
 

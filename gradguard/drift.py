@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])  # of the shifts looked for, in standard deviations
 CLIP = 3.0  # tails are heavier than a Gaussian's; up to here a probe multiplies the sums by 1 at most, on average

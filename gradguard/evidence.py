@@ -24,7 +24,7 @@ from gradguard.agreement import (
     norm,
     resolvable_signs,
 )
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
 UNRESOLVED = 2.0  # error bars, that as many derivatives of 0 seldom exceed together

@@ -17,14 +17,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradguard.arrays.named_blocks import Masks, held
+from gradguard.arrays.types import Array, Float64
 from gradguard.attempts import attempted
 from gradguard.bench import Bench, Derivative
-from gradguard.blocks import Masks, held
 from gradguard.deep import Examined, Series, coverage
 from gradguard.differences import MARGIN
 from gradguard.evidence import Evidence, Pairs
 from gradguard.loss import Question
-from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe, Probe
 
 ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradguard.agreement import norm
+from gradguard.arrays.floating_point import quantum_of
+from gradguard.arrays.types import Float64
+from gradguard.arrays.validation import require_constants
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.evidence import Evidence, Pairs
-from gradguard.lattice import quantum_of
-from gradguard.naming import History, require_constants
-from gradguard.parted import Float64
+from gradguard.naming import History
 from gradguard.report import Report, TensorReport
 from gradguard.summary import summary, unmeasured, worst_verdict
 from gradguard.thresholds import Thresholds

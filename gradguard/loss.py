@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.arrays.types import Array, Float64
 from gradguard.attempts import attempted
 from gradguard.batched import Stacks
 from gradguard.parameters import Copies, Copying, Space
-from gradguard.parted import Array, Float64
 from gradguard.probes import Probe
 from gradguard.snapshots import Restore
 

@@ -12,8 +12,6 @@ _PHRASES = {
     "loss_scale": "the loss scale",
     "accumulation": "the number of accumulated batches",
 }
-
-
 Shapes = Mapping[str, tuple[int, ...]]
 NO_SHAPES: Shapes = MappingProxyType({})
 VAGUE = 0.1  # relative reach of a ratio above which anything would fit
@@ -162,23 +160,3 @@ def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[Nam
         yield Name(a / 2, f"`{first}`/2", over=f"half of {words[first]}")
         yield Name(1 / (2 * a), f"1/(2 x `{first}`)", under=f"twice {words[first]}")
         yield Name(2 / a, f"2/`{first}`", under=f"half of {words[first]}")
-
-
-def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:
-    """The constants as floats.
-
-    Raises:
-        TypeError: `constants` is no mapping.
-        ValueError: one is no positive finite number.
-    """
-    if constants is not None and not isinstance(constants, Mapping):
-        raise TypeError(f"constants is a {type(constants).__name__}; expected a mapping such as {{'timesteps': 39}}")
-    read = {}
-    for name, value in (constants or {}).items():
-        try:
-            read[name] = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number") from None
-        if not (math.isfinite(read[name]) and read[name] > 0):
-            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number")
-    return read

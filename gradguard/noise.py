@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import blockwise
+from gradguard.arrays import reductions
+from gradguard.arrays.floating_point import _ulp, quanta, resolution, unit_roundoff
+from gradguard.arrays.random import wide
+from gradguard.arrays.reductions import typical_size_among
+from gradguard.arrays.types import Array, Float64
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss import Objective, Question
-from gradguard.parameters import typical_size_among
-from gradguard.parted import Array, Float64
-from gradguard.probes import Direction, wide
+from gradguard.probes import Direction
 from gradguard.side_by_side import Search, alone
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
@@ -29,26 +31,6 @@ FEWEST = 4  # points, of a loss that moves at some only, that tell how far it ju
 LOUD = 10.0  # floors, from which what is heard may be a bend
 BENDS = 2.0  # times less is heard so much closer: of a bend 16 times less
 MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
-SLACK = 3.0  # units in the last place by which changes may lie beside their lattice: each loss was rounded twice since
-BY_CHANCE = 1e-6  # how likely changes on no lattice may be to fit
-
-
-def unit_roundoff(dtype: np.dtype[Any]) -> float:
-    """Half the distance from 1 to the next number: 2^-24 for float32."""
-    return float(np.finfo(dtype).eps) / 2
-
-
-def resolution(values: Float64, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The coarsest dtype that holds all the values: a float32 loss is often handed over as a Python float.
-
-    Args:
-        values: Losses, shape (any,).
-        dtype: What they came as.
-    """
-    candidates = [np.dtype(kind) for kind in (np.float16, np.float32) if np.dtype(kind).itemsize < dtype.itemsize]
-    with np.errstate(over="ignore"):
-        fits = (kind for kind in candidates if np.array_equal(values.astype(kind).astype(np.float64), values))
-        return next(fits, dtype if dtype.kind == "f" else np.dtype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +139,7 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
 
     def offset() -> Array:
         drawn: Array = np.asarray(rng.standard_normal(base.shape, wide(base)))
-        pieces = blockwise.written(drawn, drawn, base)
+        pieces = reductions.written(drawn, drawn, base)
         with pieces:
             for target, share, size in pieces:
                 scaled = share * (reach * np.where(size == 0, typical, size))
@@ -168,56 +150,6 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
     nothing = np.broadcast_to(np.zeros((), base.dtype), base.shape)
     answer = yield Question(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)
     return answer.losses
-
-
-def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
-    """The lattice that each loss lies on, shape (m,): coarse where a small loss is the difference of large numbers.
-
-    The quantum is the largest power of two that divides all changes of a loss, or their even spacing where it was
-    scaled since it was rounded; where a loss does not change, it is the coarsest of the others'.
-
-    Args:
-        losses: Losses at k points, shape (k, m), the first of them unperturbed.
-        dtype: The coarsest that holds them; no quantum is below its spacing.
-    """
-    with np.errstate(invalid="ignore"):
-        changes = losses[1:] - losses[0]
-        ulps = _ulp(losses, dtype)
-    slack = SLACK * np.maximum(ulps[0], np.where(np.isfinite(changes), ulps[1:], 0))
-    changes[~np.isfinite(changes)] = 0
-    mantissa, exponent = np.frexp(changes)
-    digits = (mantissa * 2.0**53).astype(np.int64)
-    dividing = np.where(changes != 0, np.ldexp((digits & -digits).astype(np.float64), exponent - 53), np.inf)
-    found = np.maximum(dividing.min(axis=0), _even_spacing(changes, slack))
-    coarsest = found[np.isfinite(found)].max(initial=0.0)
-    lattice: Float64 = np.maximum(np.where(np.isfinite(found), found, coarsest), ulps[0])
-    return lattice
-
-
-def _even_spacing(changes: Float64, slack: Float64) -> Float64:
-    """The least distance between changes of a loss, where all are multiples of it up to rounding; else 0. Shape (m,).
-
-    Args:
-        changes: Of m losses, shape (k, m).
-        slack: How far rounding may have moved each, (k, m).
-    """
-    placed, moved = (np.concatenate([each, np.zeros_like(each[:1])]) for each in (changes, slack))
-    order = np.argsort(placed, axis=0)
-    gaps, moved = np.diff(np.take_along_axis(placed, order, 0), axis=0), np.take_along_axis(moved, order, 0)
-    spacing = np.where(gaps > np.maximum(moved[1:], moved[:-1]), gaps, np.inf).min(axis=0)
-    multiples = np.rint(changes / spacing)
-    with np.errstate(invalid="ignore"):
-        beside = np.abs(changes - multiples * spacing)
-    allowed = slack * (1 + np.abs(multiples))  # the spacing is as uncertain, and counts that often
-    by_chance = np.where(multiples == 0, 1.0, np.minimum(1, 2 * allowed / spacing)).prod(axis=0)
-    made = np.minimum(1, 4 * slack.max(axis=0) / spacing)  # one of them made the spacing, and proves nothing
-    even: Float64 = np.where((beside <= allowed).all(axis=0) & (by_chance < BY_CHANCE * made), spacing, 0.0)
-    return even
-
-
-def _ulp(values: Float64, dtype: np.dtype[Any]) -> Float64:
-    spacing: Float64 = np.spacing(np.abs(values).astype(dtype)).astype(np.float64)
-    return spacing
 
 
 def _rounding(objective: Objective, quantum: Float64) -> float:

@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gradguard import blockwise
-from gradguard.blockwise import typical_size
-from gradguard.given import require_movable
-from gradguard.parted import Array
+from gradguard.arrays import reductions
+from gradguard.arrays.floating_point import spacing
+from gradguard.arrays.types import Array
+from gradguard.arrays.validation import require_movable
 
 
 class Place(Protocol):
@@ -115,7 +115,7 @@ class ArrayPlace:
 
     def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
         along = against = 0.0
-        pieces = blockwise.written(self.array, self.base, vector, gradient)
+        pieces = reductions.written(self.array, self.base, vector, gradient)
         with pieces, np.errstate(over="ignore", invalid="ignore"):
             for target, start, direction, slope in pieces:
                 target[...] = start + amount * direction
@@ -279,13 +279,3 @@ class _Swapped(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._mapping.update(self._kept)
-
-
-def spacing(array: Array) -> float:
-    """The distance from the largest finite entry to the next number of its dtype."""
-    return float(np.spacing(array.dtype.type(blockwise.largest(array))))
-
-
-def typical_size_among(array: Array, arrays: Mapping[str, Array]) -> float:
-    """The typical size of a tensor; of one that is all zeros, the largest of the tensors it stands among, or 1."""
-    return typical_size(array, 0.0) or max((typical_size(other, 0.0) for other in arrays.values()), default=0.0) or 1.0

@@ -4,8 +4,8 @@ import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
+from gradguard.arrays.validation import is_whole
 from gradguard.ranks import Clock
 
 Due = Callable[[int], bool]
@@ -54,11 +54,6 @@ class _Every:
 
     def __call__(self, step: int) -> bool:
         return step >= self.start_step and (step - self.start_step) % self.period == 0
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, NumPy's included; True and False are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def require_step(step: object, last: int | None) -> int:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from gradguard import noise
 from gradguard.amplification import amplified
+from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.noise import Noise
-from gradguard.parted import Float64
 from gradguard.probes import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gradguard import blockwise
+from gradguard.arrays import reductions
 from gradguard.attempts import attempted
 from gradguard.loss import Objective
 
@@ -106,5 +106,5 @@ def _response(objective: Objective, name: str, share: float) -> float:
     before = objective()
     with objective.space.moving(name) as place:
         base = place.base
-        place.put(base + share * (np.abs(base) + blockwise.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape))
+        place.put(base + share * (np.abs(base) + reductions.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape))
         return objective.total(objective() - before)

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from gradguard import blockwise
+from gradguard.arrays import reductions
+from gradguard.arrays.types import Float64
 from gradguard.attempts import attempted
 from gradguard.loss import Objective, Question
-from gradguard.parted import Float64
 from gradguard.probes import gaussian
 
 COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently
@@ -76,7 +76,7 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
     array = objective.space.arrays[name]
     rng = np.random.default_rng(0)
     probes = [gaussian(array, rng) for _ in range(COPIES)]
-    far = FAR * max(1.0, blockwise.norm(array))
+    far = FAR * max(1.0, reductions.norm(array))
     amounts = far * np.arange(1.0, COPIES + 1)[:, None]
     objective.at_once = 1
     question = Question(name, probes, amounts, array)

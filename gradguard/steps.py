@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 TARGET_Z3 = 3.5  # the step is best where truncation just shows
 TOO_LONG_Z3 = 6.0

@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from gradguard.arrays.floating_point import unit_roundoff
+from gradguard.arrays.types import Array, Float64
 from gradguard.batched import Batched
 from gradguard.bench import FLOAT32_UNIT, Bench, Derivative, Proven, Size
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
-from gradguard.noise import Noise, listening, unit_roundoff
+from gradguard.noise import Noise, listening
 from gradguard.parameters import Copied, Copying, Imaginary, InPlace, Movable, Shadow, Space
-from gradguard.parted import Array, Float64
 from gradguard.shadow_proof import swaps, why_not_exact
 from gradguard.side_by_side import Search, side_by_side
 from gradguard.stacked import proven_at_once, still_at_once, tried_at_once

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradguard.blockwise import norm
-from gradguard.parted import Array
+from gradguard.arrays.reductions import norm
+from gradguard.arrays.types import Array
 from gradguard.report import TensorReport
 from gradguard.verdict import Verdict
 

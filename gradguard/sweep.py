@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradguard import noise, probes, sweep_curves, sweep_words
+from gradguard.arrays.reductions import typical_size
+from gradguard.arrays.types import Array, Float64
+from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.bench import Bench
-from gradguard.blockwise import typical_size
-from gradguard.given import read_gradients, read_parameters
 from gradguard.loss import Loss, require_reduction
-from gradguard.naming import require_constants
 from gradguard.noise import Noise
-from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe
 from gradguard.rounding import BACKPROP_ROUNDING
 from gradguard.snapshots import Snapshot, together

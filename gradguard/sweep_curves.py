@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.agreement import Ratio, discrepancy_of, fit_ratio
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 CONSISTENT = 3.0  # standard deviations of the noise, all entries together, within which two steps agree
 KINK = 25.0  # standard deviations of the noise by which the even part shows a kink

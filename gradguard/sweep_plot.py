@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 from gradguard.printable import printable
 from gradguard.sweep_curves import Curve
 

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradguard import blockwise
+from gradguard.arrays import reductions
+from gradguard.arrays.types import Array
 from gradguard.parameters import Copies, Copying, Place, Space
-from gradguard.parted import Array
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
 Result = TypeVar("Result")
@@ -211,10 +211,10 @@ class Undisturbed:
     def _is_written(self, name: str) -> bool:
         gradient = self._theirs[name]
         if self._keep:
-            return not blockwise.same_bits(gradient, self.gradients[name])
+            return not reductions.same_bits(gradient, self.gradients[name])
         return _mark(gradient) != self._marks[name]
 
 
 def _mark(array: Array) -> int:
     """A number that is another one, in all likelihood, where an entry is."""
-    return reduce(lambda mark, piece: zlib.crc32(piece, mark), blockwise.bits(array), 0)
+    return reduce(lambda mark, piece: zlib.crc32(piece, mark), reductions.bits(array), 0)

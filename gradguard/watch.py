@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gradguard.arrays.named_blocks import Masks
+from gradguard.arrays.reductions import is_finite
 from gradguard.bench import Bench, Proven
-from gradguard.blocks import Masks
-from gradguard.blockwise import is_finite
 from gradguard.carried import TensorState
 from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined

@@ -15,7 +15,7 @@ from gradguard.agreement import (
     floor_of,
     resolvable_signs,
 )
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 # (numerical, backprop) as printed in the question that gradguard grew from; the quantum of n is 2^-23 / 0.01.
 QUESTION = [

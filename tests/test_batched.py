@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
+from gradguard.arrays.random import KEPT
+from gradguard.arrays.types import Array
 from gradguard.batched import BYTES, Stack, at_most
 from gradguard.loss import Objective, Question
 from gradguard.parameters import Copied
-from gradguard.parted import Array
-from gradguard.probes import KEPT, gaussian
+from gradguard.probes import gaussian
 from gradguard.testing import LSTM, faulty, random_batch
 
 TIMESTEPS = 6

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradguard import gates
-from gradguard.blocks import Blocks, block_masks
+from gradguard.arrays.named_blocks import Blocks, block_masks
 from gradguard.testing import LSTM
 from gradguard.testing.lstm import gate
 

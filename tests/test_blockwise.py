@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard import blockwise, check
+from gradguard import check
+from gradguard.arrays import reductions
+from gradguard.arrays.types import Array
 from gradguard.parameters import ArrayPlace, InPlace
-from gradguard.parted import Array
 from gradguard.probes import aligned, entries, gaussian, some_entries
 
 LAYOUTS = ["C", "F", "strided", "reversed"]
@@ -25,7 +26,7 @@ def laid_out(array: Array, layout: str) -> Array:
     return np.asarray(array, order="F" if layout == "F" else "C")
 
 
-def drawn(dtype: str, size: int = 3 * blockwise.BLOCK // 2) -> Array:
+def drawn(dtype: str, size: int = 3 * reductions.BLOCK // 2) -> Array:
     """Numbers over a block and a half, in two rows."""
     return np.random.default_rng(0).standard_normal((2, size // 2)).astype(dtype)
 
@@ -36,12 +37,12 @@ def test_the_numbers_of_an_array_are_those_of_numpy(layout: str, dtype: str) -> 
     """In any dtype and layout, of more than a block."""
     array = laid_out(drawn(dtype), layout)
     exact = np.asarray(array, np.float64)
-    assert blockwise.largest(array) == np.abs(exact).max()
-    assert blockwise.norm(array) == pytest.approx(np.linalg.norm(exact), rel=1e-12)
-    assert blockwise.typical_size(array, 0.0) == pytest.approx(np.sqrt(np.mean(exact**2)), rel=1e-12)
-    assert blockwise.is_finite(array)
-    assert np.array_equal(np.concatenate([piece for _, piece in blockwise.in_order(array)]), exact.reshape(-1))
-    assert blockwise.largest_places(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
+    assert reductions.largest(array) == np.abs(exact).max()
+    assert reductions.norm(array) == pytest.approx(np.linalg.norm(exact), rel=1e-12)
+    assert reductions.typical_size(array, 0.0) == pytest.approx(np.sqrt(np.mean(exact**2)), rel=1e-12)
+    assert reductions.is_finite(array)
+    assert np.array_equal(np.concatenate([piece for _, piece in reductions.in_order(array)]), exact.reshape(-1))
+    assert reductions.largest_places(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
 
 
 @pytest.mark.parametrize("shape", [(3, 30_000), (30_000, 3), (40, 30, 50), (1, 70_000, 2), (70_000,), (0, 3), ()])
@@ -49,9 +50,9 @@ def test_entries_come_in_the_order_of_their_indices(shape: tuple[int, ...]) -> N
     """However the array lies in memory, and wherever a block ends in it."""
     array = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
     for one in (np.asfortranarray(array), array.T, array[..., ::-1] if shape else array):
-        pieces = list(blockwise.in_order(one))
+        pieces = list(reductions.in_order(one))
         assert np.array_equal(np.concatenate([np.empty(0), *(piece for _, piece in pieces)]), one.reshape(-1))
-        assert all(piece.size <= blockwise.BLOCK for _, piece in pieces)
+        assert all(piece.size <= reductions.BLOCK for _, piece in pieces)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -60,9 +61,9 @@ def test_arrays_are_the_same_bit_for_bit_or_not(layout: str) -> None:
     array = drawn("f4")
     array[-1, -2:] = [np.nan, 0]
     one, other = laid_out(array, layout), array.copy()
-    assert blockwise.same_bits(one, other)
+    assert reductions.same_bits(one, other)
     other[-1, -1] = -0.0
-    assert not blockwise.same_bits(one, other)
+    assert not reductions.same_bits(one, other)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=20), st.floats(0.1, 10))
@@ -70,11 +71,11 @@ def test_what_is_not_finite_is_left_out(values: list[float], fallback: float) ->
     """Sizes are those of the finite entries, from the smallest number to the largest; an empty array has none."""
     array = np.array(values, np.float32)
     finite = array[np.isfinite(array)].astype(np.float64)
-    assert blockwise.largest(array) == np.abs(finite).max(initial=0.0)
-    assert blockwise.norm(array) == pytest.approx(math.hypot(*finite), rel=1e-12)
-    assert blockwise.is_finite(array) == bool(np.isfinite(array).all())
+    assert reductions.largest(array) == np.abs(finite).max(initial=0.0)
+    assert reductions.norm(array) == pytest.approx(math.hypot(*finite), rel=1e-12)
+    assert reductions.is_finite(array) == bool(np.isfinite(array).all())
     rms = math.hypot(*finite) / math.sqrt(finite.size) if finite.any() else fallback
-    assert blockwise.typical_size(array, fallback) == pytest.approx(rms, rel=1e-12)
+    assert reductions.typical_size(array, fallback) == pytest.approx(rms, rel=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

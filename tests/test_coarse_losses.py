@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import Report, check
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 from gradguard.testing import LSTM, random_batch
 from gradguard.verdict import Verdict
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, concatenate, measuring
 from gradguard.evidence import ALARM
 from gradguard.loss import Objective, Reduction
 from gradguard.parameters import Copied, InPlace, Shadow, Space
-from gradguard.parted import Array, Float64
 from gradguard.probes import EntryProbe, Probe, aligned, gaussian
 from gradguard.side_by_side import alone
 from gradguard.testing import LSTM, random_batch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradguard.given import read_gradients, read_parameters, require_movable
+from gradguard.arrays.validation import read_gradients, read_parameters, require_movable
 
 AnyArray = NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradguard import GradGuard, Verdict
-from gradguard.parted import Array
+from gradguard.arrays.types import Array
 from gradguard.testing import LSTM, random_batch
 
 BATCH = random_batch(3, 2, inputs=2, outputs=2)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gradguard.naming import History, Observation, require_constants
+from gradguard.arrays.validation import require_constants
+from gradguard.naming import History, Observation
 
 TRAINING = {"timesteps": 39.0, "batch": 16.0}
 

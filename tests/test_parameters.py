@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gradguard.given import read_parameters
+from gradguard.arrays.validation import read_parameters
 from gradguard.parameters import Copied, InPlace, Place, Shadow, Space, typical_size
 
 AnyArray = NDArray[Any]

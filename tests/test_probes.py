@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gradguard.arrays.types import Array, Float64
 from gradguard.parameters import ArrayPlace
-from gradguard.parted import Array, Float64
 from gradguard.probes import Direction, EntryProbe, Probe, aligned, entries, gaussian
 
 SHAPES = [(), (1,), (5,), (2, 3), (2, 1, 4)]

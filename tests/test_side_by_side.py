@@ -2,10 +2,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gradguard.arrays.types import Array
 from gradguard.batched import Batched
 from gradguard.loss import Objective, Question
 from gradguard.parameters import Copied
-from gradguard.parted import Array
 from gradguard.probes import EntryProbe
 from gradguard.side_by_side import Search, alone, side_by_side
 

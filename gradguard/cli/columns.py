@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gradguard.arrays.types import Float64
 from gradguard.cli.output import Failure
-from gradguard.parted import Float64
 
 LARGEST = 64 * 2**20  # bytes
 SHOWN = 40  # characters of a word in a message

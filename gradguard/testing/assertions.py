@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from gradguard.blocks import Blocks
+from gradguard.arrays.named_blocks import Blocks
 from gradguard.check import check
 from gradguard.loss import Loss
 from gradguard.report import Report

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gradguard.arrays.types import Array
 from gradguard.integrations.native.abi import ABI_VERSION, DESCRIBE, DTYPES, Table, Tensor
-from gradguard.parted import Array
 
 DIMENSIONS = 32
 """More than any tensor has: what the table says is then no number of dimensions."""

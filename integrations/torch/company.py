@@ -9,11 +9,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gradguard.arrays.types import Float64
 from gradguard.integrations.torch.peers import Kind, PeerError, Peers, among
 from gradguard.integrations.torch.replicas import Replicas
 from gradguard.integrations.torch.shards import FullyShard, ranks_of
 from gradguard.loss import Reduction, losses_of, require_reduction
-from gradguard.parted import Float64
 from gradguard.thresholds import Thresholds
 
 COMPARED = (int, float, str, type(None), Thresholds)  # options that must be the same on all ranks

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
+from gradguard.arrays.types import Array
+from gradguard.arrays.validation import require_movable
 from gradguard.callback import GradGuard, HistoryRow
 from gradguard.closing import Closing
-from gradguard.given import require_movable
 from gradguard.integrations.torch.company import chain, company_of, wrapper_of
 from gradguard.integrations.torch.evaluation import Evaluation
 from gradguard.integrations.torch.forwards import Forwards
@@ -23,7 +24,6 @@ from gradguard.integrations.torch.shards import ShardParameters, local, require_
 from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
-from gradguard.parted import Array
 from gradguard.ranks import ALONE
 from gradguard.report import Report
 from gradguard.snapshots import Snapshot, snapshot_rng, together

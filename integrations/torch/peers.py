@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from gradguard.parted import Float64
+from gradguard.arrays.types import Float64
 
 ANSWER_SECONDS = 10.0  # for a roll call, after a timeout
 SAME_POINT = 1e-6  # relative distance of two moves that are meant to be one: ranks of different make round differently

@@ -12,10 +12,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from gradguard.arrays.sharded import Part
+from gradguard.arrays.types import Array, Float64, Region
 from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers
 from gradguard.integrations.torch.tensors import TensorPlace, host, spacing
 from gradguard.parameters import Moved, Place
-from gradguard.parted import Array, Float64, Part, Region
 
 NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
 NOT_REDUCED = (
@@ -46,7 +47,7 @@ def ranks_of(tensor: DTensor) -> list[int]:
 
 
 class Sharding:
-    """How one tensor is spread over the processes: `gradguard.parted.Across`.
+    """How one tensor is spread over the processes: `gradguard.arrays.sharded.Across`.
 
     Args:
         peers: The processes.

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradguard.arrays.types import Array
 from gradguard.integrations.torch.double import InDouble, StandingIn
 from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
 from gradguard.integrations.torch.vectorised import Copied, Room, Vectorised
 from gradguard.parameters import Copies, Moved, Place, Space
-from gradguard.parted import Array
 from gradguard.ranks import ALONE, Ranks
 
 BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together

@@ -22,9 +22,9 @@ import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
 from gradguard import agreement, bench, confirm, diagnosis, evidence, noise, settle
+from gradguard.arrays.types import Float64
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence, Pairs
-from gradguard.parted import Float64
 
 Row = tuple[str, ...]
 Patches = Callable[[], Sequence[AbstractContextManager[object]]]

@@ -21,7 +21,8 @@ from rank_trainings import identical, own
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from gradguard import blockwise, probes
+from gradguard import probes
+from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.peers import Peers
 from gradguard.integrations.torch.shards import Sharding
@@ -43,10 +44,10 @@ def numbers() -> list[bool]:
 
     (indices, directions), (expected, whole_directions) = drawn(part), drawn(whole)
     return [
-        bool(np.isclose(blockwise.norm(part), blockwise.norm(whole), rtol=1e-12)),
-        bool(np.isclose(blockwise.typical_size(part, 1.0), blockwise.typical_size(whole, 1.0), rtol=1e-12)),
-        blockwise.largest(part) == blockwise.largest(whole),
-        blockwise.is_finite(part) and bool(part.any()),
+        bool(np.isclose(reductions.norm(part), reductions.norm(whole), rtol=1e-12)),
+        bool(np.isclose(reductions.typical_size(part, 1.0), reductions.typical_size(whole, 1.0), rtol=1e-12)),
+        reductions.largest(part) == reductions.largest(whole),
+        reductions.is_finite(part) and bool(part.any()),
         indices == expected,
         all(np.allclose(one, other, rtol=1e-6) for one, other in zip(directions, whole_directions, strict=True)),
         all(part[index] == whole[index] for index in ((0, 0), (6, 8), (3, 4))),

@@ -3,11 +3,8 @@
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
-Float64 = NDArray[np.float64]
-Region = tuple[slice, ...]
+from gradguard.arrays.types import Array, Float64, Region
 
 
 class Across(Protocol):
@@ -27,7 +24,7 @@ class Part(np.ndarray[Any, Any]):
     """An array of which this process holds a region; all else reads as zeros, which take up no memory until written.
 
     Its shape is that of the whole, so that directions and entries are the same in all processes. What is computed from
-    it is an ordinary array; the functions of `gradguard.blockwise` give the numbers of the whole.
+    it is an ordinary array; the functions of `gradguard.arrays.reductions` give the numbers of the whole.
 
     Attributes:
         across: What the processes find out together; None of what is computed from one.

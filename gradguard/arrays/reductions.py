@@ -2,14 +2,15 @@
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parted import Array, Float64, across, own, summed
+from gradguard.arrays.sharded import across, own, summed
+from gradguard.arrays.types import Array, Float64
 
 FLOAT64 = np.dtype(np.float64)
 FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = ("external_loop", "buffered", "zerosize_ok")
@@ -127,19 +128,6 @@ def at(array: Array, places: NDArray[np.intp]) -> Float64:
     return found if together is None else together.sum(found)
 
 
-def drawn_by_size(array: Array, rng: np.random.Generator) -> int:
-    """A place in the flat array, drawn in proportion to |entry|; any where all are 0."""
-    together = across(array)
-    sums = np.array([float(np.abs(piece).sum()) for _, piece in in_order(array)])
-    sums = sums if together is None else together.sum(sums)
-    if not sums.sum() > 0:
-        return int(rng.integers(array.size))
-    start = BLOCK * int(rng.choice(sums.size, p=sums / sums.sum()))
-    where, piece = _piece(array, slice(start, min(start + BLOCK, array.size)))
-    sizes = np.abs(piece) if together is None else together.sum(np.abs(piece))
-    return int(where.start + rng.choice(sizes.size, p=sizes / sizes.sum()))
-
-
 def _merged(candidates: Float64, count: int) -> NDArray[np.intp]:
     """The largest among what each process found: rows of sizes, and as many places after them."""
     sizes, places = (half.reshape(-1) for half in np.split(candidates, 2, axis=1))
@@ -151,3 +139,8 @@ def _merged(candidates: Float64, count: int) -> NDArray[np.intp]:
 def _finite(piece: Float64) -> Float64:
     finite = np.isfinite(piece)
     return piece if finite.all() else piece[finite]
+
+
+def typical_size_among(array: Array, arrays: Mapping[str, Array]) -> float:
+    """The typical size of a tensor; of one that is all zeros, the largest of the tensors it stands among, or 1."""
+    return typical_size(array, 0.0) or max((typical_size(other, 0.0) for other in arrays.values()), default=0.0) or 1.0

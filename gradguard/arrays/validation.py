@@ -1,12 +1,14 @@
 """What is handed over to be checked: read by name, or refused by name at once."""
 
+import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.parted import Array
+from gradguard.arrays.types import Array
 
 
 def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
@@ -120,3 +122,28 @@ def _overlaps_itself(array: Array) -> bool:
             return True
         reach += stride * (length - 1)
     return False
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, NumPy's included; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:
+    """The constants as floats.
+
+    Raises:
+        TypeError: `constants` is no mapping.
+        ValueError: one is no positive finite number.
+    """
+    if constants is not None and not isinstance(constants, Mapping):
+        raise TypeError(f"constants is a {type(constants).__name__}; expected a mapping such as {{'timesteps': 39}}")
+    read = {}
+    for name, value in (constants or {}).items():
+        try:
+            read[name] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number") from None
+        if not (math.isfinite(read[name]) and read[name] > 0):
+            raise ValueError(f"constant {name!r} is {value!r}; expected a positive number")
+    return read

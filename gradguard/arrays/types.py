@@ -1,0 +1,10 @@
+"""The array types that every other module names."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Float64 = NDArray[np.float64]
+Region = tuple[slice, ...]
