@@ -8,11 +8,11 @@ from gradguard.batched import batched
 from gradguard.callback import GradGuard
 from gradguard.check import check
 from gradguard.from_arrays import diagnose
-from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport
+from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 from gradguard.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.sweep import Sweep, sweep
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
 from gradguard.writers import JSONLWriter, Writer
 
 if TYPE_CHECKING:

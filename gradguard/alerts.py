@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 
 from gradguard.evidence import ALARM, BEYOND_FLOOR
-from gradguard.printable import one_line
-from gradguard.report import Alert, Report, TensorReport
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
+from gradguard.report.results import Alert, Report, TensorReport
+from gradguard.report.text import one_line
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 
 ADVICE = {
     Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",

@@ -21,14 +21,14 @@ from gradguard.outlets import Outlets
 from gradguard.parameters import InPlace
 from gradguard.pickling import require_named
 from gradguard.ranks import ranks_of
-from gradguard.report import Alert, Report
+from gradguard.report.results import Alert, Report
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.snapshots import Snapshot, together
 from gradguard.state import State
 from gradguard.subject import Subject, require_precision
-from gradguard.thresholds import Thresholds
 from gradguard.undisturbed import Undisturbed
-from gradguard.verdict import Verdict
 from gradguard.watch import ROUTINE_ENTRIES, Watch
 from gradguard.writers.writer import Writer
 

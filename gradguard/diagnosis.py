@@ -10,9 +10,9 @@ from gradguard.agreement import norm
 from gradguard.evidence import ALARM, Evidence, Pairs
 from gradguard.locate import Place, locate
 from gradguard.naming import History
-from gradguard.report import BlockReport, Entry, TensorReport
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
+from gradguard.report.results import BlockReport, Entry, TensorReport
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
 NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves

@@ -13,10 +13,10 @@ from gradguard.arrays.validation import require_constants
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.evidence import Evidence, Pairs
 from gradguard.naming import History
-from gradguard.report import Report, TensorReport
+from gradguard.report.results import Report, TensorReport
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 from gradguard.summary import summary, unmeasured, worst_verdict
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
 
 ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
 UNIT_ROUNDOFF = 2.0**-24

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradguard.report import Report
+from gradguard.report.results import Report
 from gradguard.signals import Handlers
 from gradguard.writers.writer import Resumable, Writer
 

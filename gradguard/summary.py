@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradguard.arrays.reductions import norm
 from gradguard.arrays.types import Array
-from gradguard.report import TensorReport
-from gradguard.verdict import Verdict
+from gradguard.report.results import TensorReport
+from gradguard.report.verdict import Verdict
 
 SHARED = 0.2  # relative distance within which a pooled ratio is the same factor with something else on top
 FACTOR = 0.05  # a factor closer to 1 than that is not worth looking for in other tensors

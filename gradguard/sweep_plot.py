@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradguard.arrays.types import Float64
-from gradguard.printable import printable
+from gradguard.report.text import printable
 from gradguard.sweep_curves import Curve
 
 if TYPE_CHECKING:

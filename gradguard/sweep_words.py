@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from gradguard.naming import History
-from gradguard.printable import printable
+from gradguard.report.text import printable
 from gradguard.sweep_curves import TOO_FAR, UNRESOLVED, Curve
 
 SAME = 0.05  # relative change of a ratio from step to step that leaves it the same

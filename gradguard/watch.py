@@ -18,13 +18,13 @@ from gradguard.drift import alarm_level
 from gradguard.evidence import ALARM
 from gradguard.naming import History, Observation
 from gradguard.ranks import ALONE, Ranks
-from gradguard.report import TensorReport
+from gradguard.report.results import TensorReport
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 from gradguard.routine import probe_tensors
 from gradguard.schedule import Plan
 from gradguard.subject import Precision, Subject
 from gradguard.summary import unmeasured
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
 CONFIRMING = Effort(entries=100, cost=IN_DOUBT)

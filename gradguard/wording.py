@@ -9,9 +9,9 @@ import numpy as np
 from gradguard.evidence import BEYOND_FLOOR, Evidence, Pairs
 from gradguard.locate import Place
 from gradguard.naming import Name
-from gradguard.report import BlockReport, Entry
-from gradguard.thresholds import Thresholds
-from gradguard.verdict import Verdict
+from gradguard.report.results import BlockReport, Entry
+from gradguard.report.thresholds import Thresholds
+from gradguard.report.verdict import Verdict
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (

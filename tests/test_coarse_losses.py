@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from gradguard import Report, check
 from gradguard.arrays.types import Float64
+from gradguard.report.verdict import Verdict
 from gradguard.testing import LSTM, random_batch
-from gradguard.verdict import Verdict
 
 Shape = Callable[[Float64], tuple[Float64, Float64]]
 

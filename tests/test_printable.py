@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.printable import one_line, printable
+from gradguard.report.text import one_line, printable
 
 
 @given(st.text())

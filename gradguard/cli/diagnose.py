@@ -8,8 +8,8 @@ from gradguard.cli.columns import Columns, read_columns
 from gradguard.cli.options import EXIT_STATUSES, Commands, add_command, add_constants, add_json
 from gradguard.cli.output import say, say_json, status_of
 from gradguard.from_arrays import diagnose
-from gradguard.printable import printable
-from gradguard.report import Report
+from gradguard.report.results import Report
+from gradguard.report.text import printable
 
 DESCRIPTION = """\
 Tells what is wrong with gradients from numbers measured elsewhere: a CSV file with the columns `numeric` and `analytic`

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradguard.cli.options import Commands, add_command, add_json
 from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, say, say_json
-from gradguard.printable import one_line
+from gradguard.report.text import one_line
 
 if TYPE_CHECKING:
     from gradguard.recorded.logs import Log

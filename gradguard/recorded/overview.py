@@ -7,7 +7,7 @@ from typing import Any
 
 from gradguard.alerts import ADVICE
 from gradguard.recorded.story import changes_of, is_bug, tell
-from gradguard.verdict import Verdict
+from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record
 
 SERIES = ("verdict", "deep", "discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "step_size")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from gradguard.verdict import Verdict
+from gradguard.report.verdict import Verdict
 from gradguard.writers.record import CURVES, Record
 
 LARGEST = sys.float_info.max

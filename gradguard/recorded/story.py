@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from gradguard.alerts import ADVICE
-from gradguard.printable import printable
-from gradguard.verdict import Verdict
+from gradguard.report.text import printable
+from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record
 
 LISTED = 5  # names in a sentence

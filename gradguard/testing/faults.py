@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gradguard.report.verdict import Verdict
 from gradguard.testing.lstm import GATES, LSTM, Array, Batch, Trace, gate, random_batch, softmax
-from gradguard.verdict import Verdict
 
 Grads = dict[str, Array]
 Piece = TypeVar("Piece", bound=Callable[..., Any])

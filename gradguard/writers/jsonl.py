@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gradguard.report import Report
+from gradguard.report.results import Report
 from gradguard.writers.folders import make_folder
 
 # What every line starts with: how a log of ours is told from any other file.

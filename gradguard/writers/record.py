@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gradguard.report import Report
+from gradguard.report.results import Report
 
 PLUGIN = "gradguard"
 """The name that TensorBoard knows the tab and its data by."""

@@ -25,7 +25,7 @@ from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
 from gradguard.ranks import ALONE
-from gradguard.report import Report
+from gradguard.report.results import Report
 from gradguard.snapshots import Snapshot, snapshot_rng, together
 
 LOG = logging.getLogger("gradguard")

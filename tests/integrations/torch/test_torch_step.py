@@ -8,7 +8,7 @@ from torch import Tensor, nn  # noqa: E402 - torch may not be there
 from torch_checks import bugs, guard_of, seeded  # noqa: E402
 from torch_models import Perceptron, batches, cross_entropy  # noqa: E402
 
-from gradguard.report import Report  # noqa: E402
+from gradguard.report.results import Report  # noqa: E402
 
 
 def trained_once(wrong: str, constants: dict[str, float] | None = None) -> Report:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_models import batches, cross_entropy
 
 from gradguard.integrations.torch import TorchGuard
-from gradguard.report import Report
+from gradguard.report.results import Report
 
 
 def seeded(make: Callable[[], Any]) -> Any:

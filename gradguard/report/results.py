@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradguard.printable import one_line
-from gradguard.verdict import Verdict
+from gradguard.report.text import one_line
+from gradguard.report.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
