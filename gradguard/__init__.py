@@ -8,10 +8,10 @@ from gradguard.batched import batched
 from gradguard.callback import GradGuard
 from gradguard.check import check
 from gradguard.from_arrays import diagnose
+from gradguard.perturbation.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.sweep import Sweep, sweep
 from gradguard.writers import JSONLWriter, Writer
 

@@ -8,7 +8,7 @@ import numpy as np
 from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.differences import NOISE_OF_NUMERICAL
-from gradguard.probes import Probe
+from gradguard.perturbation.directions import Probe
 from gradguard.settled import Settled
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradguard.arrays.types import Array
-from gradguard.parameters import ArrayPlace, Copies, Space
+from gradguard.perturbation.protocols import Copies, Space
+from gradguard.perturbation.spaces import ArrayPlace
 
 MOST = 512  # copies in a call: more of them no longer stay in a processor's cache
 BYTES = 2**26  # of all parameters together, in a call
@@ -72,7 +73,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
-    """Stacks of the tensors of a space: `gradguard.parameters.Copying`."""
+    """Stacks of the tensors of a space: `gradguard.perturbation.protocols.Copying`."""
 
     space: Space
 

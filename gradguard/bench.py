@@ -14,7 +14,7 @@ from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, measure_each, measuring
 from gradguard.loss import Objective
 from gradguard.noise import Noise
-from gradguard.probes import Probe
+from gradguard.perturbation.directions import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 from gradguard.side_by_side import Search, alone
 from gradguard.steps import Steps

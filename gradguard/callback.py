@@ -18,17 +18,17 @@ from gradguard.closing import Closing
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
-from gradguard.parameters import InPlace
+from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.snapshots import Snapshot, together
+from gradguard.perturbation.spaces import InPlace
 from gradguard.pickling import require_named
 from gradguard.ranks import ranks_of
 from gradguard.report.results import Alert, Report
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
-from gradguard.snapshots import Snapshot, together
 from gradguard.state import State
 from gradguard.subject import Subject, require_precision
-from gradguard.undisturbed import Undisturbed
 from gradguard.watch import ROUTINE_ENTRIES, Watch
 from gradguard.writers.writer import Writer
 

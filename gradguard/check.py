@@ -16,15 +16,15 @@ from gradguard.diagnosis import diagnose_tensor
 from gradguard.exact import remeasured
 from gradguard.loss import Loss, require_reduction
 from gradguard.naming import History
+from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report.progress import with_bar
 from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.snapshots import Snapshot, together
 from gradguard.subject import Subject, require_precision
 from gradguard.summary import read_together, summary, unmeasured, worst_verdict
-from gradguard.undisturbed import Undisturbed
 
 REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
 SIDE_BY_SIDE = 16  # tensors, of which the points go into the same calls of a batched loss

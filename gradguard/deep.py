@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import noise, probes
+from gradguard import noise
 from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
 from gradguard.bench import Bench
@@ -14,7 +14,8 @@ from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
 from gradguard.noise import Noise
-from gradguard.probes import EntryProbe, Probe
+from gradguard.perturbation import directions
+from gradguard.perturbation.directions import EntryProbe, Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle
 from gradguard.settled import Settled
@@ -221,10 +222,10 @@ def _planned(
 ) -> tuple[Along, Along]:
     """Entries of a tensor, and directions through it."""
     gradient = bench.gradients[name]
-    drawn = probes.entries(gradient, effort.entries, rng)
+    drawn = directions.entries(gradient, effort.entries, rng)
     chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
-    along = [probes.aligned(gradient, rng) for _ in range(effort.aligned)]
-    along += [probes.gaussian(gradient, rng) for _ in range(effort.gaussian)]
+    along = [directions.aligned(gradient, rng) for _ in range(effort.aligned)]
+    along += [directions.gaussian(gradient, rng) for _ in range(effort.gaussian)]
     stretched = (CAUTION * first.entries.stretch, CAUTION * first.directions.stretch) if first else (1.0, 1.0)
     rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
     singles = Along(name, chosen, heard, rounding, steps, stretched[0], pilots=effort.pilots)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradguard.arrays.types import Array, Float64
 from gradguard.evidence import Pairs
 from gradguard.loss import Answer, Objective, Question
-from gradguard.probes import Probe
+from gradguard.perturbation.directions import Probe
 from gradguard.side_by_side import Search
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1

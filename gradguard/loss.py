@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from gradguard.arrays.types import Array, Float64
 from gradguard.attempts import attempted
 from gradguard.batched import Stacks
-from gradguard.parameters import Copies, Copying, Space
-from gradguard.probes import Probe
-from gradguard.snapshots import Restore
+from gradguard.perturbation.directions import Probe
+from gradguard.perturbation.protocols import Copies, Copying, Space
+from gradguard.perturbation.snapshots import Restore
 
 Loss = Callable[..., object]
 Reduction = Literal["sum", "mean"]

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from gradguard.undisturbed import done_after
+from gradguard.perturbation.rollback import done_after
 
 Result = TypeVar("Result")
 

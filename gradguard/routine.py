@@ -7,12 +7,12 @@ from itertools import zip_longest
 
 import numpy as np
 
-from gradguard import probes
 from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.deep import coverage
 from gradguard.evidence import Evidence, Pairs
-from gradguard.probes import EntryProbe, Probe
+from gradguard.perturbation import directions
+from gradguard.perturbation.directions import EntryProbe, Probe
 
 GAUSSIAN_EVERY = 4
 
@@ -74,16 +74,16 @@ def _planned(bench: Bench, name: str, state: TensorState, entries: int, rng: np.
     gradient = bench.gradients[name]
     floor = state.noise.floor_at(bench.objective, bench.centre)
     singles = min(entries, gradient.size)
-    kinds = [(state.aligned, probes.aligned)]
+    kinds = [(state.aligned, directions.aligned)]
     if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1:
         # It costs the same: a small drift shows in the sum of all aligned directions, and hardly in entries.
-        kinds = [*kinds[: min(1, singles)], (state.gaussian, probes.gaussian)]
+        kinds = [*kinds[: min(1, singles)], (state.gaussian, directions.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
     rounding = state.amplification * bench.rounding_of_direction(name).total
     turns = [_Turn(name, stream, draw(gradient, rng), rounding, floor) for stream, draw in kinds]
     rounding = state.amplification * bench.rounding_of_entry(name).total
-    drawn = probes.some_entries(gradient, singles, rng)
+    drawn = directions.some_entries(gradient, singles, rng)
     return turns + [_Turn(name, state.entry, probe, rounding, floor) for probe in drawn]
 
 

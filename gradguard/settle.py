@@ -18,7 +18,7 @@ from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.evidence import ALARM
 from gradguard.noise import Noise
-from gradguard.probes import Probe
+from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
 from gradguard.side_by_side import Search

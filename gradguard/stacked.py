@@ -10,7 +10,7 @@ from gradguard.arrays import reductions
 from gradguard.arrays.types import Float64
 from gradguard.attempts import attempted
 from gradguard.loss import Objective, Question
-from gradguard.probes import gaussian
+from gradguard.perturbation.directions import gaussian
 
 COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently
 FAR = 2.0**-6  # of a tensor, that the copies are moved by

@@ -12,11 +12,13 @@ from gradguard.batched import Batched
 from gradguard.bench import FLOAT32_UNIT, Bench, Derivative, Proven, Size
 from gradguard.loss import Loss, Objective, Reduction, takes_parameters
 from gradguard.noise import Noise, listening
-from gradguard.parameters import Copied, Copying, Imaginary, InPlace, Movable, Shadow, Space
+from gradguard.perturbation.journal import Held, HeldCopying
+from gradguard.perturbation.protocols import Copying, Movable, Space
+from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.spaces import Copied, Imaginary, InPlace, Shadow
 from gradguard.shadow_proof import swaps, why_not_exact
 from gradguard.side_by_side import Search, side_by_side
 from gradguard.stacked import proven_at_once, still_at_once, tried_at_once
-from gradguard.undisturbed import Held, HeldCopying, Undisturbed
 
 Precision = Literal["native", "float64", "auto"]
 LISTENED = 4  # tensors along which the native noise is measured

@@ -11,19 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard import noise, probes, sweep_curves, sweep_words
+from gradguard import noise, sweep_curves, sweep_words
 from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.bench import Bench
 from gradguard.loss import Loss, require_reduction
 from gradguard.noise import Noise
-from gradguard.probes import EntryProbe
+from gradguard.perturbation import directions
+from gradguard.perturbation.directions import EntryProbe
+from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.rounding import BACKPROP_ROUNDING
-from gradguard.snapshots import Snapshot, together
 from gradguard.subject import Subject, require_precision
 from gradguard.sweep_curves import Curve, Differences
-from gradguard.undisturbed import Undisturbed
 
 ENTRIES = 50  # of a tensor, at most, unless asked for otherwise
 PILOTS = 12  # four-point differences that the noise is read off
@@ -134,7 +135,7 @@ def sweep(
         sizes = _default_steps(bench) if steps is None else _require_steps(steps)
         _require_finite(bench)
         rng = np.random.default_rng(seed)
-        chosen = {name: probes.entries(g, count, rng) for name, g in bench.gradients.items() if g.size}
+        chosen = {name: directions.entries(g, count, rng) for name, g in bench.gradients.items() if g.size}
         with np.errstate(all="ignore"):  # the longest steps may well overflow
             heard = {name: noise.listen(bench.objective, name, bench.centre, rng) for name in chosen}
             return bench, heard, *_measured(bench, chosen, sizes, heard, progress)

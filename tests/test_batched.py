@@ -9,8 +9,8 @@ from gradguard.arrays.random import KEPT
 from gradguard.arrays.types import Array
 from gradguard.batched import BYTES, Stack, at_most
 from gradguard.loss import Objective, Question
-from gradguard.parameters import Copied
-from gradguard.probes import gaussian
+from gradguard.perturbation.directions import gaussian
+from gradguard.perturbation.spaces import Copied
 from gradguard.testing import LSTM, faulty, random_batch
 
 TIMESTEPS = 6

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gradguard import check
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Array
-from gradguard.parameters import ArrayPlace, InPlace
-from gradguard.probes import aligned, entries, gaussian, some_entries
+from gradguard.perturbation.directions import aligned, entries, gaussian, some_entries
+from gradguard.perturbation.spaces import ArrayPlace, InPlace
 
 LAYOUTS = ["C", "F", "strided", "reversed"]
 

@@ -14,8 +14,8 @@ from gradguard import TensorReport, Verdict, check
 from gradguard.bench import Derivative
 from gradguard.exact import slopes
 from gradguard.loss import Objective
-from gradguard.parameters import Imaginary
-from gradguard.probes import EntryProbe
+from gradguard.perturbation.directions import EntryProbe
+from gradguard.perturbation.spaces import Imaginary
 from gradguard.testing import LSTM, faulty, random_batch
 
 Array = NDArray[Any]

@@ -12,8 +12,9 @@ from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, concatenate, measuring
 from gradguard.evidence import ALARM
 from gradguard.loss import Objective, Reduction
-from gradguard.parameters import Copied, InPlace, Shadow, Space
-from gradguard.probes import EntryProbe, Probe, aligned, gaussian
+from gradguard.perturbation.directions import EntryProbe, Probe, aligned, gaussian
+from gradguard.perturbation.protocols import Space
+from gradguard.perturbation.spaces import Copied, InPlace, Shadow
 from gradguard.side_by_side import alone
 from gradguard.testing import LSTM, random_batch
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradguard.loss import Objective, Reduction, require_reduction, takes_parameters
-from gradguard.parameters import Copied, InPlace, Shadow
+from gradguard.perturbation.spaces import Copied, InPlace, Shadow
 from gradguard.testing import LSTM, random_batch
 
 

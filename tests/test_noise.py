@@ -8,7 +8,7 @@ from gradguard.arrays import floating_point
 from gradguard.arrays.types import Float64
 from gradguard.differences import FourPoint
 from gradguard.loss import Objective
-from gradguard.parameters import InPlace
+from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import LSTM, Batch, random_batch
 
 positive = st.floats(1e-12, 1e6)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from signal_storm import StopError, Storm
 
-from gradguard import Alert, GradGuard, Verdict, one_thread, undisturbed
+from gradguard import Alert, GradGuard, Verdict, one_thread
 from gradguard.one_thread import OneThread
-from gradguard.undisturbed import done_after
+from gradguard.perturbation import rollback
+from gradguard.perturbation.rollback import done_after
 
-MODULES = {one_thread.__file__, undisturbed.__file__}
+MODULES = {one_thread.__file__, rollback.__file__}
 
 
 def sine(**options: Any) -> tuple[dict[str, Any], GradGuard]:

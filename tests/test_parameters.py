@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.arrays.validation import read_parameters
-from gradguard.parameters import Copied, InPlace, Place, Shadow, Space, typical_size
+from gradguard.perturbation.protocols import Place, Space
+from gradguard.perturbation.spaces import Copied, InPlace, Shadow, typical_size
 
 AnyArray = NDArray[Any]
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.parameters import ArrayPlace
-from gradguard.probes import Direction, EntryProbe, Probe, aligned, entries, gaussian
+from gradguard.perturbation.directions import Direction, EntryProbe, Probe, aligned, entries, gaussian
+from gradguard.perturbation.spaces import ArrayPlace
 
 SHAPES = [(), (1,), (5,), (2, 3), (2, 1, 4)]
 

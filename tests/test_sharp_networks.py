@@ -5,7 +5,7 @@ import pytest
 
 from gradguard import check, noise
 from gradguard.loss import Objective
-from gradguard.parameters import InPlace
+from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch
 
 

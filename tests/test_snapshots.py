@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradguard.snapshots import Snapshot, snapshot_attributes, snapshot_rng, together
+from gradguard.perturbation.snapshots import Snapshot, snapshot_attributes, snapshot_rng, together
 
 
 def test_an_array_is_restored_in_place() -> None:

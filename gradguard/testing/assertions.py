@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from gradguard.arrays.named_blocks import Blocks
 from gradguard.check import check
 from gradguard.loss import Loss
+from gradguard.perturbation.snapshots import Snapshot
 from gradguard.report.results import Report
 from gradguard.report.verdict import Verdict
-from gradguard.snapshots import Snapshot
 
 
 def assert_gradients(

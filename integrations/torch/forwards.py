@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gradguard.integrations.torch.state import Streams
-from gradguard.snapshots import Restore, Snapshot
+from gradguard.perturbation.snapshots import Restore, Snapshot
 
 REMEMBERED = 256  # forward passes
 SAMPLED = 64  # numbers of an output

@@ -24,9 +24,9 @@ from gradguard.integrations.torch.shards import ShardParameters, local, require_
 from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss import takes_parameters
+from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 from gradguard.ranks import ALONE
 from gradguard.report.results import Report
-from gradguard.snapshots import Snapshot, snapshot_rng, together
 
 LOG = logging.getLogger("gradguard")
 

@@ -13,7 +13,7 @@ from gradguard.arrays.types import Array
 from gradguard.integrations.torch.forwards import Hook
 from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers, among
 from gradguard.integrations.torch.tensors import Parameters
-from gradguard.parameters import Place, Space
+from gradguard.perturbation.protocols import Place, Space
 
 NAMED = 3  # tensors in a message
 EXACT = 2**53  # whole numbers that float64 holds

@@ -16,7 +16,8 @@ from gradguard.arrays.sharded import Part
 from gradguard.arrays.types import Array, Float64, Region
 from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers
 from gradguard.integrations.torch.tensors import TensorPlace, host, spacing
-from gradguard.parameters import Moved, Place
+from gradguard.perturbation.protocols import Place
+from gradguard.perturbation.spaces import Moved
 
 NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
 NOT_REDUCED = (
@@ -90,7 +91,7 @@ class Sharding:
 
 
 class ShardPlace:
-    """A tensor of which this process writes its part, as the others write theirs: `gradguard.parameters.Place`."""
+    """A `Place` of which this process writes its part, as the others write theirs."""
 
     def __init__(self, tensor: DTensor, sharding: Sharding, peers: Peers, number: int) -> None:
         local = tensor.to_local()
@@ -173,7 +174,7 @@ class PartGradients(Parts):
 
 
 class ShardParameters(Parts):
-    """The parameters under check, which move themselves: `gradguard.parameters.Movable`.
+    """The parameters under check, which move themselves: `gradguard.perturbation.protocols.Movable`.
 
     Args:
         checked: By name.
@@ -220,7 +221,7 @@ class ShardParameters(Parts):
 
 
 class ShardSpace:
-    """The live parameters, of which each process moves its own part: `gradguard.parameters.Space`."""
+    """The live parameters, of which each process moves its own part: `gradguard.perturbation.protocols.Space`."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding], peers: Peers, precision: str

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradguard.snapshots import Restore
+from gradguard.perturbation.snapshots import Restore
 
 PLAIN = (int, float, type(None))  # attributes that count steps, or hold a state from the second step on
 INTERNAL = frozenset(nn.Module().__dict__)

@@ -13,7 +13,8 @@ from gradguard.arrays.types import Array
 from gradguard.integrations.torch.double import InDouble, StandingIn
 from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
 from gradguard.integrations.torch.vectorised import Copied, Room, Vectorised
-from gradguard.parameters import Copies, Moved, Place, Space
+from gradguard.perturbation.protocols import Copies, Place, Space
+from gradguard.perturbation.spaces import Moved
 from gradguard.ranks import ALONE, Ranks
 
 BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
@@ -70,7 +71,7 @@ class Gradients(Mapping[str, Array]):
 
 
 class Parameters(Hosted):
-    """The parameters under check, by name, which move themselves: `gradguard.parameters.Movable`.
+    """The parameters under check, by name, which move themselves: `gradguard.perturbation.protocols.Movable`.
 
     Args:
         checked: The parameters under check.

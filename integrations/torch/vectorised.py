@@ -19,7 +19,7 @@ from gradguard.batched import MOST
 from gradguard.integrations.torch.double import StandingIn
 from gradguard.integrations.torch.forward_mode import dual
 from gradguard.integrations.torch.functions import SeenThrough
-from gradguard.parameters import Place
+from gradguard.perturbation.protocols import Place
 
 BYTES = 2**28  # of all that a call computes
 NO_RULE = "There is a performance drop"  # how PyTorch begins to say that vmap has none for an operation
@@ -62,7 +62,7 @@ class Copied:
 
 
 class Vectorised:
-    """Copies of some parameters on a leading axis: `gradguard.parameters.Copies`.
+    """Copies of some parameters on a leading axis: `gradguard.perturbation.protocols.Copies`.
 
     Args:
         copied: The parameters, each with as many copies.

@@ -38,11 +38,12 @@ from common import (
 )
 from numpy.typing import NDArray
 
-from gradguard import deep, noise, probes
+from gradguard import deep, noise
 from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.probes import Probe
+from gradguard.perturbation import directions
+from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import WEAK
 from gradguard.side_by_side import alone
@@ -218,8 +219,8 @@ def oracle(bench: Bench, name: str, kind: str, count: int, rng: np.random.Genera
 def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) -> list[Probe]:
     """Probes of one kind."""
     if kind == "entry":
-        return list(probes.entries(gradient, count, rng))
-    draw = probes.aligned if kind == "aligned" else probes.gaussian
+        return list(directions.entries(gradient, count, rng))
+    draw = directions.aligned if kind == "aligned" else directions.gaussian
     return [draw(gradient, rng) for _ in range(count)]
 
 

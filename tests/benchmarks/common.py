@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard.loss import Reduction
-from gradguard.snapshots import together
+from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.snapshots import together
 from gradguard.subject import Precision, Subject
 from gradguard.testing import LSTM, Batch, random_batch
-from gradguard.undisturbed import Undisturbed
 
 Float64 = NDArray[np.float64]
 Item = TypeVar("Item")

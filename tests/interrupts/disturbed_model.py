@@ -10,7 +10,7 @@ import numpy as np
 from signal_storm import StopError
 
 from gradguard import GradGuard, snapshot_attributes, snapshot_rng
-from gradguard.snapshots import Snapshot, together
+from gradguard.perturbation.snapshots import Snapshot, together
 
 FORMS = ["native", "float64 by swap", "float64 by swap, OrderedDict"]
 

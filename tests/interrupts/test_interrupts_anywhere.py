@@ -12,8 +12,8 @@ from interrupter import Interrupter, strike
 from signal_storm import StopError
 
 from gradguard import GradGuard, check, sweep
-from gradguard.parameters import ArrayPlace, Moved
-from gradguard.undisturbed import Moves
+from gradguard.perturbation.journal import Moves
+from gradguard.perturbation.spaces import ArrayPlace, Moved
 
 
 def strike_everywhere(form: str, prepare: Callable[[Model], Callable[[], object]], most: int, every: int = 1) -> int:

@@ -21,7 +21,6 @@ from rank_trainings import identical, own
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from gradguard import probes
 from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.peers import Peers
@@ -38,8 +37,11 @@ def numbers() -> list[bool]:
     def drawn(array: Any) -> list[Any]:
         rng = np.random.default_rng(0)
         return [
-            [probe.index for probe in (*probes.entries(array, 20, rng), *probes.some_entries(array, 5, rng))],
-            [np.asarray(direction(array, rng).vector)[part.region] for direction in (probes.aligned, probes.gaussian)],
+            [probe.index for probe in (*directions.entries(array, 20, rng), *directions.some_entries(array, 5, rng))],
+            [
+                np.asarray(direction(array, rng).vector)[part.region]
+                for direction in (directions.aligned, directions.gaussian)
+            ],
         ]
 
     (indices, directions), (expected, whole_directions) = drawn(part), drawn(whole)

@@ -12,7 +12,7 @@ from gradguard.batched import MOST
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.vectorised import BYTES, Room
 from gradguard.loss import Objective, Question
-from gradguard.probes import aligned, entries, gaussian
+from gradguard.perturbation.directions import aligned, entries, gaussian
 
 torch = pytest.importorskip("torch")
 

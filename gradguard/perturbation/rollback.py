@@ -7,26 +7,21 @@ signals may come just then: all that puts back can be done again, and there are 
 
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import reduce
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Array
-from gradguard.parameters import Copies, Copying, Place, Space
-from gradguard.snapshots import Snapshot, snapshot_rng, together
+from gradguard.perturbation.journal import Moves
+from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 
 Result = TypeVar("Result")
-Opened = TypeVar("Opened")
-
 LOOKS = 6  # at the gradients, before the first evaluations: most of them are elsewhere
 STANDING_BY = 8  # for as many signals that come while things are put back
-
 GLOBAL_STREAMS = together([snapshot_rng(np.random), snapshot_rng(random)])
 
 
@@ -44,101 +39,6 @@ def done_after(work: Callable[[], Result], act: Callable[[], object], standing_b
         return done_after(work, act, standing_by - 1) if standing_by else work()
     finally:
         act()
-
-
-class Moves:
-    """The moves and swaps that are open, in the order in which they were opened."""
-
-    def __init__(self) -> None:
-        self._open: list[AbstractContextManager[object]] = []
-
-    def opened(self, move: AbstractContextManager[Opened]) -> AbstractContextManager[Opened]:
-        """The same move, written down for as long as it is open."""
-        return _WrittenDown(move, self._open)
-
-    def put_back(self) -> None:
-        """Close whatever was left open, the last first."""
-        while self._open:
-            self._open[-1].__exit__(None, None, None)
-            self._open.pop()
-
-
-class _WrittenDown(AbstractContextManager[Opened]):
-    def __init__(self, move: AbstractContextManager[Opened], among: list[AbstractContextManager[object]]) -> None:
-        self._move = move
-        self._among = among
-
-    def __enter__(self) -> Opened:
-        self._among.append(self._move)
-        return self._move.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._move in self._among:  # else all has been put back, and what leaves so late must not do so again
-            self._move.__exit__(kind, error, trace)
-            self._among.remove(self._move)
-
-
-class Held:
-    """A space whose moves and swaps are written down.
-
-    Args:
-        space: The space itself.
-        moves: Where.
-    """
-
-    def __init__(self, space: Space, moves: Moves) -> None:
-        self.precision = space.precision
-        self._space = space
-        self._moves = moves
-
-    @property
-    def arrays(self) -> Mapping[str, Array]:  # noqa: D102 - as in Space
-        return self._space.arrays
-
-    def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
-        return self._space.spacing(name)
-
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return self._moves.opened(self._space.moving(name))
-
-    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
-        presented = self._space.presented()
-        return presented if isinstance(presented, nullcontext) else self._moves.opened(presented)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldCopying:
-    """What makes copies, whose swaps are written down: `gradguard.parameters.Copying`."""
-
-    copying: Copying
-    moves: Moves
-
-    def at_most(self) -> int:  # noqa: D102 - as in Copying
-        return self.copying.at_most()
-
-    def copies(self, names: Sequence[str]) -> Copies:  # noqa: D102 - as in Copying
-        return HeldCopies(self.copying.copies(names), self.moves)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldCopies:
-    """Copies whose swaps are written down: `gradguard.parameters.Copies`."""
-
-    copies: Copies
-    moves: Moves
-
-    @property
-    def places(self) -> Sequence[Place]:  # noqa: D102 - as in Copies
-        return self.copies.places
-
-    @property
-    def arrays(self) -> Any:  # noqa: D102 - as in Copies
-        return self.copies.arrays
-
-    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Copies
-        return self.moves.opened(self.copies.presented())
 
 
 class Undisturbed:

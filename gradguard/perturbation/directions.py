@@ -13,7 +13,7 @@ import numpy as np
 from gradguard.arrays import random, reductions
 from gradguard.arrays.random import KEPT, _normal, _sample, _weighted
 from gradguard.arrays.types import Array
-from gradguard.parameters import Place
+from gradguard.perturbation.protocols import Place
 
 
 class Probe(Protocol):
