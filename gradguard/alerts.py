@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Mapping
 
-from gradguard.evidence import ALARM, BEYOND_FLOOR
 from gradguard.report.results import Alert, Report, TensorReport
 from gradguard.report.text import one_line
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
+from gradguard.statistics.pairs import ALARM, BEYOND_FLOOR
 
 ADVICE = {
     Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",

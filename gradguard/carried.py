@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from gradguard import noise
 from gradguard.deep import CAUTION, Examined
-from gradguard.drift import Detector
 from gradguard.noise import Noise
+from gradguard.statistics.sequential import Detector
 from gradguard.steps import Steps, next_step
 
 FAR_TOO_LONG_Z3 = 30.0

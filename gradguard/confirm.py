@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard import noise
-from gradguard.agreement import norm
 from gradguard.arrays.types import Float64
 from gradguard.corners import jumps
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.evidence import ALARM
 from gradguard.settled import Settled
+from gradguard.statistics.discrepancy import norm
+from gradguard.statistics.pairs import ALARM
 from gradguard.steps import Steps, dithered
 
 OTHER_STEPS = (1 / 2, 1 / 5)

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from gradguard import wording
-from gradguard.agreement import norm
-from gradguard.evidence import ALARM, Evidence, Pairs
+from gradguard.evidence import Evidence
 from gradguard.locate import Place, locate
 from gradguard.naming import History
 from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
+from gradguard.statistics.discrepancy import norm
+from gradguard.statistics.pairs import ALARM, Pairs
 
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
 NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.evidence import Pairs
 from gradguard.loss import Answer, Objective, Question
 from gradguard.perturbation.directions import Probe
 from gradguard.side_by_side import Search
+from gradguard.statistics.pairs import Pairs
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12

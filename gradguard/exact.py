@@ -23,9 +23,10 @@ from gradguard.attempts import attempted
 from gradguard.bench import Bench, Derivative
 from gradguard.deep import Examined, Series, coverage
 from gradguard.differences import MARGIN
-from gradguard.evidence import Evidence, Pairs
+from gradguard.evidence import Evidence
 from gradguard.loss import Question
 from gradguard.perturbation.directions import EntryProbe, Probe
+from gradguard.statistics.pairs import Pairs
 
 ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner
 PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near

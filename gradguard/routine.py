@@ -10,9 +10,10 @@ import numpy as np
 from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.deep import coverage
-from gradguard.evidence import Evidence, Pairs
+from gradguard.evidence import Evidence
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe, Probe
+from gradguard.statistics.pairs import Pairs
 
 GAUSSIAN_EVERY = 4
 

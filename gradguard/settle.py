@@ -16,12 +16,12 @@ from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.evidence import ALARM
 from gradguard.noise import Noise
 from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
 from gradguard.side_by_side import Search
+from gradguard.statistics.pairs import ALARM
 from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 
 ROUNDS = 6  # of bettering the steps

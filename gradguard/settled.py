@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Float64
 from gradguard.differences import NOISE_OF_TRUNCATION, FourPoint
-from gradguard.evidence import Pairs
+from gradguard.statistics.pairs import Pairs
 from gradguard.steps import TOO_LONG_Z3
 
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.agreement import Ratio, discrepancy_of, fit_ratio
 from gradguard.arrays.types import Float64
+from gradguard.statistics.discrepancy import discrepancy_of
+from gradguard.statistics.ratio import Ratio, fit_ratio
 
 CONSISTENT = 3.0  # standard deviations of the noise, all entries together, within which two steps agree
 KINK = 25.0  # standard deviations of the noise by which the even part shows a kink

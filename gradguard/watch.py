@@ -14,8 +14,6 @@ from gradguard.carried import TensorState
 from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined
 from gradguard.diagnosis import diagnose_tensor
-from gradguard.drift import alarm_level
-from gradguard.evidence import ALARM
 from gradguard.naming import History, Observation
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report.results import TensorReport
@@ -23,6 +21,8 @@ from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.routine import probe_tensors
 from gradguard.schedule import Plan
+from gradguard.statistics.pairs import ALARM
+from gradguard.statistics.sequential import alarm_level
 from gradguard.subject import Precision, Subject
 from gradguard.summary import unmeasured
 

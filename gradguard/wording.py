@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.evidence import BEYOND_FLOOR, Evidence, Pairs
+from gradguard.evidence import Evidence
 from gradguard.locate import Place
 from gradguard.naming import Name
 from gradguard.report.results import BlockReport, Entry
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
+from gradguard.statistics.pairs import BEYOND_FLOOR, Pairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (

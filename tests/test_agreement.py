@@ -6,16 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gradguard.agreement import (
-    Signs,
-    clopper_pearson,
-    count_signs,
-    discrepancy_of,
-    fit_ratio,
-    floor_of,
-    resolvable_signs,
-)
 from gradguard.arrays.types import Float64
+from gradguard.statistics.discrepancy import discrepancy_of, floor_of
+from gradguard.statistics.ratio import fit_ratio
+from gradguard.statistics.signs import Signs, clopper_pearson, count_signs, resolvable_signs
 
 # (numerical, backprop) as printed in the question that gradguard grew from; the quantum of n is 2^-23 / 0.01.
 QUESTION = [

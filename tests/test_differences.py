@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, concatenate, measuring
-from gradguard.evidence import ALARM
 from gradguard.loss import Objective, Reduction
 from gradguard.perturbation.directions import EntryProbe, Probe, aligned, gaussian
 from gradguard.perturbation.protocols import Space
 from gradguard.perturbation.spaces import Copied, InPlace, Shadow
 from gradguard.side_by_side import alone
+from gradguard.statistics.pairs import ALARM
 from gradguard.testing import LSTM, random_batch
 
 Loss = Callable[[Array], object]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.drift import CLIP, SIZES, Detector, alarm_level
+from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 
 LEVEL = alarm_level(probes=15, checks=10_000, false_alarms=0.01)
 

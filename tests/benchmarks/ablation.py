@@ -21,10 +21,12 @@ import detection
 import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
-from gradguard import agreement, bench, confirm, diagnosis, evidence, noise, settle
+from gradguard import bench, confirm, diagnosis, evidence, noise, settle
 from gradguard.arrays.types import Float64
 from gradguard.differences import FourPoint
-from gradguard.evidence import Evidence, Pairs
+from gradguard.evidence import Evidence
+from gradguard.statistics import pairs, ratio
+from gradguard.statistics.pairs import Pairs
 
 Row = tuple[str, ...]
 Patches = Callable[[], Sequence[AbstractContextManager[object]]]
@@ -37,7 +39,9 @@ def equal(step: float, count: int) -> Float64:
 
 def alarm_at(level: float) -> Patches:
     """Another level at which a deviation is an alarm."""
-    return lambda: [mock.patch.object(module, "ALARM", level) for module in (evidence, confirm, settle, diagnosis)]
+    return lambda: [
+        mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirm, settle, diagnosis)
+    ]
 
 
 RULES: Mapping[str, Patches] = {
@@ -60,7 +64,7 @@ RULES: Mapping[str, Patches] = {
     ],
     "saturated units round like others": lambda: [mock.patch.object(bench, "SATURATED_ROUNDING", 0)],
     "no test of a common factor": lambda: [mock.patch.object(Pairs, "_of_factor", return_value=0.0)],
-    "entries in the noise count for a factor": lambda: [mock.patch.object(agreement, "CLEAR", 0.0)],
+    "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
     "no purity threshold": lambda: [mock.patch.object(diagnosis, "PURE", np.inf)],
     "a purity threshold of 2": lambda: [mock.patch.object(diagnosis, "PURE", 2.0)],
     "any worst entry is pure": lambda: [mock.patch.object(diagnosis, "ALARM", np.inf)],
@@ -74,7 +78,7 @@ def no_bar(points: FourPoint, sigma: float) -> Float64:  # noqa: ARG001 - in pla
 
 def as_if_smooth(found: Evidence) -> bool:
     """Whether the gradient is suspect, kinks or not."""
-    return max(found.entries.significance(rough=False), found.directions.significance(rough=False)) > evidence.ALARM
+    return max(found.entries.significance(rough=False), found.directions.significance(rough=False)) > pairs.ALARM
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,9 +1,10 @@
 """Is `Thresholds.false_alarms` kept: the chance that the routine probes of a whole run raise even one false alarm?
 
 What is measured: runs of many checks on correct gradients, simulated from the evidence on: each check adds one probe
-along a direction and three along entries of every tensor to the sums of `gradguard.drift`, and a run has an alarm when
-one of the sums passes the level that a guard computes from the number of tensors, of checks and `false_alarms`. An
-alarm starts a deep check and tells nobody yet, so that the chance of a bug told falsely is far below.
+along a direction and three along entries of every tensor to the sums of `gradguard.statistics.sequential`, and a run
+has an alarm when one of the sums passes the level that a guard computes from the number of tensors, of checks and
+`false_alarms`. An alarm starts a deep check and tells nobody yet, so that the chance of a bug told falsely is far
+below.
 
 The probes' Z are drawn as N(0, 1), for which the bound is proven, and as they really are: drawn in stretches from those
 of real trainings under guard, or by their model, a Student's t with their deviation and their tails. And as they might
@@ -28,9 +29,9 @@ import null
 import numpy as np
 from common import FORMS, Float64, in_parallel, parser_of, table
 
-from gradguard.agreement import clopper_pearson
-from gradguard.drift import CLIP, SIZES, Detector, alarm_level
 from gradguard.routine import GAUSSIAN_EVERY
+from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
+from gradguard.statistics.signs import clopper_pearson
 from gradguard.watch import CHECKS_IN_A_RUN, PROBES
 
 Row = tuple[str, ...]
@@ -199,7 +200,7 @@ def stretches(
 
 
 class Detectors:
-    """Many of `gradguard.drift.Detector` at once, of which none is ever restarted."""
+    """Many of `gradguard.statistics.sequential.Detector` at once, of which none is ever restarted."""
 
     def __init__(self, count: int) -> None:
         self._sums = np.zeros((3, SIZES.size, count))
@@ -231,7 +232,7 @@ def hold_to_detector() -> None:
         for detector, value in zip(each, values, strict=True):
             detector.update(float(value))
         if not np.allclose(np.log10(many.evidence), [detector.evidence for detector in each], atol=1e-9):
-            raise ValueError("the simulated evidence is not that of gradguard.drift")
+            raise ValueError("the simulated evidence is not that of gradguard.statistics.sequential")
 
 
 def measured_z(probes: int, *, quick: bool) -> list[Float64]:
