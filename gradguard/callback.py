@@ -15,7 +15,7 @@ from gradguard.arrays.types import Array
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.check import report_of
 from gradguard.closing import Closing
-from gradguard.loss import Loss, require_reduction, takes_parameters
+from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
 from gradguard.perturbation.rollback import Undisturbed

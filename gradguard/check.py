@@ -14,7 +14,7 @@ from gradguard.bench import Bench
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis import diagnose_tensor
 from gradguard.exact import remeasured
-from gradguard.loss import Loss, require_reduction
+from gradguard.loss.signature import Loss, require_reduction
 from gradguard.naming import History
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together

@@ -13,13 +13,13 @@ from gradguard.bench import Bench
 from gradguard.confirm import survives
 from gradguard.differences import FourPoint
 from gradguard.evidence import Evidence
+from gradguard.loss.interleaving import Search, side_by_side
 from gradguard.noise import Noise
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe, Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle
 from gradguard.settled import Settled
-from gradguard.side_by_side import Search, side_by_side
 from gradguard.steps import Steps
 
 CAUTION = 1 / 5  # of the steps that suited another tensor: too long a step may pass for a noisier loss

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.loss import Answer, Objective, Question
+from gradguard.loss.interleaving import Search
+from gradguard.loss.objective import Answer, Objective, Question
 from gradguard.perturbation.directions import Probe
-from gradguard.side_by_side import Search
 from gradguard.statistics.pairs import Pairs
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1

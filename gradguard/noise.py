@@ -17,9 +17,9 @@ from gradguard.arrays.random import wide
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences import NOISE_OF_FOURTH, FourPoint
-from gradguard.loss import Objective, Question
+from gradguard.loss.interleaving import Search, alone
+from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import Direction
-from gradguard.side_by_side import Search, alone
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
 PAIRS = 16

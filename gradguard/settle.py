@@ -16,11 +16,11 @@ from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.loss.interleaving import Search
 from gradguard.noise import Noise
 from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
-from gradguard.side_by_side import Search
 from gradguard.statistics.pairs import ALARM
 from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 

@@ -16,7 +16,7 @@ from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.bench import Bench
-from gradguard.loss import Loss, require_reduction
+from gradguard.loss.signature import Loss, require_reduction
 from gradguard.noise import Noise
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe

@@ -7,8 +7,8 @@ import pytest
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.random import KEPT
 from gradguard.arrays.types import Array
-from gradguard.batched import BYTES, Stack, at_most
-from gradguard.loss import Objective, Question
+from gradguard.loss.batching import BYTES, Stack, at_most
+from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import gaussian
 from gradguard.perturbation.spaces import Copied
 from gradguard.testing import LSTM, faulty, random_batch

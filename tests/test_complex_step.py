@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradguard import TensorReport, Verdict, check
 from gradguard.bench import Derivative
 from gradguard.exact import slopes
-from gradguard.loss import Objective
+from gradguard.loss.objective import Objective
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.spaces import Imaginary
 from gradguard.testing import LSTM, faulty, random_batch

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences import FourPoint, concatenate, measuring
-from gradguard.loss import Objective, Reduction
+from gradguard.loss.interleaving import alone
+from gradguard.loss.objective import Objective
+from gradguard.loss.signature import Reduction
 from gradguard.perturbation.directions import EntryProbe, Probe, aligned, gaussian
 from gradguard.perturbation.protocols import Space
 from gradguard.perturbation.spaces import Copied, InPlace, Shadow
-from gradguard.side_by_side import alone
 from gradguard.statistics.pairs import ALARM
 from gradguard.testing import LSTM, random_batch
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.loss import Objective, Reduction, require_reduction, takes_parameters
+from gradguard.loss.objective import Objective
+from gradguard.loss.signature import Reduction, require_reduction, takes_parameters
 from gradguard.perturbation.spaces import Copied, InPlace, Shadow
 from gradguard.testing import LSTM, random_batch
 

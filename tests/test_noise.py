@@ -7,7 +7,7 @@ from gradguard import noise
 from gradguard.arrays import floating_point
 from gradguard.arrays.types import Float64
 from gradguard.differences import FourPoint
-from gradguard.loss import Objective
+from gradguard.loss.objective import Objective
 from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import LSTM, Batch, random_batch
 

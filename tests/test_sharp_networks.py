@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gradguard import check, noise
-from gradguard.loss import Objective
+from gradguard.loss.objective import Objective
 from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch
 

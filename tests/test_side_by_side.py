@@ -3,11 +3,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gradguard.arrays.types import Array
-from gradguard.batched import Batched
-from gradguard.loss import Objective, Question
+from gradguard.loss.batching import Batched
+from gradguard.loss.interleaving import Search, alone, side_by_side
+from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.spaces import Copied
-from gradguard.side_by_side import Search, alone, side_by_side
 
 ARRAYS = {"v": np.arange(4.0), "w": np.ones(3)}
 

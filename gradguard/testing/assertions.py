@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from gradguard.arrays.named_blocks import Blocks
 from gradguard.check import check
-from gradguard.loss import Loss
+from gradguard.loss.signature import Loss
 from gradguard.perturbation.snapshots import Snapshot
 from gradguard.report.results import Report
 from gradguard.report.verdict import Verdict

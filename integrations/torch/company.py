@@ -13,7 +13,7 @@ from gradguard.arrays.types import Float64
 from gradguard.integrations.torch.peers import Kind, PeerError, Peers, among
 from gradguard.integrations.torch.replicas import Replicas
 from gradguard.integrations.torch.shards import FullyShard, ranks_of
-from gradguard.loss import Reduction, losses_of, require_reduction
+from gradguard.loss.signature import Reduction, losses_of, require_reduction
 from gradguard.report.thresholds import Thresholds
 
 COMPARED = (int, float, str, type(None), Thresholds)  # options that must be the same on all ranks

@@ -23,7 +23,7 @@ from gradguard.integrations.torch.forwards import Forwards
 from gradguard.integrations.torch.shards import ShardParameters, local, require_placed, reshard, sharded_parts
 from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
-from gradguard.loss import takes_parameters
+from gradguard.loss.signature import takes_parameters
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 from gradguard.ranks import ALONE
 from gradguard.report.results import Report

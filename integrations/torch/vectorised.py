@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradguard.batched import MOST
 from gradguard.integrations.torch.double import StandingIn
 from gradguard.integrations.torch.forward_mode import dual
 from gradguard.integrations.torch.functions import SeenThrough
+from gradguard.loss.batching import MOST
 from gradguard.perturbation.protocols import Place
 
 BYTES = 2**28  # of all that a call computes

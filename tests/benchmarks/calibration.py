@@ -42,11 +42,11 @@ from gradguard import deep, noise
 from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.loss.interleaving import alone
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settle import WEAK
-from gradguard.side_by_side import alone
 from gradguard.steps import Steps
 from gradguard.testing import LSTM, Batch
 

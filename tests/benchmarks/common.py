@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
-from gradguard.loss import Reduction
+from gradguard.loss.signature import Reduction
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import together
 from gradguard.subject import Precision, Subject

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gradguard import Report, Verdict
-from gradguard.batched import MOST
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.vectorised import BYTES, Room
-from gradguard.loss import Objective, Question
+from gradguard.loss.batching import MOST
+from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import aligned, entries, gaussian
 
 torch = pytest.importorskip("torch")
@@ -25,8 +25,8 @@ from torch_models import BATCH, CLASSES, HIDDEN, INPUTS, TIMESTEPS, HandLSTM, Pe
 @pytest.fixture
 def _however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many points are taken in a call whether it is faster or not: a machine that is busy would make tests flicker."""
-    monkeypatch.setattr("gradguard.stacked.WORTH", 0.0)
-    monkeypatch.setattr("gradguard.stacked.LONGEST", 1e3)
+    monkeypatch.setattr("gradguard.loss.batch_size.WORTH", 0.0)
+    monkeypatch.setattr("gradguard.loss.batch_size.LONGEST", 1e3)
 
 
 pytestmark = pytest.mark.usefixtures("_however_slow", "torch_as_it_was")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gradguard.arrays import reductions
-from gradguard.attempts import attempted
-from gradguard.loss import Objective
+from gradguard.loss.attempts import attempted
+from gradguard.loss.objective import Objective
 
 PROVEN = 4  # tensors at least that float64 is proven for
 UNSEEN_BY_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, also twice as far

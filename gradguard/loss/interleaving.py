@@ -7,7 +7,7 @@ that takes many points at once is then called once for a round of all searches.
 from collections.abc import Generator, Sequence
 from typing import TypeVar
 
-from gradguard.loss import Answer, Objective, Question
+from gradguard.loss.objective import Answer, Objective, Question
 
 Result = TypeVar("Result")
 Search = Generator[Question, Answer, Result]

@@ -8,8 +8,8 @@ import numpy as np
 
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Float64
-from gradguard.attempts import attempted
-from gradguard.loss import Objective, Question
+from gradguard.loss.attempts import attempted
+from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import gaussian
 
 COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently
