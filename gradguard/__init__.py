@@ -6,7 +6,7 @@ from gradguard.alerts import GradientError
 from gradguard.arrays.named_blocks import gates
 from gradguard.callback import GradGuard
 from gradguard.check import check
-from gradguard.from_arrays import diagnose
+from gradguard.diagnosis.from_arrays import diagnose
 from gradguard.loss.batching import batched
 from gradguard.perturbation.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport

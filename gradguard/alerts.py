@@ -5,20 +5,12 @@ import math
 import re
 from collections.abc import Mapping
 
+from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.results import Alert, Report, TensorReport
 from gradguard.report.text import one_line
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.pairs import ALARM, BEYOND_FLOOR
-
-ADVICE = {
-    Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
-    Verdict.sign: "look for a minus that was lost, or a residual taken the wrong way round",
-    Verdict.missing: "look at where this gradient is written, and whether it is reset afterwards",
-    Verdict.spurious: "look at whether the forward pass uses this tensor at all",
-    Verdict.structure: "start at the worst entries, and compare the code there with the chain rule, term by term",
-    Verdict.nonfinite: "look for a division, logarithm or overflow in the backward pass",
-}
 
 LOOKED_INTO = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
 NOT_LOOKED_INTO = "there was no time left for a deep check of it: one of the next checks makes it"

@@ -11,8 +11,8 @@ from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
 from gradguard.bench import Bench
 from gradguard.confirm import survives
+from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import FourPoint
-from gradguard.evidence import Evidence
 from gradguard.loss.interleaving import Search, side_by_side
 from gradguard.noise import Noise
 from gradguard.perturbation import directions

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gradguard.naming import History
+from gradguard.diagnosis.known_factors import History
 from gradguard.report.text import printable
 from gradguard.sweep_curves import TOO_FAR, UNRESOLVED, Curve
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gradguard.arrays.validation import require_constants
-from gradguard.naming import History, Observation
+from gradguard.diagnosis.known_factors import History, Observation
 
 TRAINING = {"timesteps": 39.0, "batch": 16.0}
 

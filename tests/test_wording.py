@@ -1,6 +1,6 @@
 import pytest
 
-from gradguard.wording import uncertain
+from gradguard.diagnosis.explain import uncertain
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 from gradguard.cli.columns import Columns, read_columns
 from gradguard.cli.options import EXIT_STATUSES, Commands, add_command, add_constants, add_json
 from gradguard.cli.output import say, say_json, status_of
-from gradguard.from_arrays import diagnose
+from gradguard.diagnosis.from_arrays import diagnose
 from gradguard.report.results import Report
 from gradguard.report.text import printable
 

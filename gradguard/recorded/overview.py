@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradguard.alerts import ADVICE
+from gradguard.diagnosis.explain import ADVICE
 from gradguard.recorded.story import changes_of, is_bug, tell
 from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record

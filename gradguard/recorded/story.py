@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import TypeAlias
 
-from gradguard.alerts import ADVICE
+from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.text import printable
 from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record

@@ -21,10 +21,11 @@ import detection
 import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
-from gradguard import bench, confirm, diagnosis, evidence, noise, settle
+from gradguard import bench, confirm, noise, settle
 from gradguard.arrays.types import Float64
+from gradguard.diagnosis import classify, evidence
+from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import FourPoint
-from gradguard.evidence import Evidence
 from gradguard.statistics import pairs, ratio
 from gradguard.statistics.pairs import Pairs
 
@@ -40,7 +41,7 @@ def equal(step: float, count: int) -> Float64:
 def alarm_at(level: float) -> Patches:
     """Another level at which a deviation is an alarm."""
     return lambda: [
-        mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirm, settle, diagnosis)
+        mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirm, settle, classify)
     ]
 
 
@@ -65,9 +66,9 @@ RULES: Mapping[str, Patches] = {
     "saturated units round like others": lambda: [mock.patch.object(bench, "SATURATED_ROUNDING", 0)],
     "no test of a common factor": lambda: [mock.patch.object(Pairs, "_of_factor", return_value=0.0)],
     "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
-    "no purity threshold": lambda: [mock.patch.object(diagnosis, "PURE", np.inf)],
-    "a purity threshold of 2": lambda: [mock.patch.object(diagnosis, "PURE", 2.0)],
-    "any worst entry is pure": lambda: [mock.patch.object(diagnosis, "ALARM", np.inf)],
+    "no purity threshold": lambda: [mock.patch.object(classify, "PURE", np.inf)],
+    "a purity threshold of 2": lambda: [mock.patch.object(classify, "PURE", 2.0)],
+    "any worst entry is pure": lambda: [mock.patch.object(classify, "ALARM", np.inf)],
 }
 
 

@@ -29,7 +29,7 @@ from gradguard import Alert, GradGuard, Report, Verdict
 from gradguard.bench import Bench
 from gradguard.carried import TensorState
 from gradguard.demo.genome import batches, read_genome
-from gradguard.evidence import Evidence
+from gradguard.diagnosis.evidence import Evidence
 from gradguard.routine import probe_tensors
 from gradguard.testing import LSTM, Batch, random_batch
 

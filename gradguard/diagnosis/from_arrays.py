@@ -9,15 +9,15 @@ from numpy.typing import ArrayLike
 from gradguard.arrays.floating_point import quantum_of
 from gradguard.arrays.types import Float64
 from gradguard.arrays.validation import require_constants
-from gradguard.diagnosis import diagnose_tensor
-from gradguard.evidence import Evidence
-from gradguard.naming import History
+from gradguard.diagnosis.across_tensors import summary, unmeasured, worst_verdict
+from gradguard.diagnosis.classify import diagnose_tensor
+from gradguard.diagnosis.evidence import Evidence
+from gradguard.diagnosis.known_factors import History
 from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import Pairs
-from gradguard.summary import summary, unmeasured, worst_verdict
 
 ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
 UNIT_ROUNDOFF = 2.0**-24

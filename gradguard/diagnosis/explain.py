@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.evidence import Evidence
-from gradguard.locate import Place
-from gradguard.naming import Name
+from gradguard.diagnosis.evidence import Evidence
+from gradguard.diagnosis.known_factors import Name
+from gradguard.diagnosis.localize import Place
 from gradguard.report.results import BlockReport, Entry
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
@@ -19,6 +19,14 @@ NARROWER = (
     "precision='float64', unreduced losses with a reduction, or a loss summed in float64 would narrow the error bar"
 )
 LARGE = 1e6  # an uncertainty from which its digits are not told one by one
+ADVICE = {
+    Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+    Verdict.sign: "look for a minus that was lost, or a residual taken the wrong way round",
+    Verdict.missing: "look at where this gradient is written, and whether it is reset afterwards",
+    Verdict.spurious: "look at whether the forward pass uses this tensor at all",
+    Verdict.structure: "start at the worst entries, and compare the code there with the chain rule, term by term",
+    Verdict.nonfinite: "look for a division, logarithm or overflow in the backward pass",
+}
 
 
 @dataclass(frozen=True, slots=True)

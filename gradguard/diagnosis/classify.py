@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from gradguard import wording
-from gradguard.evidence import Evidence
-from gradguard.locate import Place, locate
-from gradguard.naming import History
+from gradguard.diagnosis import explain
+from gradguard.diagnosis.evidence import Evidence
+from gradguard.diagnosis.known_factors import History
+from gradguard.diagnosis.localize import Place, locate
 from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
@@ -39,7 +39,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     blocks = {name: _block(name, entries.where(mask), evidence, thresholds) for name, mask in evidence.blocks.items()}
     ratio, signs, worst = pairs.ratio, entries.signs, _worst(evidence)
     place = _place(evidence) if verdict is Verdict.structure and not blocks else None
-    sentence = wording.Wording(
+    sentence = explain.Wording(
         evidence=evidence,
         blocks=blocks,
         worst=worst,
