@@ -7,7 +7,7 @@ import numpy as np
 
 from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
-from gradguard.differences import NOISE_OF_NUMERICAL
+from gradguard.differences.four_point import NOISE_OF_NUMERICAL
 from gradguard.perturbation.directions import Probe
 from gradguard.settled import Settled
 

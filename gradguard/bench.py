@@ -11,13 +11,13 @@ import numpy as np
 from gradguard.arrays import reductions
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
-from gradguard.differences import FourPoint, measure_each, measuring
+from gradguard.differences.four_point import FourPoint, measure_each, measuring
+from gradguard.differences.noise import Noise
+from gradguard.differences.step_size import Steps
 from gradguard.loss.interleaving import Search, alone
 from gradguard.loss.objective import Objective
-from gradguard.noise import Noise
 from gradguard.perturbation.directions import Probe
 from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
-from gradguard.steps import Steps
 
 START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
 LONGEST = 4.0  # the last step, in typical sizes: a network is saturated long before

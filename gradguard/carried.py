@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from gradguard import noise
 from gradguard.deep import CAUTION, Examined
-from gradguard.noise import Noise
+from gradguard.differences import noise
+from gradguard.differences.noise import Noise
+from gradguard.differences.step_size import Steps, next_step
 from gradguard.statistics.sequential import Detector
-from gradguard.steps import Steps, next_step
 
 FAR_TOO_LONG_Z3 = 30.0
 STRAYS = 5

@@ -7,14 +7,14 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import noise
 from gradguard.arrays.types import Float64
-from gradguard.corners import jumps
-from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.differences import noise
+from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.differences.kinks import jumps
+from gradguard.differences.step_size import Steps, dithered
 from gradguard.settled import Settled
 from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import ALARM
-from gradguard.steps import Steps, dithered
 
 OTHER_STEPS = (1 / 2, 1 / 5)
 AGAIN = 64  # differences measured again

@@ -22,7 +22,7 @@ from gradguard.arrays.types import Array, Float64
 from gradguard.bench import Bench, Derivative
 from gradguard.deep import Examined, Series, coverage
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences import MARGIN
+from gradguard.differences.four_point import MARGIN
 from gradguard.loss.attempts import attempted
 from gradguard.loss.objective import Question
 from gradguard.perturbation.directions import EntryProbe, Probe

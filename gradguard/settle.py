@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard import noise
 from gradguard.amplification import amplified
 from gradguard.arrays.types import Float64
 from gradguard.bench import Bench
 from gradguard.confirm import Measure, holds, measured_again
-from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.differences import noise
+from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
+from gradguard.differences.noise import Noise
+from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 from gradguard.loss.interleaving import Search
-from gradguard.noise import Noise
 from gradguard.perturbation.directions import Probe
 from gradguard.rounding import Rounding
 from gradguard.settled import KINK, Settled
 from gradguard.statistics.pairs import ALARM
-from gradguard.steps import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 
 ROUNDS = 6  # of bettering the steps
 PILOTS = 3

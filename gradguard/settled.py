@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Float64
-from gradguard.differences import NOISE_OF_TRUNCATION, FourPoint
+from gradguard.differences.four_point import NOISE_OF_TRUNCATION, FourPoint
+from gradguard.differences.step_size import TOO_LONG_Z3
 from gradguard.statistics.pairs import Pairs
-from gradguard.steps import TOO_LONG_Z3
 
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
 DOUBLES = 1.8  # times its value at half the step, that the even part of a loss with one kink has at least

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard import noise, sweep_curves, sweep_words
+from gradguard import sweep_curves, sweep_words
 from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.bench import Bench
+from gradguard.differences import noise
+from gradguard.differences.noise import Noise
 from gradguard.loss.signature import Loss, require_reduction
-from gradguard.noise import Noise
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Undisturbed

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import check
-from gradguard.corners import jumps
-from gradguard.differences import FourPoint
-from gradguard.steps import dithered
+from gradguard.differences.four_point import FourPoint
+from gradguard.differences.kinks import jumps
+from gradguard.differences.step_size import dithered
 
 Float32 = NDArray[np.float32]
 Losses = Callable[[], Float32]

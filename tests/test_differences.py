@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.differences import FourPoint, concatenate, measuring
+from gradguard.differences.four_point import FourPoint, concatenate, measuring
 from gradguard.loss.interleaving import alone
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Reduction

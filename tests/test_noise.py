@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard import noise
 from gradguard.arrays import floating_point
 from gradguard.arrays.types import Float64
-from gradguard.differences import FourPoint
+from gradguard.differences import noise
+from gradguard.differences.four_point import FourPoint
 from gradguard.loss.objective import Objective
 from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import LSTM, Batch, random_batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradguard import check
-from gradguard.differences import FourPoint
+from gradguard.differences.four_point import FourPoint
 from gradguard.settled import Settled
 
 STEP = 0.1

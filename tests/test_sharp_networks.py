@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gradguard import check, noise
+from gradguard import check
+from gradguard.differences import noise
 from gradguard.loss.objective import Objective
 from gradguard.perturbation.spaces import InPlace
 from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.steps import Steps, better_step, dithered, next_step
+from gradguard.differences.step_size import Steps, better_step, dithered, next_step
 
 positive = st.floats(1e-12, 1e6)
 

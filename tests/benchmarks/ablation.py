@@ -21,11 +21,12 @@ import detection
 import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
-from gradguard import bench, confirm, noise, settle
+from gradguard import bench, confirm, settle
 from gradguard.arrays.types import Float64
 from gradguard.diagnosis import classify, evidence
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences import FourPoint
+from gradguard.differences import noise
+from gradguard.differences.four_point import FourPoint
 from gradguard.statistics import pairs, ratio
 from gradguard.statistics.pairs import Pairs
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradguard.arrays.types import Float64
-from gradguard.differences import FourPoint
+from gradguard.differences.four_point import FourPoint
 
 
 def jumps(again: Sequence[FourPoint], sigma: float) -> tuple[Float64, Float64]:

@@ -16,7 +16,7 @@ from gradguard.arrays.floating_point import _ulp, quanta, resolution, unit_round
 from gradguard.arrays.random import wide
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
-from gradguard.differences import NOISE_OF_FOURTH, FourPoint
+from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss.interleaving import Search, alone
 from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import Direction
