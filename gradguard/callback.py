@@ -16,6 +16,7 @@ from gradguard.arrays.validation import read_gradients, read_parameters, require
 from gradguard.check import report_of
 from gradguard.closing import Closing
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
+from gradguard.measurement.precision import Subject, require_precision
 from gradguard.one_thread import OneThread
 from gradguard.outlets import Outlets
 from gradguard.perturbation.rollback import Undisturbed
@@ -28,7 +29,6 @@ from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.state import State
-from gradguard.subject import Subject, require_precision
 from gradguard.watch import ROUTINE_ENTRIES, Watch
 from gradguard.writers.writer import Writer
 

@@ -10,13 +10,14 @@ from gradguard.arrays.named_blocks import Blocks, Masks, block_masks
 from gradguard.arrays.reductions import is_finite
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import is_whole, read_gradients, read_parameters, require_constants
-from gradguard.bench import Bench
 from gradguard.deep import ENTRIES, Effort, Examined, examine
 from gradguard.diagnosis.across_tensors import read_together, summary, unmeasured, worst_verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History
 from gradguard.exact import remeasured
 from gradguard.loss.signature import Loss, require_reduction
+from gradguard.measurement.context import Bench
+from gradguard.measurement.precision import Subject, require_precision
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.ranks import ALONE, Ranks
@@ -24,7 +25,6 @@ from gradguard.report.progress import with_bar
 from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.subject import Subject, require_precision
 
 REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
 SIDE_BY_SIDE = 16  # tensors, of which the points go into the same calls of a batched loss

@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
-from gradguard.bench import Bench
-from gradguard.confirm import survives
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import noise
 from gradguard.differences.four_point import FourPoint
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps
 from gradguard.loss.interleaving import Search, side_by_side
+from gradguard.measurement.confirmation import settle, survives
+from gradguard.measurement.context import Bench
+from gradguard.measurement.measured import Settled
+from gradguard.measurement.step_search import PILOTS, WEAK, Adapted, adapted
+from gradguard.measurement.tensor import Rounding
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe, Probe
-from gradguard.rounding import Rounding
-from gradguard.settle import PILOTS, WEAK, Adapted, adapted, settle
-from gradguard.settled import Settled
 
 CAUTION = 1 / 5  # of the steps that suited another tensor: too long a step may pass for a noisier loss
 ENTRIES = 300  # of a tensor, at most, unless asked for otherwise

@@ -19,12 +19,12 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
-from gradguard.bench import Bench, Derivative
 from gradguard.deep import Examined, Series, coverage
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences.four_point import MARGIN
 from gradguard.loss.attempts import attempted
 from gradguard.loss.objective import Question
+from gradguard.measurement.context import Bench, Derivative
 from gradguard.perturbation.directions import EntryProbe, Probe
 from gradguard.statistics.pairs import Pairs
 

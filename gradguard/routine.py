@@ -7,10 +7,10 @@ from itertools import zip_longest
 
 import numpy as np
 
-from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.deep import coverage
 from gradguard.diagnosis.evidence import Evidence
+from gradguard.measurement.context import Bench
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe, Probe
 from gradguard.statistics.pairs import Pairs

@@ -15,16 +15,16 @@ from gradguard import sweep_curves, sweep_words
 from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
-from gradguard.bench import Bench
 from gradguard.differences import noise
 from gradguard.differences.noise import Noise
 from gradguard.loss.signature import Loss, require_reduction
+from gradguard.measurement.context import Bench
+from gradguard.measurement.precision import Subject, require_precision
+from gradguard.measurement.tensor import BACKPROP_ROUNDING
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
-from gradguard.rounding import BACKPROP_ROUNDING
-from gradguard.subject import Subject, require_precision
 from gradguard.sweep_curves import Curve, Differences
 
 ENTRIES = 50  # of a tensor, at most, unless asked for otherwise

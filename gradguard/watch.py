@@ -9,13 +9,14 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Masks
 from gradguard.arrays.reductions import is_finite
-from gradguard.bench import Bench, Proven
 from gradguard.carried import TensorState
 from gradguard.check import deep_check, nondeterministic
 from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined
 from gradguard.diagnosis.across_tensors import unmeasured
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History, Observation
+from gradguard.measurement.context import Bench, Proven
+from gradguard.measurement.precision import Precision, Subject
 from gradguard.ranks import ALONE, Ranks
 from gradguard.report.results import TensorReport
 from gradguard.report.thresholds import Thresholds
@@ -24,7 +25,6 @@ from gradguard.routine import probe_tensors
 from gradguard.schedule import Plan
 from gradguard.statistics.pairs import ALARM
 from gradguard.statistics.sequential import alarm_level
-from gradguard.subject import Precision, Subject
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
 CONFIRMING = Effort(entries=100, cost=IN_DOUBT)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import TensorReport, Verdict, check
-from gradguard.bench import Derivative
 from gradguard.exact import slopes
 from gradguard.loss.objective import Objective
+from gradguard.measurement.context import Derivative
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.spaces import Imaginary
 from gradguard.testing import LSTM, faulty, random_batch

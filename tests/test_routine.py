@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from gradguard import GradGuard, Report
 from gradguard.carried import TensorState
 from gradguard.deep import Effort, examine
+from gradguard.measurement.precision import Subject
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import together
 from gradguard.routine import GAUSSIAN_EVERY, probe_tensors
-from gradguard.subject import Subject
 
 Grads = dict[str, NDArray[np.float32]]
 ROWS, ENTRIES, CONSTANT = 256, 24, 12.0

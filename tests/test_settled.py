@@ -7,7 +7,7 @@ import pytest
 
 from gradguard import check
 from gradguard.differences.four_point import FourPoint
-from gradguard.settled import Settled
+from gradguard.measurement.measured import Settled
 
 STEP = 0.1
 

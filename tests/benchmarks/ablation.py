@@ -21,12 +21,12 @@ import detection
 import numpy as np
 from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
-from gradguard import bench, confirm, settle
 from gradguard.arrays.types import Float64
 from gradguard.diagnosis import classify, evidence
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import noise
 from gradguard.differences.four_point import FourPoint
+from gradguard.measurement import confirmation, context, step_search
 from gradguard.statistics import pairs, ratio
 from gradguard.statistics.pairs import Pairs
 
@@ -41,9 +41,7 @@ def equal(step: float, count: int) -> Float64:
 
 def alarm_at(level: float) -> Patches:
     """Another level at which a deviation is an alarm."""
-    return lambda: [
-        mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirm, settle, classify)
-    ]
+    return lambda: [mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirmation, classify)]
 
 
 RULES: Mapping[str, Patches] = {
@@ -51,20 +49,24 @@ RULES: Mapping[str, Patches] = {
     "an alarm at 4 standard deviations": alarm_at(4.0),
     "an alarm at 5 standard deviations": alarm_at(5.0),
     "truncation is not in the bar": lambda: [mock.patch.object(FourPoint, "truncation_bar", no_bar)],
-    "steps of any length": lambda: [mock.patch.object(bench, "LONGEST", 1e6)],
-    "steps are not dithered": lambda: [mock.patch.object(module, "dithered", equal) for module in (settle, confirm)],
-    "nothing is measured again": lambda: [mock.patch.object(settle, "SUSPICIOUS", np.inf)],
-    "no retreat to shorter steps": lambda: [mock.patch.object(settle, "RETREATS", 1)],
-    "corners are not looked for": lambda: [mock.patch.object(confirm, "_is_corner", return_value=False)],
-    "bends are heard as noise": lambda: [mock.patch.object(noise, "NARROWINGS", ())],
-    "no confirmation at shorter steps": lambda: [mock.patch.object(settle, "holds", return_value=True)],
-    "a rough loss is like any other": lambda: [mock.patch.object(Evidence, "is_suspect", property(as_if_smooth))],
-    "no amplification of roundings": lambda: [mock.patch.object(settle, "amplified", lambda *given: given[3].rounding)],
-    "backprop makes no roundings": lambda: [
-        mock.patch.object(bench, "BACKPROP_ROUNDING", 0),
-        mock.patch.object(bench, "SATURATED_ROUNDING", 0),
+    "steps of any length": lambda: [mock.patch.object(context, "LONGEST", 1e6)],
+    "steps are not dithered": lambda: [
+        mock.patch.object(module, "dithered", equal) for module in (step_search, confirmation)
     ],
-    "saturated units round like others": lambda: [mock.patch.object(bench, "SATURATED_ROUNDING", 0)],
+    "nothing is measured again": lambda: [mock.patch.object(confirmation, "SUSPICIOUS", np.inf)],
+    "no retreat to shorter steps": lambda: [mock.patch.object(confirmation, "RETREATS", 1)],
+    "corners are not looked for": lambda: [mock.patch.object(confirmation, "_is_corner", return_value=False)],
+    "bends are heard as noise": lambda: [mock.patch.object(noise, "NARROWINGS", ())],
+    "no confirmation at shorter steps": lambda: [mock.patch.object(confirmation, "holds", return_value=True)],
+    "a rough loss is like any other": lambda: [mock.patch.object(Evidence, "is_suspect", property(as_if_smooth))],
+    "no amplification of roundings": lambda: [
+        mock.patch.object(confirmation, "amplified", lambda *given: given[3].rounding)
+    ],
+    "backprop makes no roundings": lambda: [
+        mock.patch.object(context, "BACKPROP_ROUNDING", 0),
+        mock.patch.object(context, "SATURATED_ROUNDING", 0),
+    ],
+    "saturated units round like others": lambda: [mock.patch.object(context, "SATURATED_ROUNDING", 0)],
     "no test of a common factor": lambda: [mock.patch.object(Pairs, "_of_factor", return_value=0.0)],
     "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
     "no purity threshold": lambda: [mock.patch.object(classify, "PURE", np.inf)],

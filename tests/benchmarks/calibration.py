@@ -39,16 +39,16 @@ from common import (
 from numpy.typing import NDArray
 
 from gradguard import deep
-from gradguard.bench import Bench
 from gradguard.carried import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.step_size import Steps
 from gradguard.loss.interleaving import alone
+from gradguard.measurement.context import Bench
+from gradguard.measurement.step_search import WEAK
+from gradguard.measurement.tensor import Rounding
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
-from gradguard.rounding import Rounding
-from gradguard.settle import WEAK
 from gradguard.testing import LSTM, Batch
 
 BATCHES = (1, 16)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard.loss.signature import Reduction
+from gradguard.measurement.precision import Precision, Subject
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import together
-from gradguard.subject import Precision, Subject
 from gradguard.testing import LSTM, Batch, random_batch
 
 Float64 = NDArray[np.float64]

@@ -69,7 +69,7 @@ def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> It
 
 def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> tuple[Timing, Timing]:
     """A check point by point, and one as it is."""
-    with patch("gradguard.subject.tried_at_once", lambda *_: 1):
+    with patch("gradguard.measurement.precision.tried_at_once", lambda *_: 1):
         alone = timed(module, batch, precision, scale, entries)
     return alone, timed(module, batch, precision, scale, entries)
 

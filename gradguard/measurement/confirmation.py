@@ -11,8 +11,14 @@ from gradguard.arrays.types import Float64
 from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.kinks import jumps
+from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps, dithered
-from gradguard.settled import Settled
+from gradguard.measurement.amplification import amplified
+from gradguard.measurement.context import Bench
+from gradguard.measurement.measured import Settled
+from gradguard.measurement.step_search import CALMER, LOUD, Adapted, _recentred
+from gradguard.measurement.tensor import Rounding
+from gradguard.perturbation.directions import Probe
 from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import ALARM
 
@@ -32,8 +38,14 @@ FEWEST = 4  # differences that tell as much where the disagreement is clearer
 SHOWN = 15.0  # standard deviations of a disagreement, at which so many differences show so small a jump
 LASTING = 0.6  # of a disagreement that remains, if it is a bug's
 SURE = 3.0  # standard deviations that remain
-
 Measure = Callable[[NDArray[np.intp], Float64], FourPoint]
+SUSPICIOUS = 4.0  # standard deviations from which a difference is measured again
+RETREATS = 5  # to shorter steps
+RETREAT = 1 / 5  # of the step
+QUIET = 2.0  # sigma in units of what was heard near x, up to which nothing but rounding is in it
+MANY = 0.1  # of the differences that no step suits, from which it is the loss that is rough
+TOO_LOUD = 100.0  # from which sigma is no noise, but a loss whose bends are shorter than the steps
+CHAOS = 1e4  # sigma in units of what rounding the loss adds, or the parameters, from which that is amplified too far
 
 
 def measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
@@ -175,3 +187,65 @@ def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Flo
     seen = np.maximum(numerical, predicted) * shorter / before.step
     too_little = seen < 0.99 * SEEN * sigma  # where it is just visible, it is just that
     return np.where(too_little | (shorter < steps.shortest), np.inf, shorter)
+
+
+def settle(
+    bench: Bench,
+    name: str,
+    chosen: Sequence[Probe],
+    rounding: Rounding,
+    heard: Noise,
+    steps: Steps,
+    found: Adapted,
+) -> Settled:
+    """The differences of one tensor along some probes that count: what disagrees is measured again.
+
+    Args:
+        bench: What to measure with.
+        name: The tensor.
+        chosen: K probes.
+        rounding: Backprop's own rounding error along each.
+        heard: The noise of the loss near the unperturbed parameters.
+        steps: The range of the steps.
+        found: The differences at steps that suit them.
+    """
+
+    def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
+        return bench.measure(name, [chosen[i] for i in which], at)
+
+    points, sigma = found.points, found.sigma
+    nothing = np.zeros(len(chosen))
+    settled = Settled(
+        points, sigma, heard.floor, nothing + rounding.total, nothing + rounding.own, nothing, nothing > 0
+    )
+    many = float(np.mean(~settled.resolved)) > MANY
+    settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.bent.any()))
+    for _ in range(RETREATS):
+        moves = False
+        if settled.significance > SUSPICIOUS:
+            settled, moves = measured_again(settled, measure)
+        if not moves and settled.sigma <= LOUD * heard.sigma:
+            break
+        nearer = _retreated(settled, measure, steps, heard)
+        if not moves and _is_noise(bench, settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
+            break
+        settled = nearer
+    if settled.significance > ALARM:
+        settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
+    if settled.significance > ALARM and not (_is_noise(bench, settled.sigma, heard) and holds(settled, steps, measure)):
+        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
+    return settled
+
+
+def _is_noise(bench: Bench, sigma: float, heard: Noise) -> bool:
+    """Whether what scatters the losses can be rounding."""
+    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * max(heard.floor, bench.unit * abs(bench.loss)))
+
+
+def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:
+    """The same differences at shorter steps, where a rough loss is smoother."""
+    shorter = steps.clip(settled.points.step * RETREAT)
+    points = _recentred(measure(np.arange(shorter.size), shorter), heard)
+    sigma = noise.from_fourth_differences(points, heard.sigma, heard.floor)
+    nothing = np.zeros(shorter.size)
+    return Settled(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, rough=True)

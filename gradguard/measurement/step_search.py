@@ -1,44 +1,27 @@
-"""Differences of one tensor at steps that suit them: found by a pilot, then probe by probe.
-
-A difference that disagrees with the gradient is measured again at shorter steps before it counts. Where something
-moves, everything is measured at shorter steps.
-"""
+"""The search for the step of each probe: where truncation just shows above the noise."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.amplification import amplified
 from gradguard.arrays.types import Float64
-from gradguard.bench import Bench
-from gradguard.confirm import Measure, holds, measured_again
 from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 from gradguard.loss.interleaving import Search
+from gradguard.measurement.context import Bench
+from gradguard.measurement.measured import KINK
 from gradguard.perturbation.directions import Probe
-from gradguard.rounding import Rounding
-from gradguard.settled import KINK, Settled
-from gradguard.statistics.pairs import ALARM
 
 ROUNDS = 6  # of bettering the steps
 PILOTS = 3
 WORTH_A_TRY = 1.5  # times the step, below which a longer one gains too little
 WEAK = 30.0  # standard deviations of a difference, up to which a longer step is worth four more evaluations
-SUSPICIOUS = 4.0  # standard deviations from which a difference is measured again
-RETREATS = 5  # to shorter steps
-RETREAT = 1 / 5  # of the step
-QUIET = 2.0  # sigma in units of what was heard near x, up to which nothing but rounding is in it
-MANY = 0.1  # of the differences that no step suits, from which it is the loss that is rough
 LOUD = 3.0  # sigma in units of what was heard near x, from which the steps may be too long for a rough loss
-TOO_LOUD = 100.0  # from which sigma is no noise, but a loss whose bends are shorter than the steps
-CHAOS = 1e4  # sigma in units of what rounding the loss adds, or the parameters, from which that is amplified too far
 CALMER = 0.6  # of sigma, at shorter steps, by which the loss is rough and not noisy
-
-
 Measuring = Callable[[NDArray[np.intp], Float64], Search[FourPoint]]
 
 
@@ -101,68 +84,6 @@ def adapted(
         points = tried.where(overdone, points.take(overdone))
     calm = points.take(points.truncation_in_noise(sigma) <= TOO_LONG_Z3)
     return Adapted(_recentred(points, heard), noise.from_fourth_differences(calm, sigma, heard.floor))
-
-
-def settle(
-    bench: Bench,
-    name: str,
-    chosen: Sequence[Probe],
-    rounding: Rounding,
-    heard: Noise,
-    steps: Steps,
-    found: Adapted,
-) -> Settled:
-    """The differences of one tensor along some probes that count: what disagrees is measured again.
-
-    Args:
-        bench: What to measure with.
-        name: The tensor.
-        chosen: K probes.
-        rounding: Backprop's own rounding error along each.
-        heard: The noise of the loss near the unperturbed parameters.
-        steps: The range of the steps.
-        found: The differences at steps that suit them.
-    """
-
-    def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
-        return bench.measure(name, [chosen[i] for i in which], at)
-
-    points, sigma = found.points, found.sigma
-    nothing = np.zeros(len(chosen))
-    settled = Settled(
-        points, sigma, heard.floor, nothing + rounding.total, nothing + rounding.own, nothing, nothing > 0
-    )
-    many = float(np.mean(~settled.resolved)) > MANY
-    settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.bent.any()))
-    for _ in range(RETREATS):
-        moves = False
-        if settled.significance > SUSPICIOUS:
-            settled, moves = measured_again(settled, measure)
-        if not moves and settled.sigma <= LOUD * heard.sigma:
-            break
-        nearer = _retreated(settled, measure, steps, heard)
-        if not moves and _is_noise(bench, settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
-            break
-        settled = nearer
-    if settled.significance > ALARM:
-        settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
-    if settled.significance > ALARM and not (_is_noise(bench, settled.sigma, heard) and holds(settled, steps, measure)):
-        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
-    return settled
-
-
-def _is_noise(bench: Bench, sigma: float, heard: Noise) -> bool:
-    """Whether what scatters the losses can be rounding."""
-    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * max(heard.floor, bench.unit * abs(bench.loss)))
-
-
-def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:
-    """The same differences at shorter steps, where a rough loss is smoother."""
-    shorter = steps.clip(settled.points.step * RETREAT)
-    points = _recentred(measure(np.arange(shorter.size), shorter), heard)
-    sigma = noise.from_fourth_differences(points, heard.sigma, heard.floor)
-    nothing = np.zeros(shorter.size)
-    return Settled(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, rough=True)
 
 
 def _recentred(points: FourPoint, heard: Noise) -> FourPoint:

@@ -8,7 +8,6 @@ import numpy as np
 
 from gradguard.arrays.floating_point import unit_roundoff
 from gradguard.arrays.types import Array, Float64
-from gradguard.bench import FLOAT32_UNIT, Bench, Derivative, Proven, Size
 from gradguard.differences.noise import Noise, listening
 from gradguard.loss.batch_size import proven_at_once, still_at_once, tried_at_once
 from gradguard.loss.batching import Batched
@@ -16,6 +15,8 @@ from gradguard.loss.float64_proof import swaps, why_not_exact
 from gradguard.loss.interleaving import Search, side_by_side
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
+from gradguard.measurement.context import FLOAT32_UNIT, Bench, Derivative, Proven
+from gradguard.measurement.tensor import Size
 from gradguard.perturbation.journal import Held, HeldCopying
 from gradguard.perturbation.protocols import Copying, Movable, Space
 from gradguard.perturbation.rollback import Undisturbed

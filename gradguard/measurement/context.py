@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays import reductions
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.four_point import FourPoint, measure_each, measuring
@@ -16,40 +15,20 @@ from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps
 from gradguard.loss.interleaving import Search, alone
 from gradguard.loss.objective import Objective
+from gradguard.measurement.tensor import (
+    BACKPROP_ROUNDING,
+    LONGEST,
+    ROUNDOFFS_OF_A_STEP,
+    SATURATED_ROUNDING,
+    SHARPEST,
+    START,
+    Rounding,
+    Size,
+)
 from gradguard.perturbation.directions import Probe
-from gradguard.rounding import BACKPROP_ROUNDING, SATURATED_ROUNDING, SHARPEST, Rounding
 
-START = {"native": 1e-3, "float64": 1e-4}  # the first step, in typical sizes of the tensor
-LONGEST = 4.0  # the last step, in typical sizes: a network is saturated long before
-ROUNDOFFS_OF_A_STEP = 64  # in the shortest one
 FLOAT32_UNIT = 2.0**-24
 LARGEST_ROUNDOFF = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large a tensor and its gradient are.
-
-    Attributes:
-        typical: The root mean square of the tensor; 0 for zeros.
-        largest: The largest |g|.
-        norm: ||g||.
-    """
-
-    typical: float
-    largest: float
-    norm: float
-
-    @classmethod
-    def of(cls, array: Array, gradient: Array) -> "Size":
-        """The sizes of one tensor."""
-        largest = reductions.largest(gradient)
-        return cls(reductions.typical_size(array, 0.0), largest, reductions.norm(gradient, largest))
-
-    @property
-    def passing(self) -> float:
-        """How much of the loss passes through the tensor: what is rounded on its way to the gradient."""
-        return self.largest * (self.typical or 1.0)
 
 
 @dataclass(frozen=True, slots=True)

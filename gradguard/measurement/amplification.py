@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradguard.arrays.types import Float64
-from gradguard.bench import Bench
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL
+from gradguard.measurement.context import Bench
+from gradguard.measurement.measured import Settled
 from gradguard.perturbation.directions import Probe
-from gradguard.settled import Settled
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
 NUDGES = 2
