@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from gradguard.alerts import GradientError
 from gradguard.arrays.named_blocks import gates
 from gradguard.callback import GradGuard
-from gradguard.check import check
+from gradguard.checks.check import check
 from gradguard.diagnosis.from_arrays import diagnose
 from gradguard.loss.batching import batched
 from gradguard.perturbation.snapshots import snapshot_attributes, snapshot_rng

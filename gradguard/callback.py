@@ -13,7 +13,7 @@ from gradguard.alerts import Alerts, GradientError
 from gradguard.arrays.named_blocks import Blocks, block_masks
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
-from gradguard.check import report_of
+from gradguard.checks.check import report_of
 from gradguard.closing import Closing
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.measurement.precision import Subject, require_precision

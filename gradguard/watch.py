@@ -9,9 +9,12 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Masks
 from gradguard.arrays.reductions import is_finite
-from gradguard.carried import TensorState
-from gradguard.check import deep_check, nondeterministic
-from gradguard.deep import IN_DOUBT, LEAST, Effort, Examined
+from gradguard.checks.check import deep_check
+from gradguard.checks.effort import IN_DOUBT, LEAST, Effort
+from gradguard.checks.examine import Examined
+from gradguard.checks.preflight import nondeterministic
+from gradguard.checks.screen import probe_tensors
+from gradguard.checks.streams import TensorState
 from gradguard.diagnosis.across_tensors import unmeasured
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History, Observation
@@ -21,7 +24,6 @@ from gradguard.ranks import ALONE, Ranks
 from gradguard.report.results import TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.routine import probe_tensors
 from gradguard.schedule import Plan
 from gradguard.statistics.pairs import ALARM
 from gradguard.statistics.sequential import alarm_level

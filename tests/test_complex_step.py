@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import TensorReport, Verdict, check
-from gradguard.exact import slopes
+from gradguard.checks.exact import slopes
 from gradguard.loss.objective import Objective
 from gradguard.measurement.context import Derivative
 from gradguard.perturbation.directions import EntryProbe

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradguard import GradGuard, Verdict
-from gradguard.deep import IN_DOUBT, LEAST, Effort
+from gradguard.checks.effort import IN_DOUBT, LEAST, Effort
 from gradguard.testing import LSTM, random_batch
 from gradguard.watch import DEEP_SECONDS
 

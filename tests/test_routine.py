@@ -7,12 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from gradguard import GradGuard, Report
-from gradguard.carried import TensorState
-from gradguard.deep import Effort, examine
+from gradguard.checks.effort import Effort
+from gradguard.checks.examine import examine
+from gradguard.checks.screen import GAUSSIAN_EVERY, probe_tensors
+from gradguard.checks.streams import TensorState
 from gradguard.measurement.precision import Subject
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import together
-from gradguard.routine import GAUSSIAN_EVERY, probe_tensors
 
 Grads = dict[str, NDArray[np.float32]]
 ROWS, ENTRIES, CONSTANT = 256, 24, 12.0

@@ -2,7 +2,8 @@
 
 import argparse
 
-from gradguard.check import check
+from gradguard.checks.check import check
+from gradguard.checks.effort import ENTRIES
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import (
     EXIT_STATUSES,
@@ -14,7 +15,6 @@ from gradguard.cli.options import (
     add_measurement,
 )
 from gradguard.cli.output import say, say_json, status_of, stdout_for_json_only
-from gradguard.deep import ENTRIES
 
 DESCRIPTION = f"""\
 Checks the gradients that a factory makes, once, deeply: no training loop is needed.

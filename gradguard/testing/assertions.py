@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from gradguard.arrays.named_blocks import Blocks
-from gradguard.check import check
+from gradguard.checks.check import check
 from gradguard.loss.signature import Loss
 from gradguard.perturbation.snapshots import Snapshot
 from gradguard.report.results import Report

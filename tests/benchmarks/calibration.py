@@ -38,8 +38,9 @@ from common import (
 )
 from numpy.typing import NDArray
 
-from gradguard import deep
-from gradguard.carried import FAR_TOO_LONG_Z3, Stream, TensorState
+from gradguard.checks import examine
+from gradguard.checks.effort import Effort
+from gradguard.checks.streams import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.step_size import Steps
@@ -172,8 +173,8 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     truth = true_gradient(model, batch)
     bench = subject_of(model, batch, form, truth).bench(form.precision)
     oracles = {(name, kind): oracle(bench, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
-    effort = deep.Effort(cell.amount.entries)
-    examined = deep.examine(bench, list(truth), effort, rng, {})
+    effort = Effort(cell.amount.entries)
+    examined = examine.examine(bench, list(truth), effort, rng, {})
     carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
         found = list(deep_measurements(bench, name, cell.amount, rng))
@@ -245,7 +246,7 @@ def two_point_errors(bench: Bench, name: str, chosen: Iterable[Probe], step: flo
 
 def deep_measurements(bench: Bench, name: str, amount: Amount, rng: np.random.Generator) -> Iterator[Measurement]:
     """One tensor as a deep check measures it: eight directions at a time, and some entries."""
-    counts = {"aligned": deep.Effort().aligned, "gaussian": deep.Effort().gaussian}
+    counts = {"aligned": Effort().aligned, "gaussian": Effort().gaussian}
     rounding = bench.rounding_of_direction(name)
     for _ in range(amount.repeats):
         kinds = np.repeat(list(counts), list(counts.values()))
@@ -270,7 +271,7 @@ def settled(
 ) -> tuple[FourPoint, float, NDArray[np.bool_]]:
     """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
     heard = noise.listen(bench.objective, name, bench.centre, rng)
-    along = deep.Along(name, chosen, heard, rounding, steps, enough=enough)
+    along = examine.Along(name, chosen, heard, rounding, steps, enough=enough)
     result = along.series(bench, alone(bench.objective, along.adapted(bench))).settled
     return result.points, result.sigma, result.resolved
 

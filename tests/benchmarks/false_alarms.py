@@ -29,7 +29,7 @@ import null
 import numpy as np
 from common import FORMS, Float64, in_parallel, parser_of, table
 
-from gradguard.routine import GAUSSIAN_EVERY
+from gradguard.checks.screen import GAUSSIAN_EVERY
 from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
 from gradguard.watch import CHECKS_IN_A_RUN, PROBES
@@ -240,7 +240,7 @@ def measured_z(probes: int, *, quick: bool) -> list[Float64]:
     networks = null.NETWORKS[3:4] if quick else null.NETWORKS
     share = -(-probes // (len(networks) * len(FORMS)))
     streams: dict[int, tuple[Detector, list[float]]] = {}
-    with mock.patch("gradguard.carried.Detector.update", recording(streams)):
+    with mock.patch("gradguard.checks.streams.Detector.update", recording(streams)):
         for network in networks:
             for form in FORMS:
                 null.outcome_of(null.Training(*network, form, share))

@@ -26,11 +26,11 @@ import numpy as np
 from common import FORMS, Float64, LossForm, descend, in_parallel, parser_of, table
 
 from gradguard import Alert, GradGuard, Report, Verdict
-from gradguard.carried import TensorState
+from gradguard.checks.screen import probe_tensors
+from gradguard.checks.streams import TensorState
 from gradguard.demo.genome import batches, read_genome
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.measurement.context import Bench
-from gradguard.routine import probe_tensors
 from gradguard.testing import LSTM, Batch, random_batch
 
 EVERY_N_STEPS = 20

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch_lstms import LSTMS, Batch, classifier, loss_of, random_batch
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
-from gradguard.check import check
+from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
 
 TIMESTEPS = 39

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard import Report
-from gradguard.check import check
+from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
 
 LAYERS = 2

@@ -19,7 +19,7 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
-from gradguard.deep import Examined, Series, coverage
+from gradguard.checks.examine import Examined, Series, coverage
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences.four_point import MARGIN
 from gradguard.loss.attempts import attempted

@@ -8,13 +8,20 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Blocks, Masks, block_masks
 from gradguard.arrays.reductions import is_finite
-from gradguard.arrays.types import Array
 from gradguard.arrays.validation import is_whole, read_gradients, read_parameters, require_constants
-from gradguard.deep import ENTRIES, Effort, Examined, examine
+from gradguard.checks.effort import ENTRIES, Effort
+from gradguard.checks.exact import remeasured
+from gradguard.checks.examine import Examined, examine
+from gradguard.checks.preflight import (
+    _agrees,
+    _detached,
+    _nonfinite,
+    _times,
+    nondeterministic,
+)
 from gradguard.diagnosis.across_tensors import read_together, summary, unmeasured, worst_verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History
-from gradguard.exact import remeasured
 from gradguard.loss.signature import Loss, require_reduction
 from gradguard.measurement.context import Bench
 from gradguard.measurement.precision import Subject, require_precision
@@ -26,9 +33,7 @@ from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 
-REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
 SIDE_BY_SIDE = 16  # tensors, of which the points go into the same calls of a batched loss
-SHARE_OF_REPEATS = 0.03  # of all calls of the loss, where all is clear
 
 
 def check(
@@ -173,48 +178,6 @@ def _in_turn(names: Sequence[str], at_once: int) -> list[Sequence[str]]:
     together = SIDE_BY_SIDE if at_once > 1 else 1
     groups = [names[:1], *(names[start : start + together] for start in range(1, len(names), together))]
     return [group for group in groups if group]
-
-
-def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
-    broken = np.argwhere(~np.isfinite(gradient))
-    where = [int(i) for i in broken[0]]
-    says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
-    cause = "an overflow, a division by zero or memory never written in the backward pass"
-    return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
-
-
-def _times(bench: Bench, reports: Mapping[str, TensorReport]) -> int:
-    """How often the loss must repeat before these reports are told."""
-    if all(map(_is_clear, reports.values())):
-        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * bench.objective.evaluations / bench.objective.at_once))
-    return REPEATS
-
-
-def _agrees(report: TensorReport) -> bool:
-    return report.verdict in (Verdict.ok, Verdict.float_precision)
-
-
-def _is_clear(report: TensorReport) -> bool:
-    return _agrees(report) and not report.unresolved and not report.kinks
-
-
-def nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
-    """The reports of tensors at a check whose loss does not repeat."""
-    says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
-    cause = (
-        "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
-        "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')"
-    )
-    return unmeasured(shapes, Verdict.nondeterministic, says, cause)
-
-
-def _detached(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
-    says = "the loss does not move at all, whichever tensor is moved"
-    cause = (
-        "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), the snapshot puts "
-        "the parameters themselves back, or the loss is a value kept from before"
-    )
-    return unmeasured(shapes, Verdict.inconclusive, says, cause)
 
 
 def _require_entries(entries: int) -> int:

@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from gradguard.carried import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
-from gradguard.deep import coverage
+from gradguard.checks.examine import coverage
+from gradguard.checks.streams import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.measurement.context import Bench
 from gradguard.perturbation import directions

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gradguard.deep import CAUTION, Examined
+from gradguard.checks.examine import CAUTION, Examined
 from gradguard.differences import noise
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps, next_step
