@@ -12,7 +12,7 @@ from gradguard.perturbation.snapshots import snapshot_attributes, snapshot_rng
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.sweep import Sweep, sweep
+from gradguard.sweeps.sweep import Sweep, sweep
 from gradguard.writers import JSONLWriter, Writer
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import FACTORY, Commands, add_command, add_constants, add_json, add_measurement, step_sizes
 from gradguard.cli.output import FINE, Failure, say, say_json, stdout_for_json_only
-from gradguard.sweep import ENTRIES, Sweep, sweep
-from gradguard.sweep_plot import require_plottable
+from gradguard.sweeps.plot import require_plottable
+from gradguard.sweeps.sweep import ENTRIES, Sweep, sweep
 
 DESCRIPTION = f"""\
 Compares gradients with differences of the loss at many step sizes: where the loss stops moving, which step is best, and

@@ -7,9 +7,9 @@ from tensorboard.plugins.image import metadata as image
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
-from gradguard.sweep import Sweep
-from gradguard.sweep_plot import is_drawable, png
-from gradguard.sweep_words import rows_of_steps, rows_of_tensors
+from gradguard.sweeps.plot import is_drawable, png
+from gradguard.sweeps.sweep import Sweep
+from gradguard.sweeps.text import rows_of_steps, rows_of_tensors
 from gradguard.writers.summaries import cell, is_scalar
 
 NOT_DRAWN = "To see the curves as a picture: pip install 'gradguard[plot]'"

@@ -10,7 +10,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from gradguard.report.results import Report
-from gradguard.sweep import Sweep
+from gradguard.sweeps.sweep import Sweep
 from gradguard.writers.event_files import EventFile, is_remote, open_event_file
 from gradguard.writers.folders import make_folder
 from gradguard.writers.record import History

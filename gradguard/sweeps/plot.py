@@ -14,13 +14,13 @@ import numpy as np
 
 from gradguard.arrays.types import Float64
 from gradguard.report.text import printable
-from gradguard.sweep_curves import Curve
+from gradguard.sweeps.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gradguard.sweep import Sweep
+    from gradguard.sweeps.sweep import Sweep
 
 FORMATS = (".png", ".svg")
 DPI = 120

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradguard.diagnosis.known_factors import History
 from gradguard.report.text import printable
-from gradguard.sweep_curves import TOO_FAR, UNRESOLVED, Curve
+from gradguard.sweeps.curves import TOO_FAR, UNRESOLVED, Curve
 
 SAME = 0.05  # relative change of a ratio from step to step that leaves it the same
 LISTED = 8  # names; the others are only counted

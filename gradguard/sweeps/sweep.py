@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard import sweep_curves, sweep_words
 from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
@@ -25,7 +24,8 @@ from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
-from gradguard.sweep_curves import Curve, Differences
+from gradguard.sweeps import curves, text
+from gradguard.sweeps.curves import Curve, Differences
 
 ENTRIES = 50  # of a tensor, at most, unless asked for otherwise
 PILOTS = 12  # four-point differences that the noise is read off
@@ -67,7 +67,7 @@ class Sweep(Curve):
         return None if not self.steady else False if False in told else None if None in told else True
 
     def __str__(self) -> str:
-        return f"{sweep_words.table(self, self.tensors)}\n\n{self.explanation}"
+        return f"{text.table(self, self.tensors)}\n\n{self.explanation}"
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the curves into a PNG or SVG file, by the ending of its name.
@@ -77,7 +77,7 @@ class Sweep(Curve):
             ValueError: The name ends in something else.
             OSError: The file cannot be written.
         """
-        from gradguard.sweep_plot import save  # it imports matplotlib, which is neither light nor always there
+        from gradguard.sweeps.plot import save  # it imports matplotlib, which is neither light nor always there
 
         save(self, path)
 
@@ -142,10 +142,10 @@ def sweep(
             return bench, heard, *_measured(bench, chosen, sizes, heard, progress)
 
     bench, heard, steady, measured = state.during(measure)
-    tensors = {name: sweep_curves.curve(differences) for name, differences in measured.items()}
-    whole = sweep_curves.curve(sweep_curves.joined(list(measured.values())))
+    tensors = {name: curves.curve(differences) for name, differences in measured.items()}
+    whole = curves.curve(curves.joined(list(measured.values())))
     quantum = math.sqrt(12) * min(one.floor for one in heard.values())
-    says = sweep_words.explanation(whole, tensors, quantum, known) if steady else sweep_words.UNSTEADY
+    says = text.explanation(whole, tensors, quantum, known) if steady else text.UNSTEADY
     return Sweep(
         **{field.name: getattr(whole, field.name) for field in dataclasses.fields(Curve)},
         tensors=tensors,
@@ -179,8 +179,8 @@ def _differences(
     stuck = length == 0
     n = np.divide(odd, length, out=np.zeros_like(odd), where=~stuck)
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
-    truncation = sweep_curves.truncation(steps, n, deviation) + sweep_curves.kinks(steps, even, length, sigma)
-    best = sweep_curves.best_of(np.hypot(deviation, truncation))
+    truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
+    best = curves.best_of(np.hypot(deviation, truncation))
     rounding = BACKPROP_ROUNDING * bench.roundoff * float(np.abs(n[best]).max())
     return Differences(
         steps=steps,
