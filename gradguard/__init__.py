@@ -44,7 +44,9 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "TensorBoardWriter":
-        from gradguard.writers.tensorboard import TensorBoardWriter  # tensorboard is not light: only when asked for
+        from gradguard.writers.tensorboard.writer import (
+            TensorBoardWriter,  # tensorboard is not light: only when asked for
+        )
 
         return TensorBoardWriter
     raise AttributeError(f"module 'gradguard' has no attribute {name!r}")

@@ -18,7 +18,6 @@ from gradguard.closing import Closing
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.measurement.precision import Subject, require_precision
 from gradguard.one_thread import OneThread
-from gradguard.outlets import Outlets
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.perturbation.spaces import InPlace
@@ -30,7 +29,8 @@ from gradguard.report.verdict import Verdict
 from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.state import State
 from gradguard.watch import ROUTINE_ENTRIES, Watch
-from gradguard.writers.writer import Writer
+from gradguard.writers.dispatch import Outlets
+from gradguard.writers.protocol import Writer
 
 LOG = logging.getLogger("gradguard")
 HISTORY = 10_000

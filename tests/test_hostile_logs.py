@@ -18,8 +18,8 @@ from gradguard import JSONLWriter, Verdict, diagnose
 from gradguard.cli import main
 from gradguard.recorded.logs import read_logs
 from gradguard.writers import TensorBoardWriter
-from gradguard.writers.event_files import LocalEventFile
 from gradguard.writers.record import CHECK, SWEEP, History
+from gradguard.writers.tensorboard.event_file import LocalEventFile
 
 WORDS = ["<script>alert(1)</script>", "</title>", "../../etc/passwd", "\x1b[2J", "a|b*c*", "\u202eW", "nan", "", "\0"]
 NUMBERS: list[Any] = [0, -1, 1e308, 10**400, float("nan"), float("-inf"), True, 10**18]

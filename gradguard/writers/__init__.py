@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from gradguard.writers.jsonl import JSONLWriter, read_jsonl
-from gradguard.writers.writer import Writer
+from gradguard.writers.protocol import Writer
 
 if TYPE_CHECKING:
     from gradguard.writers.tensorboard import TensorBoardWriter

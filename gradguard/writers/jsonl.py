@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradguard.report.results import Report
-from gradguard.writers.folders import make_folder
+from gradguard.writers.files import make_folder
 
 # What every line starts with: how a log of ours is told from any other file.
 _LINE_START = b'{"step": '

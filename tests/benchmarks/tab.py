@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import Browser, browser, fetch, tensorboard_server
 
 from gradguard import Entry, Report, TensorReport, Verdict, diagnose
-from gradguard.writers.event_files import LocalEventFile
 from gradguard.writers.record import History, Record
-from gradguard.writers.record_summaries import summarize_record
-from gradguard.writers.summaries import summarize
+from gradguard.writers.tensorboard.curves import summarize
+from gradguard.writers.tensorboard.event_file import LocalEventFile
+from gradguard.writers.tensorboard.records import summarize_record
 
 DISTINCT = 20  # reports; writing 10,000 different ones would take longer than all the rest
 VISITS = 3

@@ -15,7 +15,7 @@ from typing import Any
 from disturbed_model import Model
 from signal_storm import StopError
 
-from gradguard.outlets import OURS
+from gradguard.writers.dispatch import OURS
 
 PLACES_IN = (
     "undisturbed",

@@ -15,8 +15,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import Verdict
 from gradguard.writers import TensorBoardWriter
-from gradguard.writers.event_files import LocalEventFile
 from gradguard.writers.record import CHECK, PLUGIN
+from gradguard.writers.tensorboard.event_file import LocalEventFile
 
 IMPORTS = """
 import builtins, sys

@@ -12,7 +12,7 @@ from reports import MakeReport
 from tensorboard_runs import ALERTS, read_run, write_all
 
 from gradguard import Alert, Verdict
-from gradguard.writers.summaries import alert_table
+from gradguard.writers.tensorboard.curves import alert_table
 
 
 def test_the_alerts_of_a_step_are_one_table(tmp_path: Path, make_report: MakeReport) -> None:

@@ -10,7 +10,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from gradguard.sweeps.plot import is_drawable, png
 from gradguard.sweeps.sweep import Sweep
 from gradguard.sweeps.text import rows_of_steps, rows_of_tensors
-from gradguard.writers.summaries import cell, is_scalar
+from gradguard.writers.tensorboard.curves import cell, is_scalar
 
 NOT_DRAWN = "To see the curves as a picture: pip install 'gradguard[plot]'"
 

@@ -11,12 +11,12 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from gradguard.report.results import Report
 from gradguard.sweeps.sweep import Sweep
-from gradguard.writers.event_files import EventFile, is_remote, open_event_file
-from gradguard.writers.folders import make_folder
+from gradguard.writers.files import make_folder
 from gradguard.writers.record import History
-from gradguard.writers.record_summaries import summarize_record, summarize_sweep_record
-from gradguard.writers.summaries import summarize
-from gradguard.writers.sweep_summaries import summarize_sweep
+from gradguard.writers.tensorboard.curves import summarize
+from gradguard.writers.tensorboard.event_file import EventFile, is_remote, open_event_file
+from gradguard.writers.tensorboard.records import summarize_record, summarize_sweep_record
+from gradguard.writers.tensorboard.sweeps import summarize_sweep
 
 Settings: TypeAlias = Mapping[str, str | float | bool]
 

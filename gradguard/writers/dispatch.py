@@ -1,19 +1,42 @@
 """The places that reports go to, each of which may fail without the training noticing."""
 
+import functools
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
+from types import CodeType
 
 from gradguard.report.results import Report
-from gradguard.signals import Handlers
-from gradguard.writers.writer import Resumable, Writer
+from gradguard.writers.protocol import Resumable, Writer
 
 LOG = logging.getLogger("gradguard")
-OURS = f"{Path(__file__).parent}{os.sep}"
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
+
+
+class Handlers:
+    """The handlers of signals that are installed now: one may take itself out when it is called."""
+
+    def __init__(self) -> None:
+        installed = map(signal.getsignal, signal.Signals)
+        self._codes = {_code(handler) for handler in installed if callable(handler)} - {None}
+
+    def raised(self, error: Exception) -> bool:
+        """Whether a handler raised an exception, rather than the code that it came out of."""
+        return any(frame.f_code in self._codes for frame, _ in walk_tb(error.__traceback__))
+
+
+def _code(handler: Callable[..., object]) -> CodeType | None:
+    """What runs when a handler is called; None where that is no Python."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from gradguard.writers.folders import make_folder
+from gradguard.writers.files import make_folder
 
 _counter = itertools.count()
 
