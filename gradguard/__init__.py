@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gradguard.alerts import GradientError
 from gradguard.arrays.named_blocks import gates
-from gradguard.callback import GradGuard
 from gradguard.checks.check import check
 from gradguard.diagnosis.from_arrays import diagnose
 from gradguard.loss.batching import batched
@@ -13,6 +11,8 @@ from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorRe
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.sweeps.sweep import Sweep, sweep
+from gradguard.training.alerts import GradientError
+from gradguard.training.callback import GradGuard
 from gradguard.writers import JSONLWriter, Writer
 
 if TYPE_CHECKING:

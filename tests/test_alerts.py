@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradguard import Alert, GradientError, Report, TensorReport, Thresholds, Verdict, check
-from gradguard.alerts import Alerts
+from gradguard.training.alerts import Alerts
 
 
 def measured(factor: float = 1.0, **constants: float) -> TensorReport:

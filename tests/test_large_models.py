@@ -8,7 +8,7 @@ import pytest
 from gradguard import GradGuard, Verdict
 from gradguard.checks.effort import IN_DOUBT, LEAST, Effort
 from gradguard.testing import LSTM, random_batch
-from gradguard.watch import DEEP_SECONDS
+from gradguard.training.monitor import DEEP_SECONDS
 
 TENSORS = 40
 WRONG = f"w{TENSORS - 3}"
@@ -29,7 +29,7 @@ def guarded() -> tuple[GradGuard, dict[str, np.ndarray]]:
 
 def test_a_first_check_that_has_no_time_for_all_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tensor is in the report, nobody is alarmed about those that wait, and the wrong one is found."""
-    monkeypatch.setattr("gradguard.watch.DEEP_SECONDS", 0.02)
+    monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", 0.02)
     guard, grads = guarded()
     first = guard.after_backward(0, grads)
     assert first is not None
@@ -51,7 +51,7 @@ def test_float64_is_proven_for_as_many_tensors_as_there_is_time_for(monkeypatch:
     calls = []
 
     def first_check(seconds: float) -> tuple[str, int]:
-        monkeypatch.setattr("gradguard.watch.DEEP_SECONDS", seconds)
+        monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", seconds)
         params = {f"w{i}": np.full(2, 0.5, np.float32) for i in range(TENSORS)}
         calls.clear()
 
@@ -76,7 +76,7 @@ class SlowLSTM(LSTM):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(5, 32, 5)
         self.batch, self.evaluations = random_batch(8, 2, inputs=5, outputs=5), 0
-        monkeypatch.setattr("gradguard.ranks.Alone.clock", lambda _: 0.07 * self.evaluations)
+        monkeypatch.setattr("gradguard.training.ranks.Alone.clock", lambda _: 0.07 * self.evaluations)
 
     def measured(self) -> np.floating:
         """The loss."""
@@ -117,7 +117,7 @@ def test_a_slow_check_tells_what_is_new_before_it_goes_back_to_what_is_told(monk
 
 def test_with_time_enough_all_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each deeply."""
-    monkeypatch.setattr("gradguard.watch.DEEP_SECONDS", 1e6)
+    monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", 1e6)
     guard, grads = guarded()
     report = guard.after_backward(0, grads)
     assert report is not None

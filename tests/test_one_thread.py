@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from signal_storm import StopError, Storm
 
-from gradguard import Alert, GradGuard, Verdict, one_thread
-from gradguard.one_thread import OneThread
+from gradguard import Alert, GradGuard, Verdict
 from gradguard.perturbation import rollback
 from gradguard.perturbation.rollback import done_after
+from gradguard.training import exclusive
+from gradguard.training.exclusive import OneThread
 
-MODULES = {one_thread.__file__, rollback.__file__}
+MODULES = {exclusive.__file__, rollback.__file__}
 
 
 def sine(**options: Any) -> tuple[dict[str, Any], GradGuard]:

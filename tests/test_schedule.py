@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.schedule import WHOLE_CALL, Budget, Plan, due_steps, require_step
+from gradguard.training.schedule import WHOLE_CALL, Budget, Plan, due_steps, require_step
 
 
 @given(period=st.integers(1, 50), start=st.integers(0, 100), step=st.integers(0, 300))

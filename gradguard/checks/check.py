@@ -27,11 +27,11 @@ from gradguard.measurement.context import Bench
 from gradguard.measurement.precision import Subject, require_precision
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
-from gradguard.ranks import ALONE, Ranks
 from gradguard.report.progress import with_bar
 from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
+from gradguard.training.ranks import ALONE, Ranks
 
 SIDE_BY_SIDE = 16  # tensors, of which the points go into the same calls of a batched loss
 

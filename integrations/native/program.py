@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from gradguard.callback import GradGuard
 from gradguard.integrations.native.abi import AfterBackward
 from gradguard.integrations.native.table import NativeArrays, NativeConstants, table_of
+from gradguard.training.callback import GradGuard
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

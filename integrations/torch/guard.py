@@ -15,8 +15,6 @@ from torch.optim import Optimizer
 
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import require_movable
-from gradguard.callback import GradGuard, HistoryRow
-from gradguard.closing import Closing
 from gradguard.integrations.torch.company import chain, company_of, wrapper_of
 from gradguard.integrations.torch.evaluation import Evaluation
 from gradguard.integrations.torch.forwards import Forwards
@@ -25,8 +23,9 @@ from gradguard.integrations.torch.state import Carried, Streams
 from gradguard.integrations.torch.tensors import MOVABLE, Parameters
 from gradguard.loss.signature import takes_parameters
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
-from gradguard.ranks import ALONE
 from gradguard.report.results import Report
+from gradguard.training.callback import Closing, GradGuard, HistoryRow
+from gradguard.training.ranks import ALONE
 
 LOG = logging.getLogger("gradguard")
 

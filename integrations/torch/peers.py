@@ -63,7 +63,7 @@ class PeerError(RuntimeError):
 
 
 class Peers:
-    """The processes that check one training: `gradguard.ranks.Ranks`.
+    """The processes that check one training: `gradguard.training.ranks.Ranks`.
 
     Args:
         ranks: The global ranks of all of them, in the order of their group.

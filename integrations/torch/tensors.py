@@ -15,7 +15,7 @@ from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prep
 from gradguard.integrations.torch.vectorised import Copied, Room, Vectorised
 from gradguard.perturbation.protocols import Copies, Place, Space
 from gradguard.perturbation.spaces import Moved
-from gradguard.ranks import ALONE, Ranks
+from gradguard.training.ranks import ALONE, Ranks
 
 BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
 LARGE_BLOCK = 2**24  # on an accelerator

@@ -25,9 +25,9 @@ from common import FORMS, LossForm, descend, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
 from gradguard import GradGuard
-from gradguard.callback import HistoryRow
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, random_batch
+from gradguard.training.callback import HistoryRow
 
 SHARES = (1e-2, 1e-3, 3e-4, 1e-4)
 TENSORS = ("Wh", "Wx", "V")

@@ -32,7 +32,7 @@ from common import FORMS, Float64, in_parallel, parser_of, table
 from gradguard.checks.screen import GAUSSIAN_EVERY
 from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
-from gradguard.watch import CHECKS_IN_A_RUN, PROBES
+from gradguard.training.monitor import CHECKS_IN_A_RUN, PROBES
 
 Row = tuple[str, ...]
 DEVIATION_IN_BARS = 1 / 1.1  # the bars of a probe are that much wider than its noise

@@ -178,7 +178,7 @@ def recorded() -> Iterator[list[Float64]]:
         seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
         return found
 
-    with mock.patch("gradguard.watch.probe_tensors", probe):
+    with mock.patch("gradguard.training.monitor.probe_tensors", probe):
         yield seen
 
 

@@ -10,7 +10,7 @@ from resumed_training import Training, by_json, by_pickle, changed, event_files
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from gradguard import JSONLWriter
-from gradguard.schedule import Budget
+from gradguard.training.schedule import Budget
 from gradguard.writers import read_jsonl
 
 PLAIN = {dict, list, str, int, float, bool, type(None)}

@@ -20,13 +20,13 @@ from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History, Observation
 from gradguard.measurement.context import Bench, Proven
 from gradguard.measurement.precision import Precision, Subject
-from gradguard.ranks import ALONE, Ranks
 from gradguard.report.results import TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.schedule import Plan
 from gradguard.statistics.pairs import ALARM
 from gradguard.statistics.sequential import alarm_level
+from gradguard.training.ranks import ALONE, Ranks
+from gradguard.training.schedule import Plan
 
 ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
 CONFIRMING = Effort(entries=100, cost=IN_DOUBT)

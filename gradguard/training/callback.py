@@ -7,28 +7,27 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Self
 
-from gradguard.alerts import Alerts, GradientError
 from gradguard.arrays.named_blocks import Blocks, block_masks
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.checks.check import report_of
-from gradguard.closing import Closing
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.measurement.precision import Subject, require_precision
-from gradguard.one_thread import OneThread
 from gradguard.perturbation.rollback import Undisturbed
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.perturbation.spaces import InPlace
-from gradguard.pickling import require_named
-from gradguard.ranks import ranks_of
 from gradguard.report.results import Alert, Report
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.schedule import Budget, Due, Plan, due_steps, require_step
-from gradguard.state import State
-from gradguard.watch import ROUTINE_ENTRIES, Watch
+from gradguard.training.alerts import Alerts, GradientError
+from gradguard.training.checkpoint import State, require_named
+from gradguard.training.exclusive import OneThread
+from gradguard.training.monitor import ROUTINE_ENTRIES, Watch
+from gradguard.training.ranks import ranks_of
+from gradguard.training.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.writers.dispatch import Outlets
 from gradguard.writers.protocol import Writer
 
@@ -57,6 +56,22 @@ class HistoryRow:
     alarms: tuple[str, ...]
     evaluations: int
     seconds: float
+
+
+class Closing:
+    """Gives a class with a `close` the context manager that calls it."""
+
+    def close(self) -> None:
+        """Be done; once is enough, twice does no harm."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class GradGuard(Closing):

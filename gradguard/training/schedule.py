@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradguard.arrays.validation import is_whole
-from gradguard.ranks import Clock
+from gradguard.training.ranks import Clock
 
 Due = Callable[[int], bool]
 WHOLE_CALL = 2.5  # times what a call of microseconds sees of itself: the way there and back is as long, and as cold

@@ -1,50 +1,80 @@
-"""State as plain dicts, lists, strings and numbers, which any checkpoint can hold, and back, bit for bit."""
+"""What a guard hands to a checkpoint, and takes back from it."""
 
 import dataclasses
 import enum
-import math
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 
+from gradguard.report.plain import Plain, to_plain
+from gradguard.training.monitor import Memory
+from gradguard.training.schedule import Spent
+
+FORMAT = 1
 Kind = TypeVar("Kind")
 SHOWN = 40  # characters of a wrong value in a message
 
 
-@runtime_checkable
-class Plain(Protocol):
-    """State that knows its own plain form."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that the checks to come depend on, besides the options of the guard.
 
-    def to_plain(self) -> Any:
-        """The plain form."""
+    Attributes:
+        shapes: Of the tensors it is about.
+        memory: What was found of them.
+        rng: The stream of the probes.
+        told: What was alerted, by tensor.
+        spent: What checks have cost.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    memory: Memory
+    rng: np.random.Generator
+    told: Mapping[str, tuple[int, str]]
+    spent: Spent
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return {"format": FORMAT, **to_plain(self)}
 
     @classmethod
-    def from_plain(cls, plain: Any) -> Any:
-        """The state again; raises TypeError or ValueError where `plain` is something else."""
+    def from_dict(cls, plain: object, shapes: Mapping[str, tuple[int, ...]]) -> Self:
+        """The state again.
+
+        Args:
+            plain: What `to_dict` gave.
+            shapes: Those of the guard that takes it.
+
+        Raises:
+            ValueError: It is something else, or of other tensors; the message says where.
+        """
+        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
+            known = plain if isinstance(plain, Mapping) else {}
+            given = f"format {shown(known['format'])}" if "format" in known else "no format"
+            raise ValueError(
+                f"the state has {given}; expected what GradGuard.state_dict() gives, of format {FORMAT}; "
+                "a guard without it begins with a deep check"
+            )
+        state = from_plain(cls, {key: value for key, value in plain.items() if key != "format"}, "state")
+        for name in dict.fromkeys((*state.shapes, *shapes)):
+            if state.shapes.get(name) != shapes.get(name):
+                raise ValueError(
+                    f"the state has {_of(name, state.shapes)}, and the guard has {_of(name, shapes)}; "
+                    "a state belongs to the parameters it was saved with; a guard without it begins with a deep check"
+                )
+        # A checkpoint may have sorted the names.
+        tensors = {name: state.memory.tensors[name] for name in shapes if name in state.memory.tensors}
+        return dataclasses.replace(state, memory=dataclasses.replace(state.memory, tensors=tensors))
 
 
-def to_plain(value: object) -> Any:
-    """Dataclasses become dicts, sequences lists; a number that is not finite becomes its name: strict JSON has none."""
-    if isinstance(value, Plain):
-        return value.to_plain()
-    if dataclasses.is_dataclass(value):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_plain(item) for item in value]
-    if isinstance(value, np.dtype):
-        return value.str
-    if isinstance(value, np.random.Generator):
-        return value.bit_generator.state
-    if isinstance(value, np.generic):
-        return to_plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return str(value) if isinstance(value, enum.StrEnum) else value
+def _of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no {name!r}"
 
 
 def from_plain(kind: type[Kind], plain: Any, where: str) -> Kind:
@@ -145,3 +175,30 @@ def shown(plain: object) -> str:
     """What something looks like, in few enough characters for a message."""
     text = repr(plain)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def require_named(functions: Iterable[tuple[str, object]]) -> None:
+    """Refuse functions that a pickle cannot name, before it says less clearly that it cannot.
+
+    Args:
+        functions: What the guard was given, each behind the name of its option.
+
+    Raises:
+        TypeError: One is a lambda, or was defined inside another function.
+    """
+    for option, function in functions:
+        if isinstance(function, FunctionType) and not _is_named(function):
+            place = f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
+            instead = ", or give loss= with each after_backward" if option == "loss" else ""
+            raise TypeError(
+                f"this GradGuard cannot be pickled: its {option} is {function.__qualname__} ({place}), which another "
+                f"process could not import; define it at the top level of a module, or as a method{instead}; "
+                "guard.state_dict() holds what the checks have found, and no functions"
+            )
+
+
+def _is_named(function: FunctionType) -> bool:
+    found: object = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
