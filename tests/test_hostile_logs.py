@@ -16,7 +16,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import JSONLWriter, Verdict, diagnose
 from gradguard.cli import main
-from gradguard.recorded.logs import read_logs
+from gradguard.runs.logs import read_logs
 from gradguard.writers import TensorBoardWriter
 from gradguard.writers.record import CHECK, SWEEP, History
 from gradguard.writers.tensorboard.event_file import LocalEventFile

@@ -11,8 +11,8 @@ from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, say, say_json
 from gradguard.report.text import one_line
 
 if TYPE_CHECKING:
-    from gradguard.recorded.logs import Log
-    from gradguard.recorded.story import Finding, Story
+    from gradguard.runs.logs import Log
+    from gradguard.runs.story import Finding, Story
 
 DESCRIPTION = """\
 Reads what gradguard logged, event files or JSON lines, and tells the story of each run: when it was fine, when it
@@ -40,8 +40,8 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gradguard report`: prints the stories, and ends with the gravest."""
-    from gradguard.recorded.logs import read_logs  # TensorBoard is not light
-    from gradguard.recorded.story import tell
+    from gradguard.runs.logs import read_logs  # TensorBoard is not light
+    from gradguard.runs.story import tell
 
     try:
         logs = read_logs(options.logdir, details=options.html is not None)
@@ -83,7 +83,7 @@ def told(log: "Log", story: "Story") -> str:
 
 
 def _finding(one: "Finding", named: bool) -> list[str]:
-    from gradguard.recorded.story import listed
+    from gradguard.runs.story import listed
 
     lead = f"{listed(one.tensors)}: " if named else ""
     parts = [f"  {lead}{one.explanation}", f"  -> {one.cause}" if one.cause else ""]
@@ -92,7 +92,7 @@ def _finding(one: "Finding", named: bool) -> list[str]:
 
 def _moments(story: "Story") -> list[str]:
     """When it was fine and when it moved, where there is more to tell than the first line does."""
-    from gradguard.recorded.story import listed
+    from gradguard.runs.story import listed
 
     if len(story.moments) < 2:
         return []

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradguard.recorded.logs import Log
-from gradguard.recorded.overview import overview
-from gradguard.recorded.story import changes_of
+from gradguard.runs.logs import Log
+from gradguard.runs.overview import overview
+from gradguard.runs.story import changes_of
 from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
 

@@ -15,7 +15,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.util import tb_logging
 from werkzeug import wrappers
 
-from gradguard.recorded.overview import overview
+from gradguard.runs.overview import overview
 from gradguard.tensorboard_plugin import plotly
 from gradguard.tensorboard_plugin.runs import MOST, Runs
 from gradguard.writers.record import PLUGIN

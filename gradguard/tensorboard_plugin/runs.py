@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
 
-from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.record import ALERTED, CHECK, PLUGIN, SWEEP, Record, unpacked
 
 MOST = 500  # checks of a run that are read; TensorBoard itself keeps 100 unless told to keep more

@@ -14,7 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 from gradguard import JSONLWriter, diagnose
 from gradguard.cli.columns import read_columns
 from gradguard.cli.output import Failure
-from gradguard.recorded.logs import read_logs
+from gradguard.runs.logs import read_logs
 from gradguard.writers import read_jsonl
 
 WORDS = (

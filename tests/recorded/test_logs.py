@@ -5,7 +5,7 @@ import pytest
 from reports import MakeReport, MakeTensor
 
 from gradguard import Report, Verdict, sweep
-from gradguard.recorded.logs import read_logs
+from gradguard.runs.logs import read_logs
 from gradguard.writers import JSONLWriter, TensorBoardWriter
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reports import MakeReport, MakeTensor
 
 from gradguard import Entry, TensorReport, Verdict
-from gradguard.recorded.overview import overview
-from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.runs.overview import overview
+from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.record import CHANGES, ENTRIES, History, packed, unpacked
 
 JSON = st.recursive(

@@ -5,8 +5,8 @@ import pytest
 from reports import MakeReport, MakeTensor
 
 from gradguard import Verdict
-from gradguard.recorded.reading import read_check
-from gradguard.recorded.story import State, Story, tell
+from gradguard.runs.schema import read_check
+from gradguard.runs.story import State, Story, tell
 from gradguard.writers.record import History, Record
 
 Tell: TypeAlias = Callable[..., Story]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradguard.diagnosis.explain import ADVICE
-from gradguard.recorded.story import changes_of, is_bug, tell
 from gradguard.report.verdict import Verdict
+from gradguard.runs.story import changes_of, is_bug, tell
 from gradguard.writers.record import Record
 
 SERIES = ("verdict", "deep", "discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "step_size")

@@ -8,7 +8,7 @@ from typing import Any
 from tensorboard.backend.event_processing import event_file_loader, io_wrapper
 from tensorboard.compat.proto import event_pb2
 
-from gradguard.recorded.reading import read_check, read_sweep
+from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.jsonl import starts_as_log
 from gradguard.writers.record import CHECK, SWEEP, Record, unpacked
 
