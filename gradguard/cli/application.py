@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import metadata
 
-from gradguard.cli import check, demo, diagnose, native, report, sweep
+from gradguard.cli.commands import check, demo, diagnose, native, report, sweep
 from gradguard.cli.options import Parser
 from gradguard.cli.output import CANNOT_TELL, Failure, complain
 

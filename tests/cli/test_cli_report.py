@@ -8,7 +8,7 @@ from reports import MakeReport, MakeTensor
 
 from gradguard import Alert, Verdict, sweep
 from gradguard.cli import main
-from gradguard.cli.report import gravest
+from gradguard.cli.commands.report import gravest
 from gradguard.writers import JSONLWriter, TensorBoardWriter
 
 
