@@ -15,12 +15,18 @@ from torch.optim import Optimizer
 
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import require_movable
-from gradguard.integrations.torch.company import chain, company_of, wrapper_of
-from gradguard.integrations.torch.evaluation import Evaluation
-from gradguard.integrations.torch.forwards import Forwards
-from gradguard.integrations.torch.shards import ShardParameters, local, require_placed, reshard, sharded_parts
-from gradguard.integrations.torch.state import Carried, Streams
-from gradguard.integrations.torch.tensors import MOVABLE, Parameters
+from gradguard.integrations.torch.distributed.group import chain, company_of, wrapper_of
+from gradguard.integrations.torch.distributed.shards import (
+    ShardParameters,
+    local,
+    require_placed,
+    reshard,
+    sharded_parts,
+)
+from gradguard.integrations.torch.parameters import MOVABLE, Parameters
+from gradguard.integrations.torch.replay.evaluation import Evaluation
+from gradguard.integrations.torch.replay.forwards import Forwards
+from gradguard.integrations.torch.replay.state import Carried, Streams
 from gradguard.loss.signature import takes_parameters
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 from gradguard.report.results import Report

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.peers import Peers
+from gradguard.integrations.torch.distributed.exchange import Peers
 
 CLASSES, BATCH = 3, 4
 OPTIONS: dict[str, Any] = {"every_n_steps": 1, "max_overhead": None, "timeout": 60}

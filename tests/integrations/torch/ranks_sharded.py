@@ -23,8 +23,8 @@ from torch.distributed.fsdp import fully_shard
 
 from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.peers import Peers
-from gradguard.integrations.torch.shards import Sharding
+from gradguard.integrations.torch.distributed.exchange import Peers
+from gradguard.integrations.torch.distributed.shards import Sharding
 
 
 def numbers() -> list[bool]:

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402 - torch may not be there
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from gradguard.integrations.torch.tensors import BLOCK, TensorPlace, spacing  # noqa: E402
+from gradguard.integrations.torch.parameters import BLOCK, TensorPlace, spacing  # noqa: E402
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 AMOUNT = 0.01

@@ -9,7 +9,7 @@ import pytest
 
 from gradguard import Report, Verdict
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.vectorised import BYTES, Room
+from gradguard.integrations.torch.overrides.vectorized import BYTES, Room
 from gradguard.loss.batching import MOST
 from gradguard.loss.objective import Objective, Question
 from gradguard.perturbation.directions import aligned, entries, gaussian

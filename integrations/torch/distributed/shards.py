@@ -14,8 +14,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from gradguard.arrays.sharded import Part
 from gradguard.arrays.types import Array, Float64, Region
-from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers
-from gradguard.integrations.torch.tensors import TensorPlace, host, spacing
+from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, Peers
+from gradguard.integrations.torch.parameters import TensorPlace, host, spacing
 from gradguard.perturbation.protocols import Place
 from gradguard.perturbation.spaces import Moved
 

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch import forward_mode
-from gradguard.integrations.torch.forwards import Forwards, Replay
-from gradguard.integrations.torch.tensors import host
-from gradguard.integrations.torch.vectorised import Vectorised
+from gradguard.integrations.torch.overrides import forward_mode
+from gradguard.integrations.torch.overrides.vectorized import Vectorised
+from gradguard.integrations.torch.parameters import host
+from gradguard.integrations.torch.replay.forwards import Forwards, Replay
 
 Around = Callable[[], AbstractContextManager[object]]
 

@@ -14,7 +14,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from gradguard.integrations.torch.state import Streams
+from gradguard.integrations.torch.replay.state import Streams
 from gradguard.perturbation.snapshots import Restore, Snapshot
 
 REMEMBERED = 256  # forward passes

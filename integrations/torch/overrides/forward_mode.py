@@ -18,8 +18,8 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.double import DATA, InDouble
-from gradguard.integrations.torch.functions import SeenThrough
+from gradguard.integrations.torch.overrides.double import DATA, InDouble
+from gradguard.integrations.torch.overrides.functions import SeenThrough
 
 BESIDE = 2.0**-50  # of a number, which is the fourth next one at least
 DETACHING = frozenset({torch.detach, Tensor.detach}) | DATA

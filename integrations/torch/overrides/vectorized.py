@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch.double import StandingIn
-from gradguard.integrations.torch.forward_mode import dual
-from gradguard.integrations.torch.functions import SeenThrough
+from gradguard.integrations.torch.overrides.double import StandingIn
+from gradguard.integrations.torch.overrides.forward_mode import dual
+from gradguard.integrations.torch.overrides.functions import SeenThrough
 from gradguard.loss.batching import MOST
 from gradguard.perturbation.protocols import Place
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.forwards import Hook
-from gradguard.integrations.torch.peers import ALONG, ANYWHERE, NOWHERE, Kind, Peers, among
-from gradguard.integrations.torch.tensors import Parameters
+from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, Peers, among
+from gradguard.integrations.torch.parameters import Parameters
+from gradguard.integrations.torch.replay.forwards import Hook
 from gradguard.perturbation.protocols import Place, Space
 
 NAMED = 3  # tensors in a message

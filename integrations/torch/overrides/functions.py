@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.overrides import _get_current_function_mode_stack
 
-from gradguard.integrations.torch.double import StandingIn
+from gradguard.integrations.torch.overrides.double import StandingIn
 
 APPLY = Function.__dict__["apply"]
 OPEN: set["SeenThrough"] = set()

@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Float64
-from gradguard.integrations.torch.peers import Kind, PeerError, Peers, among
-from gradguard.integrations.torch.replicas import Replicas
-from gradguard.integrations.torch.shards import FullyShard, ranks_of
+from gradguard.integrations.torch.distributed.exchange import Kind, PeerError, Peers, among
+from gradguard.integrations.torch.distributed.replicas import Replicas
+from gradguard.integrations.torch.distributed.shards import FullyShard, ranks_of
 from gradguard.loss.signature import Reduction, losses_of, require_reduction
 from gradguard.report.thresholds import Thresholds
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.double import InDouble, StandingIn
-from gradguard.integrations.torch.forward_mode import InDual, TangentPlace, prepare
-from gradguard.integrations.torch.vectorised import Copied, Room, Vectorised
+from gradguard.integrations.torch.overrides.double import InDouble, StandingIn
+from gradguard.integrations.torch.overrides.forward_mode import InDual, TangentPlace, prepare
+from gradguard.integrations.torch.overrides.vectorized import Copied, Room, Vectorised
 from gradguard.perturbation.protocols import Copies, Place, Space
 from gradguard.perturbation.spaces import Moved
 from gradguard.training.ranks import ALONE, Ranks
