@@ -25,7 +25,7 @@ _TENSOR = TensorReport(
     verdict=Verdict.ok,
     cause="",
     explanation="d = 2.8e-05, float precision explains up to 3.4e-05 at this step size",
-    guilty="",
+    faulty_block="",
     discrepancy=2.8e-5,
     floor=3.4e-5,
     ratio=1.0001,

@@ -35,7 +35,7 @@ class Storm:
             sys.unraisablehook = hook
             signal.signal(signal.SIGALRM, before)
 
-    def during(self, act: Callable[[], object], count: int, after: float, every: float = 0.0) -> None:
+    def run(self, act: Callable[[], object], count: int, after: float, every: float = 0.0) -> None:
         """So many signals while something is done; those that come late are forgotten."""
         try:
             self.left = count

@@ -88,7 +88,7 @@ def test_news_may_lie_in_a_digit(wrong: TensorReport) -> None:
     """Another constant, another block or quite another factor is another bug."""
     for before, after in (
         (measured(39, t1=39), measured(39, t2=39)),
-        (dataclasses.replace(wrong, guilty="layer1"), dataclasses.replace(wrong, guilty="layer2")),
+        (dataclasses.replace(wrong, faulty_block="layer1"), dataclasses.replace(wrong, faulty_block="layer2")),
         (measured(1.37), measured(5.3)),
     ):
         alerts = Alerts(Thresholds())

@@ -8,7 +8,7 @@ from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.random import KEPT
 from gradguard.arrays.types import Array
 from gradguard.loss.batching import BYTES, Stack, at_most
-from gradguard.loss.objective import Objective, Question
+from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import gaussian
 from gradguard.perturbation.spaces import Copied
 from gradguard.testing import LSTM, faulty, random_batch
@@ -151,7 +151,7 @@ def test_copies_share_what_is_not_moved() -> None:
     arrays = {"w": np.ones((3, 2), np.float32), "scale": np.array(2.0, np.float32)}
     for name in arrays:
         stack = Stack.of(arrays, [name] * 7)
-        stack.places[4].put(np.full(arrays[name].shape, 9, np.float32))
+        stack.places[4].write(np.full(arrays[name].shape, 9, np.float32))
         assert {other: array.shape for other, array in stack.arrays.items()} == {"w": (7, 3, 2), "scale": (7,)}
         assert np.array_equal((stack.arrays[name] == 9).reshape(7, -1).all(axis=1), np.arange(7) == 4)
         others = [other for other in arrays if other != name]
@@ -172,7 +172,7 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
 
     objective = Objective(batched(loss), Copied({"w": weights}), None, lambda: None)
     objective.at_once = 8
-    objective.answers([Question("w", probes, np.ones((6, 4)), weights)])
+    objective.evaluate([LossRequest("w", probes, np.ones((6, 4)), weights)])
     assert alive == [0, 0, 0]
 
 

@@ -10,7 +10,7 @@ from gradguard import check
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Array
 from gradguard.perturbation.directions import aligned, entries, gaussian, some_entries
-from gradguard.perturbation.spaces import ArrayPlace, InPlace
+from gradguard.perturbation.spaces import InPlace, PerturbedArray
 
 LAYOUTS = ["C", "F", "strided", "reversed"]
 
@@ -18,9 +18,9 @@ LAYOUTS = ["C", "F", "strided", "reversed"]
 def laid_out(array: Array, layout: str) -> Array:
     """The same numbers in another layout."""
     if layout == "strided":
-        wide: Array = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
-        wide[..., ::2] = array
-        return wide[..., ::2]
+        direction_dtype: Array = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        direction_dtype[..., ::2] = array
+        return direction_dtype[..., ::2]
     if layout == "reversed":
         return np.ascontiguousarray(array[::-1])[::-1]
     return np.asarray(array, order="F" if layout == "F" else "C")
@@ -85,7 +85,7 @@ def test_a_move_is_rounded_by_the_tensor_and_measured_exactly(layout: str, dtype
     array, gradient = laid_out(drawn(dtype), layout), drawn("f4")
     base = array.copy()
     probe = gaussian(gradient, np.random.default_rng(1))
-    along, against = probe.shift(ArrayPlace(array, base), 0.01, gradient)
+    along, against = probe.displace(PerturbedArray(array, base), 0.01, gradient)
     moved = array.astype(np.float64) - base.astype(np.float64)
     assert np.array_equal(array, (base.astype(np.float64) + 0.01 * probe.vector.astype(np.float64)).astype(dtype))
     assert along == pytest.approx(float(np.vdot(probe.vector, moved)), rel=1e-10)
@@ -137,7 +137,7 @@ def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
     with InPlace(params).moving("w") as place:
         for draw in (aligned, gaussian):
             probe = draw(gradient, rng)
-            probe.shift(place, 1e-3, gradient)
+            probe.displace(place, 1e-3, gradient)
             probe.reset(place)
             probe.release()
             some_entries(gradient, 3, rng)

@@ -15,7 +15,7 @@ from gradguard.checks.exact import slopes
 from gradguard.loss.objective import Objective
 from gradguard.measurement.context import Derivative
 from gradguard.perturbation.directions import EntryProbe
-from gradguard.perturbation.spaces import Imaginary
+from gradguard.perturbation.spaces import ComplexCopies
 from gradguard.testing import LSTM, faulty, random_batch
 
 Array = NDArray[Any]
@@ -25,7 +25,7 @@ BATCH = random_batch(8, 3)
 def slope(loss: Callable[[Array], Any], at: float) -> float:
     """The derivative of a function of one number."""
     arrays = {"w": np.array([at])}
-    objective = Objective(lambda p: np.imag(loss(p["w"][0])), Imaginary(arrays), None, lambda: None)
+    objective = Objective(lambda p: np.imag(loss(p["w"][0])), ComplexCopies(arrays), None, lambda: None)
     return float(slopes(Derivative(objective, 1e-20), "w", [EntryProbe((0,))], np.zeros(1), 1.0)[0][0])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Reduction, require_reduction, takes_parameters
-from gradguard.perturbation.spaces import Copied, InPlace, Shadow
+from gradguard.perturbation.spaces import Copied, Float64Copies, InPlace
 from gradguard.testing import LSTM, random_batch
 
 
@@ -191,7 +191,7 @@ def test_state_is_put_back_before_each_evaluation_and_each_is_counted() -> None:
     """The loss always starts from the same state."""
     state, seen = [0], []
 
-    def put_back() -> None:
+    def restore() -> None:
         state[0] = 7
 
     def loss() -> float:
@@ -199,7 +199,7 @@ def test_state_is_put_back_before_each_evaluation_and_each_is_counted() -> None:
         state[0] += 1
         return 0.0
 
-    stateful = Objective(loss, InPlace({"w": np.ones(3)}), None, put_back)
+    stateful = Objective(loss, InPlace({"w": np.ones(3)}), None, restore)
     for _ in range(3):
         stateful()
     assert seen == [7, 7, 7]
@@ -210,12 +210,12 @@ def test_the_loss_is_handed_what_stands_where_it_is_evaluated() -> None:
     """loss(params) gets the copies of its space under the same names, loss() the copies in the mapping."""
     live = {"w": np.ones(3, np.float32), "v": np.ones(2, np.float32)}
     in_float32 = Objective(lambda params: params["w"].sum() + params["v"].sum(), Copied(live), None, nothing)
-    in_float64 = Objective(lambda: live["w"].sum() + live["v"].sum(), Shadow(live, live), None, nothing)
+    in_float64 = Objective(lambda: live["w"].sum() + live["v"].sum(), Float64Copies(live, live), None, nothing)
     assert in_float32.total(in_float32()) == in_float64.total(in_float64()) == 5
     assert in_float32.dtype == np.float32
     assert in_float64.dtype == np.float64
     with in_float64.space.moving("w") as place:
-        place.shift_entry((0,), 2.0**-40)
+        place.displace_entry((0,), 2.0**-40)
         assert in_float64.total(in_float64()) == 5 + 2.0**-40
     assert live["w"].dtype == np.float32
 

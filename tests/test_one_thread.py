@@ -17,7 +17,7 @@ from gradguard import Alert, GradGuard, Verdict
 from gradguard.perturbation import rollback
 from gradguard.perturbation.rollback import done_after
 from gradguard.training import exclusive
-from gradguard.training.exclusive import OneThread
+from gradguard.training.exclusive import ExclusiveAccess
 
 MODULES = {exclusive.__file__, rollback.__file__}
 
@@ -155,7 +155,7 @@ class Interrupter:
         self.seen = 0
         self._places: dict[CodeType, set[int]] = {}
 
-    def during(self, act: Callable[[], object]) -> None:
+    def run(self, act: Callable[[], object]) -> None:
         """Do something that may be interrupted."""
         before = sys.gettrace()
         sys.settrace(self._called)
@@ -188,20 +188,20 @@ class Interrupter:
             raise StopError
 
 
-def left_free(one: OneThread) -> bool:
+def left_free(one: ExclusiveAccess) -> bool:
     """Whether another thread may come in."""
-    return in_another_thread(lambda: one.during(lambda: None)) == []
+    return in_another_thread(lambda: one.run(lambda: None)) == []
 
 
 def test_an_exception_from_a_signal_leaves_no_guard_locked() -> None:
     """At every moment of coming in and letting go."""
-    lists, one = Interrupter(), OneThread()
-    lists.during(lambda: one.during(lambda: None))
+    lists, one = Interrupter(), ExclusiveAccess()
+    lists.run(lambda: one.run(lambda: None))
     assert lists.seen > 20
     for moment in range(1, lists.seen + 1):
-        one = OneThread()
+        one = ExclusiveAccess()
         with pytest.raises(StopError):
-            Interrupter(moment).during(lambda one=one: one.during(lambda: None))  # type: ignore[misc]
+            Interrupter(moment).run(lambda one=one: one.run(lambda: None))  # type: ignore[misc]
         assert left_free(one), moment
 
 
@@ -223,15 +223,15 @@ def test_what_must_be_done_after_is_done_whatever_comes_out() -> None:
 
 def test_a_storm_of_signals_leaves_nothing_locked() -> None:
     """Up to six, 20 to 100 microseconds apart: the later ones come while it is let go of what the first interrupted."""
-    storm, rng, one = Storm(), np.random.default_rng(0), OneThread()
+    storm, rng, one = Storm(), np.random.default_rng(0), ExclusiveAccess()
 
     def again_and_again() -> None:
         for _ in range(2000):
-            one.during(lambda: None)
+            one.run(lambda: None)
 
     with storm.handled():
         for _ in range(300):
-            storm.during(again_and_again, int(rng.integers(1, 7)), rng.uniform(1e-4, 1e-3), rng.uniform(2e-5, 1e-4))
+            storm.run(again_and_again, int(rng.integers(1, 7)), rng.uniform(1e-4, 1e-3), rng.uniform(2e-5, 1e-4))
             assert left_free(one)
     assert storm.raised > 300
 
@@ -244,6 +244,6 @@ def test_real_signals_leave_a_guard_to_any_thread() -> None:
     with storm.handled():
         for step in range(1, 200):
             check: Callable[[], object] = functools.partial(guard.after_backward, step, grads)
-            storm.during(check, 1, rng.uniform(1e-4, 4e-3))
+            storm.run(check, 1, rng.uniform(1e-4, 4e-3))
             assert in_another_thread(check) == []
     assert storm.raised > 20

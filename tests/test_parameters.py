@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.arrays.validation import read_parameters
-from gradguard.perturbation.protocols import Place, Space
-from gradguard.perturbation.spaces import Copied, InPlace, Shadow, typical_size
+from gradguard.perturbation.protocols import PerturbedTensor, Space
+from gradguard.perturbation.spaces import Copied, Float64Copies, InPlace, typical_size
 
 AnyArray = NDArray[Any]
 
@@ -38,7 +38,7 @@ def from_bits(seed: int, dtype: str) -> AnyArray:
 
 def spaces(live: Mapping[str, AnyArray]) -> list[Space]:
     """Every way to move the arrays."""
-    return [InPlace(live), Copied(live), Shadow(live), Shadow(live, dict(live))]
+    return [InPlace(live), Copied(live), Float64Copies(live), Float64Copies(live, dict(live))]
 
 
 @given(
@@ -52,14 +52,14 @@ def test_a_moved_array_is_put_back_bit_for_bit(seed: int, dtype: str, name: str)
         for space in spaces({"w": live}):
             with space.moving("w") as place:
                 assert np.array_equal(place.base, space.arrays["w"], equal_nan=True)
-                place.put(np.full(live.shape, 3.0))
+                place.write(np.full(live.shape, 3.0))
                 assert (space.arrays["w"] == 3).all()
             assert block.tobytes() == before
 
 
-def interrupt_after(place: Place) -> None:
+def interrupt_after(place: PerturbedTensor) -> None:
     """Somebody presses Ctrl-C while an array is moved."""
-    place.put(np.full(place.base.shape, 3.0))
+    place.write(np.full(place.base.shape, 3.0))
     raise KeyboardInterrupt
 
 
@@ -82,7 +82,7 @@ def test_a_copy_leaves_the_live_array_alone_while_it_is_moved() -> None:
     live = {"w": np.ones(3, np.float32), "v": np.ones(2, np.float32)}
     space = Copied(live)
     with space.moving("w") as place:
-        place.put(np.full(3, 7.0))
+        place.write(np.full(3, 7.0))
         assert (space.arrays["w"] == 7).all()
         assert (live["w"] == 1).all()
         assert space.arrays["v"] is live["v"]
@@ -93,7 +93,7 @@ def test_a_copy_leaves_the_live_array_alone_while_it_is_moved() -> None:
 def test_float64_copies_hold_the_values_exactly() -> None:
     """Every float32 is a float64, so the copies are equal to the live arrays and share no memory with them."""
     live: dict[str, AnyArray] = {"w": np.array([0.1, -0.0, 1e-40], np.float32), "v": np.array([[0.1]], np.float16)}
-    shadow = Shadow(live).arrays
+    shadow = Float64Copies(live).arrays
     for name, copy in shadow.items():
         assert copy.dtype == np.float64
         assert np.array_equal(copy, live[name])
@@ -105,7 +105,7 @@ def test_a_swap_puts_the_very_same_objects_back_in_their_order(interrupted: bool
     """While the loss runs the mapping holds the copies; afterwards its own objects, in the same order."""
     mapping: dict[str, Any] = {"w": np.ones(3, np.float32), "v": array.array("f", [1, 2]), "step": 5}
     objects = list(mapping.items())
-    shadow = Shadow(read_parameters({"w": mapping["w"], "v": mapping["v"]}), mapping)
+    shadow = Float64Copies(read_parameters({"w": mapping["w"], "v": mapping["v"]}), mapping)
     with contextlib.suppress(KeyboardInterrupt), shadow.presented():
         assert mapping["w"] is shadow.arrays["w"]
         assert mapping["v"] is shadow.arrays["v"]

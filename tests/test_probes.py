@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
 from gradguard.perturbation.directions import Direction, EntryProbe, Probe, aligned, entries, gaussian
-from gradguard.perturbation.spaces import ArrayPlace
+from gradguard.perturbation.spaces import PerturbedArray
 
 SHAPES = [(), (1,), (5,), (2, 3), (2, 1, 4)]
 
@@ -41,9 +41,9 @@ def test_the_displacement_is_what_the_dtype_made_of_it(
     base = drawn(shape, seed, dtype)
     array = base.copy(order="F" if order % 2 else "C")
     gradient = np.asarray(np.random.default_rng(order).standard_normal(shape))
-    place = ArrayPlace(array, base)
+    place = PerturbedArray(array, base)
     for probe in probes_of(shape, order):
-        along, against = probe.shift(place, amount, gradient)
+        along, against = probe.displace(place, amount, gradient)
         realised = array.astype(np.float64) - base.astype(np.float64)
         if isinstance(probe, EntryProbe):
             assert np.count_nonzero(realised) <= 1
@@ -63,8 +63,8 @@ def test_every_probe_is_a_unit_vector(shape: tuple[int, ...], seed: int) -> None
     """In float64, where rounding is no matter, the displacement along a probe is the amount asked for."""
     base = drawn(shape, seed, "f8")
     for probe in probes_of(shape, seed):
-        place = ArrayPlace(base.copy(), base)
-        along, _ = probe.shift(place, 0.5, base)
+        place = PerturbedArray(base.copy(), base)
+        along, _ = probe.displace(place, 0.5, base)
         assert along == pytest.approx(0.5, rel=1e-9)
         assert math.sqrt(float(np.sum(np.square(place.array - base)))) == pytest.approx(0.5, rel=1e-9)
 

@@ -11,8 +11,8 @@ from gradguard.checks.effort import Effort
 from gradguard.checks.examine import examine
 from gradguard.checks.screen import GAUSSIAN_EVERY, probe_tensors
 from gradguard.checks.streams import TensorState
-from gradguard.measurement.precision import Subject
-from gradguard.perturbation.rollback import Undisturbed
+from gradguard.measurement.precision import CheckTarget
+from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import together
 
 Grads = dict[str, NDArray[np.float32]]
@@ -81,12 +81,12 @@ def test_a_right_gradient_is_told_nothing_of() -> None:
 def test_each_check_of_a_tensor_costs_the_same(entries: int) -> None:
     """Whichever directions are its turn, and however few entries the time is enough for."""
     model, rng = Logistic(2), np.random.default_rng(0)
-    subject = Subject(model.params, dict(model.params), model.loss, None, Undisturbed(model.grads(), together(None)))
-    bench = subject.bench("native")
-    state = TensorState.after(examine(bench, ["w"], Effort(entries=10), rng, {})["w"])
+    subject = CheckTarget(model.params, dict(model.params), model.loss, None, Rollback(model.grads(), together(None)))
+    context = subject.context("native")
+    state = TensorState.after(examine(context, ["w"], Effort(entries=10), rng, {})["w"])
     for turn in range(2 * GAUSSIAN_EVERY):
         before = model.evaluations
-        evidence, _ = probe_tensors(bench, {"w": state}, entries, rng)["w"]
+        evidence, _ = probe_tensors(context, {"w": state}, entries, rng)["w"]
         assert model.evaluations - before == 4 * (1 + entries)
         both = entries > 0 and turn % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
         assert (evidence.directions.size, evidence.sampled) == (1 + both, entries - both)

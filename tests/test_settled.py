@@ -7,19 +7,19 @@ import pytest
 
 from gradguard import check
 from gradguard.differences.four_point import FourPoint
-from gradguard.measurement.measured import Settled
+from gradguard.measurement.measured import Measured
 
 STEP = 0.1
 
 
-def settled_along(loss: Callable[[float], float], sigma: float = 1e-6) -> Settled:
+def settled_along(loss: Callable[[float], float], sigma: float = 1e-6) -> Measured:
     """One difference of a function about 0."""
     along = np.array([loss(c * STEP) for c in (-2, -1, 0, 1, 2)])
     odd1, odd2 = along[3] - along[1], along[4] - along[0]
     even1, even2 = along[3] - 2 * along[2] + along[1], along[4] - 2 * along[2] + along[0]
     columns = (STEP, odd1, odd2, even1, even2, 0.0, 0.0, 2 * STEP, 4 * STEP, 0.0)
     points = FourPoint(*(np.array([float(value)]) for value in columns))
-    return Settled(points, sigma, 0.0, np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1) > 0)
+    return Measured(points, sigma, 0.0, np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1) > 0)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.09, -0.15])

@@ -32,7 +32,7 @@ def test_a_bend_close_by_is_not_heard_as_noise(factor: float, seed: int) -> None
         exact = {name: param.astype(np.float64) for name, param in model.params.items()}
         errors.append(float(objective()[0]) - float(model.loss(batch, exact)))
     model.params["Wh"][...] = base
-    heard = noise.listen(objective, "Wh", objective(), np.random.default_rng(seed)).sigma
+    heard = noise.estimate_noise(objective, "Wh", objective(), np.random.default_rng(seed)).sigma
     assert np.std(errors) / 2.5 < heard < 2.5 * np.std(errors)
 
 

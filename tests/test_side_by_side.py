@@ -4,8 +4,8 @@ import numpy as np
 
 from gradguard.arrays.types import Array
 from gradguard.loss.batching import Batched
-from gradguard.loss.interleaving import Search, alone, side_by_side
-from gradguard.loss.objective import Objective, Question
+from gradguard.loss.interleaving import Search, alone, interleave
+from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.spaces import Copied
 
@@ -28,7 +28,7 @@ def descent(name: str, amounts: Sequence[float]) -> Search[list[float]]:
     """Moves the first entry of a tensor by each amount, in a question of its own, and notes the losses."""
     losses = []
     for amount in amounts:
-        answer = yield Question(name, [EntryProbe((0,))], np.array([[amount, 2 * amount]]), np.zeros(4))
+        answer = yield LossRequest(name, [EntryProbe((0,))], np.array([[amount, 2 * amount]]), np.zeros(4))
         losses += answer.losses.reshape(-1).tolist()
     return losses
 
@@ -39,7 +39,7 @@ def test_searches_go_on_in_the_same_calls_and_find_what_each_finds_alone() -> No
     expected = [alone(objective(1, []), descent(name, amounts)) for name, amounts in plans.items()]
     for at_once, called in ((1, [1] * 8), (4, [4, 2, 2]), (3, [3, 1, 2, 2])):
         calls: list[int] = []
-        found = side_by_side(objective(at_once, calls), [descent(name, amounts) for name, amounts in plans.items()])
+        found = interleave(objective(at_once, calls), [descent(name, amounts) for name, amounts in plans.items()])
         assert found == expected
         assert calls == called
 
@@ -47,6 +47,6 @@ def test_searches_go_on_in_the_same_calls_and_find_what_each_finds_alone() -> No
 def test_a_search_that_asks_nothing_finds_what_it_knew() -> None:
     """And none at all is no question either."""
     calls: list[int] = []
-    assert side_by_side(objective(4, calls), [descent("v", []), descent("w", [])]) == [[], []]
-    assert side_by_side(objective(4, calls), []) == []
+    assert interleave(objective(4, calls), [descent("v", []), descent("w", [])]) == [[], []]
+    assert interleave(objective(4, calls), []) == []
     assert not calls

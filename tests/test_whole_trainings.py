@@ -179,7 +179,7 @@ def test_real_signals_in_the_middle_of_checks_change_nothing(form: str) -> None:
 
             def check(step: int, training: Training = training, guard: GradGuard = guard) -> None:
                 after = rng.uniform(1e-4, 5e-3 if guard.history else 0.2)
-                storm.during(lambda: guard.after_backward(step, training.grads), 1, after)
+                storm.run(lambda: guard.after_backward(step, training.grads), 1, after)
 
             assert trained(training, check) == alone
     assert storm.raised > 2

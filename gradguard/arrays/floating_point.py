@@ -46,7 +46,7 @@ def quanta(losses: Float64, dtype: np.dtype[Any]) -> Float64:
     """
     with np.errstate(invalid="ignore"):
         changes = losses[1:] - losses[0]
-        ulps = _ulp(losses, dtype)
+        ulps = ulp(losses, dtype)
     slack = SLACK * np.maximum(ulps[0], np.where(np.isfinite(changes), ulps[1:], 0))
     changes[~np.isfinite(changes)] = 0
     mantissa, exponent = np.frexp(changes)
@@ -79,7 +79,8 @@ def _even_spacing(changes: Float64, slack: Float64) -> Float64:
     return even
 
 
-def _ulp(values: Float64, dtype: np.dtype[Any]) -> Float64:
+def ulp(values: Float64, dtype: np.dtype[Any]) -> Float64:
+    """The distance from each value, as that dtype holds it, to the next number."""
     spacing: Float64 = np.spacing(np.abs(values).astype(dtype)).astype(np.float64)
     return spacing
 

@@ -38,10 +38,11 @@ def written(target: Array, *others: Array) -> np.nditer:
 def in_order(array: Array) -> Iterator[tuple[slice, Float64]]:
     """The entries of an array in float64, in the order of its indices, with their places in the flat array."""
     starts = range(0, array.size, BLOCK)
-    return map(partial(_piece, array), [slice(start, min(start + BLOCK, array.size)) for start in starts])
+    return map(partial(piece_at, array), [slice(start, min(start + BLOCK, array.size)) for start in starts])
 
 
-def _piece(array: Array, places: slice) -> tuple[slice, Float64]:
+def piece_at(array: Array, places: slice) -> tuple[slice, Float64]:
+    """Some places of the flat array, and the entries there in float64."""
     return places, np.asarray(_flat(array, places.start, places.stop), np.float64)
 
 

@@ -19,13 +19,13 @@ from gradguard.checks.preflight import (
     _times,
     nondeterministic,
 )
-from gradguard.diagnosis.across_tensors import read_together, summary, unmeasured, worst_verdict
+from gradguard.diagnosis.across_tensors import revise_across_tensors, summary, unmeasured, worst_verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History
 from gradguard.loss.signature import Loss, require_reduction
-from gradguard.measurement.context import Bench
-from gradguard.measurement.precision import Subject, require_precision
-from gradguard.perturbation.rollback import Undisturbed
+from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.precision import CheckTarget, require_precision
+from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.report.progress import with_bar
 from gradguard.report.results import Report, TensorReport
@@ -75,41 +75,43 @@ def check(
     masks = block_masks(blocks, shapes)
     known = require_constants(constants)
     effort = Effort() if entries is None else Effort(entries=_require_entries(entries))
-    state = Undisturbed(gradients, together(snapshot))
+    state = Rollback(gradients, together(snapshot))
 
-    def measure() -> tuple[Bench, dict[str, TensorReport]]:
-        bench = Subject(params, arrays, loss, require_reduction(reduction), state).bench(require_precision(precision))
+    def measure() -> tuple[MeasurementContext, dict[str, TensorReport]]:
+        context = CheckTarget(params, arrays, loss, require_reduction(reduction), state).context(
+            require_precision(precision)
+        )
         histories, rng = dict.fromkeys(arrays, History(known, shapes=shapes)), np.random.default_rng(seed)
-        return bench, deep_check(bench, list(arrays), effort, rng, masks, histories, Thresholds())[0]
+        return context, deep_check(context, list(arrays), effort, rng, masks, histories, Thresholds())[0]
 
-    bench, tensors = state.during(measure)
-    return report_of(bench, tensors, 0, time.perf_counter() - started)
+    context, tensors = state.run(measure)
+    return report_of(context, tensors, 0, time.perf_counter() - started)
 
 
-def report_of(bench: Bench, tensors: Mapping[str, TensorReport], step: int, seconds: float) -> Report:
+def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], step: int, seconds: float) -> Report:
     """The report of a check.
 
     Args:
-        bench: What was measured with.
+        context: What was measured with.
         tensors: The reports of all tensors, each read by itself.
         step: The training step.
         seconds: How long it took.
     """
-    tensors = read_together(tensors, bench.gradients)
+    tensors = revise_across_tensors(tensors, context.gradients)
     return Report(
         step=step,
         verdict=worst_verdict(tensors),
         tensors=tensors,
-        precision=bench.objective.space.precision,
-        evaluations=bench.objective.evaluations,
+        precision=context.objective.space.precision,
+        evaluations=context.objective.evaluations,
         seconds=seconds,
         explanation=summary(tensors),
-        loss=bench.loss,
+        loss=context.loss,
     )
 
 
 def deep_check(
-    bench: Bench,
+    context: MeasurementContext,
     names: Sequence[str],
     effort: Effort,
     rng: np.random.Generator,
@@ -125,7 +127,7 @@ def deep_check(
     is asked often, and oftener before anything bad is told: some losses change at every fiftieth call.
 
     Args:
-        bench: What to measure with.
+        context: What to measure with.
         names: The tensors.
         effort: How much to measure of each.
         rng: Of the probes.
@@ -135,41 +137,42 @@ def deep_check(
         until: When no further tensor is begun, by the clock of `ranks`; those that are left have no report.
         ranks: The processes of the training.
     """
-    shapes = {name: bench.arrays[name].shape for name in names}
-    if not np.isfinite(bench.centre).all():
-        says = f"the loss is {bench.loss}, nothing can be differenced"
+    shapes = {name: context.arrays[name].shape for name in names}
+    if not np.isfinite(context.centre).all():
+        says = f"the loss is {context.loss}, nothing can be differenced"
         cause = "the training has diverged, or the forward pass overflows: look there first"
         return unmeasured(shapes, Verdict.inconclusive, says, cause), {}
     examined: dict[str, Examined] = {}
     reports: dict[str, TensorReport] = {}
-    steady = bench.repeats(2)
+    steady = context.repeats(2)
     for name in names:
-        if not is_finite(bench.gradients[name]):
-            reports |= _nonfinite(name, bench.gradients[name])
-        elif not bench.gradients[name].size:
+        if not is_finite(context.gradients[name]):
+            reports |= _nonfinite(name, context.gradients[name])
+        elif not context.gradients[name].size:
             reports |= unmeasured({name: shapes[name]}, Verdict.ok, "it has no entries", "")
     measurable = [name for name in names if name not in reports]
-    for some in with_bar(_in_turn(measurable, bench.objective.at_once), "gradguard", shown=ranks.is_first):
+    for some in with_bar(_in_turn(measurable, context.objective.at_once), "gradguard", shown=ranks.is_first):
         if steady and not (examined and until < math.inf and ranks.clock() > until):
             first = next(iter(examined.values()), None)
-            examined |= examine(bench, some, effort, rng, masks, first)
-            steady = bench.repeats()
+            examined |= examine(context, some, effort, rng, masks, first)
+            steady = context.repeats()
     # A kink that shows in one tensor is a kink of the loss, and may hide in another.
-    rough = any(measured.evidence.rough or measured.evidence.kinks for measured in examined.values())
+    nonsmooth = any(measured.evidence.nonsmooth or measured.evidence.kinks for measured in examined.values())
     evidence = {
-        name: measured.in_rough_company(bench) if rough else measured.evidence for name, measured in examined.items()
+        name: measured.in_rough_company(context) if nonsmooth else measured.evidence
+        for name, measured in examined.items()
     }
     told = {name: diagnose_tensor(found, histories[name], thresholds) for name, found in evidence.items()}
     doubtful = {name: found for name, found in evidence.items() if not _agrees(told[name])}
-    exact = remeasured(bench, examined, doubtful, masks, lambda: ranks.clock() > until)
+    exact = remeasured(context, examined, doubtful, masks, lambda: ranks.clock() > until)
     told |= {name: diagnose_tensor(found, histories[name], thresholds) for name, found in exact.items()}
     reports |= told
     reports = {name: reports[name] for name in names if name in reports}
-    if not (steady and bench.repeats(_times(bench, reports))):
+    if not (steady and context.repeats(_times(context, reports))):
         return reports | nondeterministic(shapes), {}
-    is_whole_model = set(examined) == {name for name, array in bench.arrays.items() if array.size}
-    if is_whole_model and all(measured.evidence.still for measured in examined.values()):
-        return reports | _detached({name: shapes[name] for name in examined if bench.gradients[name].any()}), {}
+    is_whole_model = set(examined) == {name for name, array in context.arrays.items() if array.size}
+    if is_whole_model and all(measured.evidence.loss_unchanged for measured in examined.values()):
+        return reports | _detached({name: shapes[name] for name in examined if context.gradients[name].any()}), {}
     return reports, examined
 
 

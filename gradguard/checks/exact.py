@@ -23,10 +23,10 @@ from gradguard.checks.examine import Examined, Series, coverage
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences.four_point import MARGIN
 from gradguard.loss.attempts import attempted
-from gradguard.loss.objective import Question
-from gradguard.measurement.context import Bench, Derivative
+from gradguard.loss.objective import LossRequest
+from gradguard.measurement.context import Derivative, MeasurementContext
 from gradguard.perturbation.directions import EntryProbe, Probe
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner
 PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near
@@ -37,7 +37,7 @@ CLEAR = 1e-3  # of the largest derivative, that the bars must be below
 
 
 def remeasured(
-    bench: Bench,
+    context: MeasurementContext,
     examined: Mapping[str, Examined],
     doubtful: Mapping[str, Evidence],
     masks: Masks,
@@ -46,16 +46,16 @@ def remeasured(
     """The evidence of some tensors with exact derivatives; of none where the loss has none.
 
     Args:
-        bench: What they were measured with.
+        context: What they were measured with.
         examined: How, by name.
         doubtful: What the differences say of them.
         masks: Named blocks, by tensor.
         is_late: Whether no further tensor is to be begun.
     """
-    make = bench.derivative
+    make = context.derivative
     if make is None or not doubtful:
         return {}
-    derivative = attempted(lambda: make(bench.objective.at_once))
+    derivative = attempted(lambda: make(context.objective.at_once))
     if not isinstance(derivative, Derivative):  # there is none, or no memory for further copies
         return {}
     found: dict[str, Evidence] = {}
@@ -63,27 +63,27 @@ def remeasured(
     def measure() -> None:
         for name, evidence in doubtful.items():
             if name not in found and not is_late():
-                found[name] = _exactly(bench, derivative, examined[name], evidence, masks)
+                found[name] = _exactly(context, derivative, examined[name], evidence, masks)
 
     with warnings.catch_warnings():  # of a loss that drops the imaginary part, which is found out
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         attempted(measure)  # whatever it raises, the loss carries no tangents
-    bench.objective.evaluations += derivative.objective.evaluations
+    context.objective.evaluations += derivative.objective.evaluations
     return {name: evidence for name, evidence in found.items() if evidence.exact}
 
 
 def _exactly(
-    bench: Bench,
+    context: MeasurementContext,
     derivative: Derivative,
     measured: Examined,
     evidence: Evidence,
     masks: Masks,
 ) -> Evidence:
     """The evidence with exact derivatives; as it was where they are not proven along the directions."""
-    directions, _ = _pairs(bench, derivative, evidence.name, measured.directions)
-    if not _is_proven(bench, measured, directions):
+    directions, _ = _pairs(context, derivative, evidence.name, measured.directions)
+    if not _is_proven(context, measured, directions):
         return evidence
-    entries, probes = _pairs(bench, derivative, evidence.name, measured.entries)
+    entries, probes = _pairs(context, derivative, evidence.name, measured.entries)
     index = tuple(probe.index for probe in probes if isinstance(probe, EntryProbe))
     return replace(
         evidence,
@@ -92,7 +92,7 @@ def _exactly(
         directions=directions,
         unresolved=0,
         kinks=len(measured.entries.probes) - len(index),
-        coverage=coverage(bench.gradients[evidence.name], index, evidence.norm),
+        coverage=coverage(context.gradients[evidence.name], index, evidence.norm),
         blocks=held(masks, evidence.name, index),
         exact=True,
     )
@@ -113,7 +113,7 @@ def slopes(
         typical: The size of the tensor.
     """
     objective, step = derivative.objective, derivative.step * typical
-    (answer,) = objective.answers([Question(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
+    (answer,) = objective.evaluate([LossRequest(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
     with np.errstate(invalid="ignore"):
         sides = objective.totals(answer.losses) / answer.along
         apart = np.abs(sides[:, 0] - sides[:, 1])
@@ -122,25 +122,27 @@ def slopes(
     return n, ROUNDED * largest + apart / 2, (answer.against / answer.along).mean(axis=1)
 
 
-def _pairs(bench: Bench, derivative: Derivative, name: str, series: Series) -> tuple[Pairs, list[Probe]]:
+def _pairs(
+    context: MeasurementContext, derivative: Derivative, name: str, series: Series
+) -> tuple[DerivativePairs, list[Probe]]:
     """The exact pairs along some probes, and those probes.
 
     None that start from a corner, or so near one that the backward pass, rounded, may have seen the other side of it.
     """
-    n, error, g = slopes(derivative, name, series.probes, bench.gradients[name], bench.typical(name))
-    smooth = np.isfinite(n) & ~series.settled.bent
+    n, error, g = slopes(derivative, name, series.probes, context.gradients[name], context.typical(name))
+    smooth = np.isfinite(n) & ~series.settled.nonquadratic
     rounding, own = series.settled.rounding, series.settled.own
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(n == g, 0.0, (n - g) / (MARGIN * np.hypot(rounding, error)))
-    pairs = Pairs(n, g, error, rounding, z, own)
+    pairs = DerivativePairs(n, g, error, rounding, z, own)
     return pairs.where(smooth), [probe for probe, kept in zip(series.probes, smooth, strict=True) if kept]
 
 
-def _is_proven(bench: Bench, measured: Examined, exact: Pairs) -> bool:
+def _is_proven(context: MeasurementContext, measured: Examined, exact: DerivativePairs) -> bool:
     """Whether differences over short steps in float64 agree along all directions, and clearly."""
     name, series = measured.evidence.name, measured.directions
-    steps = np.full(len(series.probes), PROVING * bench.typical(name))
-    points = bench.measure(name, series.probes, steps)
+    steps = np.full(len(series.probes), PROVING * context.typical(name))
+    points = context.measure(name, series.probes, steps)
     bars, largest = points.bar(series.settled.sigma), float(np.abs(exact.n).max(initial=0.0))
     if exact.size != len(series.probes) or not (bars <= CLEAR * largest).all():
         return False

@@ -14,10 +14,10 @@ from gradguard.differences import noise
 from gradguard.differences.four_point import FourPoint
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps
-from gradguard.loss.interleaving import Search, side_by_side
-from gradguard.measurement.confirmation import settle, survives
-from gradguard.measurement.context import Bench
-from gradguard.measurement.measured import Settled
+from gradguard.loss.interleaving import Search, interleave
+from gradguard.measurement.confirmation import confirm_measurement, is_confirmed_at_short_steps
+from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import PILOTS, WEAK, Adapted, adapted
 from gradguard.measurement.tensor import Rounding
 from gradguard.perturbation import directions
@@ -37,18 +37,18 @@ class Series:
         stretch: How many times the step that would be tried first the usual one is.
     """
 
-    settled: Settled
+    settled: Measured
     probes: Sequence[Probe]
     steps: Steps
     stretch: float
 
-    def survives(self, bench: Bench, name: str) -> bool:
+    def is_confirmed_at_short_steps(self, context: MeasurementContext, name: str) -> bool:
         """Whether a disagreement is as clear where whatever is rough about the loss is gone."""
 
         def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
-            return bench.measure(name, [self.probes[i] for i in which], at)
+            return context.measure(name, [self.probes[i] for i in which], at)
 
-        return survives(self.settled, self.steps, measure)
+        return is_confirmed_at_short_steps(self.settled, self.steps, measure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,13 @@ class Examined:
     noise: Noise
     amplification: float
 
-    def in_rough_company(self, bench: Bench) -> Evidence:
+    def in_rough_company(self, context: MeasurementContext) -> Evidence:
         """The evidence where the loss is known to be rough, along this tensor or another."""
-        survives = any(series.survives(bench, self.evidence.name) for series in (self.entries, self.directions))
-        return replace(self.evidence, rough=True, survives=survives)
+        confirmed = any(
+            series.is_confirmed_at_short_steps(context, self.evidence.name)
+            for series in (self.entries, self.directions)
+        )
+        return replace(self.evidence, nonsmooth=True, confirmed_at_short_steps=confirmed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +106,19 @@ class Along:
     def _steps(self) -> Steps:
         return self.steps.starting_at(self.steps.start * self.stretched)
 
-    def adapted(self, bench: Bench) -> Search[Adapted]:
+    def adapted(self, context: MeasurementContext) -> Search[Adapted]:
         """The search for the steps that suit the probes."""
-        return adapted(bench, self.name, self.probes, self.heard, self._steps, self.enough, self.pilots)
+        return adapted(context, self.name, self.probes, self.heard, self._steps, self.enough, self.pilots)
 
-    def series(self, bench: Bench, found: Adapted) -> Series:
+    def series(self, context: MeasurementContext, found: Adapted) -> Series:
         """The differences, confirmed where they disagree with the gradient."""
-        settled = settle(bench, self.name, self.probes, self.rounding, self.heard, self._steps, found)
+        settled = confirm_measurement(context, self.name, self.probes, self.rounding, self.heard, self._steps, found)
         usual = float(np.median(settled.points.step))
         return Series(settled, self.probes, self.steps.starting_at(usual), usual / self.steps.start)
 
 
 def examine(
-    bench: Bench,
+    context: MeasurementContext,
     names: Sequence[str],
     effort: Effort,
     rng: np.random.Generator,
@@ -125,7 +128,7 @@ def examine(
     """Measure entries of some tensors (all, of those that have few) and directions through them.
 
     Args:
-        bench: What to measure with.
+        context: What to measure with.
         names: The tensors: their steps are found side by side.
         effort: How much to measure of each.
         rng: Of the probes.
@@ -133,85 +136,92 @@ def examine(
         first: What was measured of another tensor: the steps of these are probably much the same.
     """
     drawing = [(name, np.random.default_rng(rng.integers(2**63))) for name in names]
-    heard = _heard(bench, drawing, first)
-    planned = [_planned(bench, name, effort, own, heard[name], first) for name, own in drawing]
-    found = side_by_side(bench.objective, [along.adapted(bench) for kinds in planned for along in kinds])
+    heard = _heard(context, drawing, first)
+    planned = [_planned(context, name, effort, own, heard[name], first) for name, own in drawing]
+    found = interleave(context.objective, [along.adapted(context) for kinds in planned for along in kinds])
     pairs = zip(found[::2], found[1::2], strict=True)
     return {
-        name: _examined(bench, singles, through, adapted, masks)
+        name: _examined(context, singles, through, adapted, masks)
         for name, (singles, through), adapted in zip(names, planned, pairs, strict=True)
     }
 
 
 def _heard(
-    bench: Bench, drawing: Sequence[tuple[str, np.random.Generator]], first: Examined | None
+    context: MeasurementContext, drawing: Sequence[tuple[str, np.random.Generator]], first: Examined | None
 ) -> dict[str, Noise]:
     """The noise of the loss along some tensors; each is listened to with its own generator, if it has not been."""
-    left = [(name, own) for name, own in drawing if name not in bench.heard]
-    listening = [noise.listening(bench.objective, name, bench.centre, own) for name, own in left]
-    newly = zip(left, side_by_side(bench.objective, listening), strict=True)
-    heard = {**bench.heard, **{name: sounds for (name, _), sounds in newly}}
+    left = [(name, own) for name, own in drawing if name not in context.heard]
+    noise_search = [noise.noise_search(context.objective, name, context.centre, own) for name, own in left]
+    newly = zip(left, interleave(context.objective, noise_search), strict=True)
+    heard = {**context.heard, **{name: sounds for (name, _), sounds in newly}}
     elsewhere = [*heard.values(), *([first.noise] if first else [])]
-    return {name: _at_least(bench, heard[name], elsewhere) for name, _ in drawing}
+    return {name: _at_least(context, heard[name], elsewhere) for name, _ in drawing}
 
 
-def _at_least(bench: Bench, heard: Noise, elsewhere: Sequence[Noise]) -> Noise:
+def _at_least(context: MeasurementContext, heard: Noise, elsewhere: Sequence[Noise]) -> Noise:
     """The noise along a tensor; where the loss does not move along it, that along others, in the same precision."""
-    if not heard.is_deaf:
+    if not heard.is_unknown:
         return heard
-    others = [noise.sigma for noise in elsewhere if not noise.is_deaf]
-    if bench.objective.space.precision == "native" or not others:
-        others.append(bench.noise)
+    others = [noise.sigma for noise in elsewhere if not noise.is_unknown]
+    if context.objective.space.precision == "native" or not others:
+        others.append(context.noise)
     return heard.at_least(max(others))
 
 
 def _planned(
-    bench: Bench, name: str, effort: Effort, rng: np.random.Generator, heard: Noise, first: Examined | None
+    context: MeasurementContext,
+    name: str,
+    effort: Effort,
+    rng: np.random.Generator,
+    heard: Noise,
+    first: Examined | None,
 ) -> tuple[Along, Along]:
     """Entries of a tensor, and directions through it."""
-    gradient = bench.gradients[name]
+    gradient = context.gradients[name]
     drawn = directions.entries(gradient, effort.entries, rng)
-    chosen = [probe for probe in drawn if np.isfinite(bench.arrays[name][probe.index])]
+    chosen = [probe for probe in drawn if np.isfinite(context.arrays[name][probe.index])]
     along = [directions.aligned(gradient, rng) for _ in range(effort.aligned)]
     along += [directions.gaussian(gradient, rng) for _ in range(effort.gaussian)]
     stretched = (CAUTION * first.entries.stretch, CAUTION * first.directions.stretch) if first else (1.0, 1.0)
-    rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
+    rounding, steps = context.rounding_of_entry(name), context.steps_of_entries(name)
     singles = Along(name, chosen, heard, rounding, steps, stretched[0], pilots=effort.pilots)
     # Directions are few and carry the most: their steps are made as good as they can be.
-    rounding, steps = bench.rounding_of_direction(name), bench.steps_of_directions(name)
+    rounding, steps = context.rounding_of_direction(name), context.steps_of_directions(name)
     return singles, Along(name, along, heard, rounding, steps, stretched[1], np.inf, effort.pilots)
 
 
-def _examined(bench: Bench, singles: Along, through: Along, found: tuple[Adapted, Adapted], masks: Masks) -> Examined:
-    name, gradient, heard = singles.name, bench.gradients[singles.name], singles.heard
-    of_entries, of_directions = singles.series(bench, found[0]), through.series(bench, found[1])
+def _examined(
+    context: MeasurementContext, singles: Along, through: Along, found: tuple[Adapted, Adapted], masks: Masks
+) -> Examined:
+    name, gradient, heard = singles.name, context.gradients[singles.name], singles.heard
+    of_entries, of_directions = singles.series(context, found[0]), through.series(context, found[1])
     entries, directions = of_entries.settled, of_directions.settled
     resolved = zip(singles.probes, entries.resolved, strict=True)
     index = tuple(probe.index for probe, kept in resolved if kept and isinstance(probe, EntryProbe))
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
-        norm=bench.sizes[name].norm,
+        norm=context.sizes[name].norm,
         entries=entries.pairs.where(entries.resolved),
         index=index,
         directions=directions.pairs.where(directions.resolved),
         unresolved=int((~entries.resolved & ~entries.kinked).sum()),
         kinks=int(entries.kinked.sum()),
-        coverage=coverage(gradient, index, bench.sizes[name].norm),
+        coverage=coverage(gradient, index, context.sizes[name].norm),
         step_size=of_entries.steps.start,
         noise=entries.sigma,
-        rough=entries.rough or directions.rough,
-        survives=True,
-        deaf=heard.is_deaf and not bench.noise,
-        still=bool(entries.points.still.all() and directions.points.still.all()),
+        nonsmooth=entries.nonsmooth or directions.nonsmooth,
+        confirmed_at_short_steps=True,
+        noise_unknown=heard.is_unknown and not context.noise,
+        loss_unchanged=bool(entries.points.loss_unchanged.all() and directions.points.loss_unchanged.all()),
         blocks=held(masks, name, index),
-        passing=bench.passing(name),
+        passing=context.passing(name),
     )
-    return Examined(evidence, of_entries, of_directions, heard, _amplification(bench, name, entries, directions))
+    return Examined(evidence, of_entries, of_directions, heard, _amplification(context, name, entries, directions))
 
 
-def _amplification(bench: Bench, name: str, entries: Settled, directions: Settled) -> float:
-    usual = np.array([bench.rounding_of_entry(name).total, bench.rounding_of_direction(name).total])
+def _amplification(context: MeasurementContext, name: str, entries: Measured, directions: Measured) -> float:
+    usual = np.array([context.rounding_of_entry(name).total, context.rounding_of_direction(name).total])
     found = np.array([np.median(entries.rounding), np.median(directions.rounding)])
     return float(np.max(found[usual > 0] / usual[usual > 0], initial=1.0))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradguard.arrays.types import Array
 from gradguard.diagnosis.across_tensors import unmeasured
-from gradguard.measurement.context import Bench
+from gradguard.measurement.context import MeasurementContext
 from gradguard.report.results import TensorReport
 from gradguard.report.verdict import Verdict
 
@@ -22,10 +22,10 @@ def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
     return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
 
 
-def _times(bench: Bench, reports: Mapping[str, TensorReport]) -> int:
+def _times(context: MeasurementContext, reports: Mapping[str, TensorReport]) -> int:
     """How often the loss must repeat before these reports are told."""
     if all(map(_is_clear, reports.values())):
-        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * bench.objective.evaluations / bench.objective.at_once))
+        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * context.objective.evaluations / context.objective.at_once))
     return REPEATS
 
 

@@ -10,16 +10,16 @@ import numpy as np
 from gradguard.checks.examine import coverage
 from gradguard.checks.streams import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.measurement.context import Bench
+from gradguard.measurement.context import MeasurementContext
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe, Probe
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 GAUSSIAN_EVERY = 4
 
 
 def probe_tensors(
-    bench: Bench, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
+    context: MeasurementContext, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
 ) -> dict[str, tuple[Evidence, float]]:
     """A direction along the gradient and some entries of each tensor; the pairs, and the largest |Z| among them.
 
@@ -28,21 +28,24 @@ def probe_tensors(
     the same calls of a batched loss.
 
     Args:
-        bench: What to measure with.
+        context: What to measure with.
         states: Where the probes of each tensor stand; they learn.
         entries: How many of each tensor, at most.
         rng: Of the probes.
     """
-    planned = {name: _planned(bench, name, state, entries, rng) for name, state in states.items()}
-    taken = [_taken(bench, [turn for turn in turns if turn]) for turns in zip_longest(*planned.values())]
-    kept, pairs = [turn for turns, _ in taken for turn in turns], Pairs.joined([measured for _, measured in taken])
+    planned = {name: _planned(context, name, state, entries, rng) for name, state in states.items()}
+    taken = [_taken(context, [turn for turn in turns if turn]) for turns in zip_longest(*planned.values())]
+    kept, pairs = (
+        [turn for turns, _ in taken for turn in turns],
+        DerivativePairs.joined([measured for _, measured in taken]),
+    )
     places: dict[str, list[int]] = {name: [] for name in states}
     for place, turn in enumerate(kept):
         places[turn.name].append(place)
     found = {}
     for name, own in places.items():
         of_tensor = pairs.where(np.array(own, dtype=np.intp))
-        found[name] = _found(bench, states[name], planned[name], [kept[place] for place in own], of_tensor)
+        found[name] = _found(context, states[name], planned[name], [kept[place] for place in own], of_tensor)
     return found
 
 
@@ -70,10 +73,12 @@ class _Turn:
         return self.probe.index if isinstance(self.probe, EntryProbe) else None
 
 
-def _planned(bench: Bench, name: str, state: TensorState, entries: int, rng: np.random.Generator) -> list[_Turn]:
+def _planned(
+    context: MeasurementContext, name: str, state: TensorState, entries: int, rng: np.random.Generator
+) -> list[_Turn]:
     """The probes of one tensor: its directions, then its entries."""
-    gradient = bench.gradients[name]
-    floor = state.noise.floor_at(bench.objective, bench.centre)
+    gradient = context.gradients[name]
+    floor = state.noise.floor_at(context.objective, context.centre)
     singles = min(entries, gradient.size)
     kinds = [(state.aligned, directions.aligned)]
     if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1:
@@ -81,60 +86,64 @@ def _planned(bench: Bench, name: str, state: TensorState, entries: int, rng: np.
         kinds = [*kinds[: min(1, singles)], (state.gaussian, directions.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
-    rounding = state.amplification * bench.rounding_of_direction(name).total
+    rounding = state.amplification * context.rounding_of_direction(name).total
     turns = [_Turn(name, stream, draw(gradient, rng), rounding, floor) for stream, draw in kinds]
-    rounding = state.amplification * bench.rounding_of_entry(name).total
+    rounding = state.amplification * context.rounding_of_entry(name).total
     drawn = directions.some_entries(gradient, singles, rng)
     return turns + [_Turn(name, state.entry, probe, rounding, floor) for probe in drawn]
 
 
-def _taken(bench: Bench, turns: Sequence[_Turn]) -> tuple[list[_Turn], Pairs]:
+def _taken(context: MeasurementContext, turns: Sequence[_Turn]) -> tuple[list[_Turn], DerivativePairs]:
     """Those of some probes whose steps were not far too long, and their pairs; all teach their streams."""
     fit = []
     for turn in turns:
-        if turn.stream.steps.start < bench.steps_of_entries(turn.name).shortest:
+        if turn.stream.steps.start < context.steps_of_entries(turn.name).shortest:
             turn.stream.strays = STRAYS  # the tensor has grown, and rounds the step away
         else:
             turn.stream.variance = max(turn.stream.variance, turn.floor**2)
             fit.append(turn)
     if not fit:
-        return [], Pairs.none()
+        return [], DerivativePairs.none()
     steps = np.array([turn.stream.steps.start for turn in fit])
-    points = bench.measure_each([(turn.name, turn.probe) for turn in fit], steps)
+    points = context.measure_each([(turn.name, turn.probe) for turn in fit], steps)
     sigma, rounding = np.sqrt([turn.stream.variance for turn in fit]), np.array([turn.rounding for turn in fit])
     single = [turn.index is not None for turn in fit]
     z3 = np.where(single, points.truncation_in_noise(sigma), points.bend_in_noise(sigma))
     z = points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
-    for turn, bent, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
-        turn.stream.learn(float(bent), float(fourth), float(deviation))
+    for turn, nonquadratic, fourth, deviation in zip(fit, z3, points.fourth, z, strict=True):
+        turn.stream.learn(float(nonquadratic), float(fourth), float(deviation))
     near = z3 <= FAR_TOO_LONG_Z3
     pairs = points.pairs(sigma, rounding, np.zeros(len(fit)))
     return [turn for turn, kept in zip(fit, near, strict=True) if kept], pairs.where(near)
 
 
 def _found(
-    bench: Bench, state: TensorState, planned: Sequence[_Turn], kept: Sequence[_Turn], pairs: Pairs
+    context: MeasurementContext,
+    state: TensorState,
+    planned: Sequence[_Turn],
+    kept: Sequence[_Turn],
+    pairs: DerivativePairs,
 ) -> tuple[Evidence, float]:
     """The evidence of one tensor: the pairs of the probes that were kept; and the largest |Z| in it."""
-    name, gradient = planned[0].name, bench.gradients[planned[0].name]
+    name, gradient = planned[0].name, context.gradients[planned[0].name]
     index = tuple(turn.index for turn in kept if turn.index is not None)
     single = np.array([turn.index is not None for turn in kept], dtype=bool)
     evidence = Evidence(
         name=name,
         shape=gradient.shape,
-        norm=bench.sizes[name].norm,
+        norm=context.sizes[name].norm,
         entries=pairs.where(single),
         index=index,
         directions=pairs.where(~single),
         unresolved=sum(turn.index is not None for turn in planned) - len(index),
         kinks=0,
-        coverage=coverage(gradient, index, bench.sizes[name].norm),
+        coverage=coverage(gradient, index, context.sizes[name].norm),
         step_size=state.entry.steps.start,
         noise=math.sqrt(planned[0].stream.variance),
-        rough=False,
-        survives=False,
+        nonsmooth=False,
+        confirmed_at_short_steps=False,
         blocks={},
-        passing=bench.passing(name),
+        passing=context.passing(name),
         deep=False,
     )
     return evidence, float(np.abs(pairs.z).max(initial=0.0))

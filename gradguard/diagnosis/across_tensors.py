@@ -24,7 +24,9 @@ def worst_verdict(tensors: Mapping[str, TensorReport]) -> Verdict:
     return max((tensor.verdict for tensor in tensors.values()), key=lambda verdict: verdict.level, default=Verdict.ok)
 
 
-def read_together(tensors: Mapping[str, TensorReport], gradients: Mapping[str, Array]) -> dict[str, TensorReport]:
+def revise_across_tensors(
+    tensors: Mapping[str, TensorReport], gradients: Mapping[str, Array]
+) -> dict[str, TensorReport]:
     """The reports, revised where only all tensors together show the cause: a gradient clipped by its norm.
 
     Args:
@@ -94,8 +96,8 @@ def _told(wrong: Sequence[TensorReport]) -> list[str]:
 
 def _group(alike: Sequence[TensorReport]) -> str:
     first = alike[0]
-    if first.guilty and len(alike) > 1:
-        return f"{first.verdict}, each wrong on {first.guilty} only ({first.name}: {first.explanation})"
+    if first.faulty_block and len(alike) > 1:
+        return f"{first.verdict}, each wrong on {first.faulty_block} only ({first.name}: {first.explanation})"
     if first.verdict is Verdict.structure and len(alike) > 1:
         return "structure, no single factor explains any of them"
     return f"{first.verdict}, {first.explanation}; {first.cause}"
@@ -104,7 +106,7 @@ def _group(alike: Sequence[TensorReport]) -> str:
 def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in tensors:
-        shared = tensor.guilty or ("" if tensor.verdict is Verdict.structure else tensor.cause)
+        shared = tensor.faulty_block or ("" if tensor.verdict is Verdict.structure else tensor.cause)
         groups.setdefault((tensor.verdict, shared), []).append(tensor)
     return list(groups.values())
 
@@ -118,7 +120,7 @@ def _hints(wrong: Sequence[TensorReport], right: Sequence[TensorReport]) -> list
         with_more = [other for other in structural if abs(other.ratio / tensor.ratio - 1) < SHARED]
         if with_more and abs(tensor.ratio - 1) > FACTOR:
             return [f"The factor {tensor.ratio:.4g} of {tensor.name} is in {_names(with_more)} too, with more on top."]
-    if right and len(structural) > 1 and any(map(_is_recurrent, structural)) and not structural[0].guilty:
+    if right and len(structural) > 1 and any(map(_is_recurrent, structural)) and not structural[0].faulty_block:
         return [CARRY]
     return []
 
@@ -153,7 +155,7 @@ def unmeasured(
             verdict=verdict,
             cause=cause,
             explanation=explanation,
-            guilty="",
+            faulty_block="",
             discrepancy=0.0 if verdict is Verdict.ok else math.nan,
             floor=0.0 if verdict is Verdict.ok else math.inf,
             ratio=math.nan,

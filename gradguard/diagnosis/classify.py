@@ -8,12 +8,12 @@ import numpy as np
 from gradguard.diagnosis import explain
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.known_factors import History
-from gradguard.diagnosis.localize import Place, locate
+from gradguard.diagnosis.localize import AxisSlice, locate
 from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import ALARM, Pairs
+from gradguard.statistics.pairs import ALARM, DerivativePairs
 
 PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
 NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves
@@ -32,14 +32,14 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         history: Earlier ratios of this tensor with the constants of their time, and the constants now.
         thresholds: What counts as agreement.
     """
-    entries, pairs, shown = evidence.entries, evidence.all, evidence.shown
+    entries, pairs, shown = evidence.entries, evidence.all, evidence.reported
     verdict = (
         _kind_of_bug(pairs, entries) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
     )
     blocks = {name: _block(name, entries.where(mask), evidence, thresholds) for name, mask in evidence.blocks.items()}
     ratio, signs, worst = pairs.ratio, entries.signs, _worst(evidence)
     place = _place(evidence) if verdict is Verdict.structure and not blocks else None
-    sentence = explain.Wording(
+    sentence = explain.Explanation(
         evidence=evidence,
         blocks=blocks,
         worst=worst,
@@ -54,7 +54,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         verdict=verdict,
         cause=cause,
         explanation=explanation,
-        guilty=_guilty(blocks, place),
+        faulty_block=_faulty_block(blocks, place),
         discrepancy=shown.discrepancy,
         floor=shown.floor,
         ratio=ratio.value,
@@ -78,7 +78,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     )
 
 
-def _place(evidence: Evidence) -> Place | None:
+def _place(evidence: Evidence) -> AxisSlice | None:
     """Where the wrong entries lie together, among those that could be told right from wrong."""
     entries = evidence.entries
     telling = entries.resolvable | (np.abs(entries.z) > ALARM)
@@ -86,7 +86,7 @@ def _place(evidence: Evidence) -> Place | None:
     return locate(index, np.abs(entries.z[telling]) > ALARM, evidence.shape)
 
 
-def _guilty(blocks: Mapping[str, BlockReport], place: Place | None) -> str:
+def _faulty_block(blocks: Mapping[str, BlockReport], place: AxisSlice | None) -> str:
     wrong = [block.name for block in blocks.values() if block.verdict.is_bug]
     if wrong and len(wrong) < len(blocks):
         return " and ".join(wrong)
@@ -110,12 +110,12 @@ def _entries(evidence: Evidence, chosen: Iterable[int]) -> tuple[Entry, ...]:
     )
 
 
-def _ratios(clear: Pairs) -> tuple[float, ...]:
+def _ratios(clear: DerivativePairs) -> tuple[float, ...]:
     with np.errstate(over="ignore"):
         return tuple(float(k) for k in clear.n / clear.g)
 
 
-def _kind_of_bug(pairs: Pairs, entries: Pairs) -> Verdict:
+def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs) -> Verdict:
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
         return Verdict.missing
     if not (np.abs(pairs.n) > 3 * pairs.error).any():
@@ -127,14 +127,14 @@ def _kind_of_bug(pairs: Pairs, entries: Pairs) -> Verdict:
     return Verdict.clipped if _is_clipped(entries) else Verdict.structure
 
 
-def _is_one_factor(pairs: Pairs) -> bool:
+def _is_one_factor(pairs: DerivativePairs) -> bool:
     """Whether n = k g says it all, or leaves next to nothing of n - g: noise may be a little more than was heard."""
     ratio = pairs.ratio
     left = norm(pairs.n - ratio.value * pairs.g)
     return ratio.worst <= ALARM and (ratio.purity <= PURE or left <= NEXT_TO_NOTHING * norm(pairs.n - pairs.g))
 
 
-def _is_clipped(entries: Pairs) -> bool:
+def _is_clipped(entries: DerivativePairs) -> bool:
     """Whether many |g| are at one extreme value, |n| is larger there, and everything else agrees."""
     extreme = np.abs(entries.g).max(initial=0.0)
     clipped = np.abs(entries.g) >= extreme * (1 - SAME)
@@ -150,22 +150,22 @@ def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     too_few = evidence.deep and evidence.unresolved > LEFT_OUT * evidence.sampled
     if too_few or not evidence.all.size:
         return Verdict.inconclusive
-    return _agreement(evidence.shown, evidence.passing, thresholds)
+    return _agreement(evidence.reported, evidence.passing, thresholds)
 
 
-def _agreement(pairs: Pairs, passing: float, thresholds: Thresholds) -> Verdict:
+def _agreement(pairs: DerivativePairs, passing: float, thresholds: Thresholds) -> Verdict:
     if not pairs.n.any() and not pairs.g.any():
         return Verdict.ok
     unexplained = pairs.discrepancy > max(thresholds.discrepancy, pairs.explained)
-    if unexplained or (pairs.floor > BLIND * thresholds.discrepancy and not pairs.is_nothing(passing)):
+    if unexplained or (pairs.floor > BLIND * thresholds.discrepancy and not pairs.is_negligible(passing)):
         return Verdict.inconclusive
     return Verdict.float_precision if pairs.discrepancy > thresholds.discrepancy else Verdict.ok
 
 
-def _block(name: str, entries: Pairs, evidence: Evidence, thresholds: Thresholds) -> BlockReport:
+def _block(name: str, entries: DerivativePairs, evidence: Evidence, thresholds: Thresholds) -> BlockReport:
     if not entries.size:
         verdict = Verdict.inconclusive
-    elif evidence.is_suspect and evidence.deep and entries.significance(evidence.rough) > ALARM:
+    elif evidence.is_suspect and evidence.deep and entries.significance(evidence.nonsmooth) > ALARM:
         verdict = _kind_of_bug(entries, entries)
     else:
         verdict = _agreement(entries, evidence.passing, thresholds)

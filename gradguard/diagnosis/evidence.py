@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.statistics.pairs import ALARM, Pairs
+from gradguard.statistics.pairs import ALARM, DerivativePairs
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Evidence:
         coverage: The share of ||g||^2 that the sampled entries hold.
         step_size: The usual step of the entries.
         noise: sigma of the loss.
-        rough: Whether the loss is not smooth on the scale of the steps.
-        survives: Whether a disagreement is as clear at much shorter steps.
+        nonsmooth: Whether the loss is not smooth on the scale of the steps.
+        confirmed_at_short_steps: Whether a disagreement is as clear at much shorter steps.
         blocks: For each named block, which of the sampled entries it holds.
         passing: The derivative of an entry of which nothing cancels; 0 where that is not known.
-        still: Whether the loss did not move at all, along any probe.
-        deaf: Whether nothing is known of the loss's noise, along this tensor or any other.
+        loss_unchanged: Whether the loss did not move at all, along any probe.
+        noise_unknown: Whether nothing is known of the loss's noise, along this tensor or any other.
         deep: Whether this is a deep check: only that may speak of a bug.
         exact: Whether the derivatives are complex steps, not differences.
     """
@@ -42,37 +42,37 @@ class Evidence:
     name: str
     shape: tuple[int, ...]
     norm: float
-    entries: Pairs
+    entries: DerivativePairs
     index: tuple[tuple[int, ...], ...]
-    directions: Pairs
+    directions: DerivativePairs
     unresolved: int
     kinks: int
     coverage: float
     step_size: float
     noise: float
-    rough: bool
-    survives: bool
+    nonsmooth: bool
+    confirmed_at_short_steps: bool
     blocks: Mapping[str, NDArray[np.bool_]]
     passing: float = 0.0
-    still: bool = False
-    deaf: bool = False
+    loss_unchanged: bool = False
+    noise_unknown: bool = False
     deep: bool = True
     exact: bool = False
 
     @cached_property
-    def all(self) -> Pairs:
+    def all(self) -> DerivativePairs:
         """Entries and directions."""
-        return Pairs.joined([self.entries, self.directions])
+        return DerivativePairs.joined([self.entries, self.directions])
 
     @property
-    def shown(self) -> Pairs:
+    def reported(self) -> DerivativePairs:
         """What discrepancy and floor are of: the entries, joined by the directions where there are few."""
         return self.entries if self.deep and self.entries.size else self.all
 
     @property
     def smallest_visible(self) -> float:
         """The smallest relative error of the whole gradient that would have alarmed; inf where none would."""
-        return self.all.smallest_visible(self.rough)
+        return self.all.smallest_visible(self.nonsmooth)
 
     @property
     def sampled(self) -> int:
@@ -85,6 +85,6 @@ class Evidence:
 
         Where the loss is rough, a disagreement must be as clear at steps too short for its kinks.
         """
-        if self.deaf or (self.rough and not self.survives):
+        if self.noise_unknown or (self.nonsmooth and not self.confirmed_at_short_steps):
             return False
-        return max(self.entries.significance(self.rough), self.directions.significance(self.rough)) > ALARM
+        return max(self.entries.significance(self.nonsmooth), self.directions.significance(self.nonsmooth)) > ALARM

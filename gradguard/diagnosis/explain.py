@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.diagnosis.known_factors import Name
-from gradguard.diagnosis.localize import Place
+from gradguard.diagnosis.known_factors import KnownFactor
+from gradguard.diagnosis.localize import AxisSlice
 from gradguard.report.results import BlockReport, Entry
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import BEYOND_FLOOR, Pairs
+from gradguard.statistics.pairs import BEYOND_FLOOR, DerivativePairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (
@@ -30,7 +30,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class Explanation:
     """What the sentences about one tensor are made of.
 
     Attributes:
@@ -45,8 +45,8 @@ class Wording:
     evidence: Evidence
     blocks: Mapping[str, BlockReport]
     worst: Sequence[Entry]
-    place: Place | None
-    names: Sequence[Name]
+    place: AxisSlice | None
+    names: Sequence[KnownFactor]
     thresholds: Thresholds
 
     def of(self, verdict: Verdict) -> tuple[str, str]:
@@ -67,11 +67,11 @@ class Wording:
 
     @property
     def _d(self) -> float:
-        return self.evidence.shown.discrepancy
+        return self.evidence.reported.discrepancy
 
     @property
     def _explained(self) -> str:
-        return f"float precision explains up to {min(1.0, BEYOND_FLOOR * self.evidence.shown.floor):.1e}"
+        return f"float precision explains up to {min(1.0, BEYOND_FLOOR * self.evidence.reported.floor):.1e}"
 
     @property
     def _measured(self) -> str:
@@ -85,14 +85,14 @@ class Wording:
         return f" (entries left out: {', '.join(told)})" if told else ""
 
     def _ok(self) -> tuple[str, str]:
-        shown = self.evidence.shown
-        if self.evidence.still and not shown.g.any():
+        shown = self.evidence.reported
+        if self.evidence.loss_unchanged and not shown.g.any():
             return "the loss does not depend on it, and its gradient is zero", ""
         return f"d = {self._d:.1e}, {self._explained} {self._measured}{self._left_out}", ""
 
     def _float_precision(self) -> tuple[str, str]:
-        shown = self.evidence.shown
-        if shown.is_nothing(self.evidence.passing):
+        shown = self.evidence.reported
+        if shown.is_negligible(self.evidence.passing):
             largest, below = np.abs(shown.g).max(), np.hypot(shown.n, shown.error).max()
             return f"n is zero to {below:.1g}, and g (up to {largest:.1g}) is what rounding leaves{self._left_out}", ""
         over = f"d = {self._d:.1e} is over the threshold {self.thresholds.discrepancy:g}"
@@ -106,7 +106,7 @@ class Wording:
             f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
         )
         says = f"d = {self._d:.1e}, {self._explained}: {limit}{self._left_out}"
-        if self._d > self.evidence.shown.explained:
+        if self._d > self.evidence.reported.explained:
             told = (
                 f"d = {self._d:.1e}, {self._explained}, and no difference is clear enough to be sure of{self._left_out}"
             )
@@ -205,7 +205,7 @@ def _short(block: BlockReport) -> str:
     return str(block.verdict)
 
 
-def _inside(pairs: Pairs) -> str:
+def _inside(pairs: DerivativePairs) -> str:
     ratio = pairs.ratio
     if not pairs.g.any():
         return ", where g is zero"
@@ -213,7 +213,7 @@ def _inside(pairs: Pairs) -> str:
     return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_pure else ""
 
 
-def _spread(entries: Pairs) -> str:
+def _spread(entries: DerivativePairs) -> str:
     clear = entries.where(entries.resolvable)
     if clear.size < 4:
         return ""

@@ -17,7 +17,7 @@ from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
 UNIT_ROUNDOFF = 2.0**-24
@@ -85,21 +85,21 @@ def _diagnosed(
     rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
     deviation = np.hypot(bars, rounding)
     z = np.divide(n - g, deviation, out=np.zeros(n.size), where=deviation > 0)
-    measured = Pairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel(), rounding)
+    measured = DerivativePairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel(), rounding)
     evidence = Evidence(
         name=name,
         shape=n.shape,
         norm=norm(g),
         entries=measured,
         index=tuple(np.ndindex(n.shape)),
-        directions=Pairs.none(),
+        directions=DerivativePairs.none(),
         unresolved=0,
         kinks=0,
         coverage=1.0,
         step_size=float("nan"),
         noise=float("nan"),
-        rough=False,
-        survives=True,
+        nonsmooth=False,
+        confirmed_at_short_steps=True,
         blocks={},
     )
     return {name: diagnose_tensor(evidence, History(constants), Thresholds())}

@@ -19,7 +19,7 @@ MOSTLY = 0.8  # of the earlier ratios must fit a name; a few lie beyond three er
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class KnownFactor:
     """A number under a name.
 
     Attributes:
@@ -67,7 +67,7 @@ class Observation:
     error: float
     constants: Mapping[str, float]
 
-    def fitting(self, shape: tuple[int, ...] = (), shapes: Shapes = NO_SHAPES) -> list[list[Name]]:
+    def fitting(self, shape: tuple[int, ...] = (), shapes: Shapes = NO_SHAPES) -> list[list[KnownFactor]]:
         """The known numbers within three errors of |ratio|, in groups of the same simplicity, simplest first.
 
         A vague ratio is not named, since anything would fit.
@@ -99,7 +99,7 @@ class History:
     before: tuple[Observation, ...] = ()
     shapes: Shapes = field(default_factory=dict)
 
-    def names_of(self, ratio: float, error: float, shape: tuple[int, ...] = ()) -> list[Name]:
+    def names_of(self, ratio: float, error: float, shape: tuple[int, ...] = ()) -> list[KnownFactor]:
         """The simplest known numbers that the ratio may be, now and at most earlier times; several when all fit."""
         seen = [
             {name.label for group in earlier.fitting(shape, self.shapes) for name in group} for earlier in self.before
@@ -111,31 +111,33 @@ class History:
         return []
 
 
-def _by_simplicity(constants: Mapping[str, float], shape: tuple[int, ...], shapes: Shapes) -> Iterator[list[Name]]:
+def _by_simplicity(
+    constants: Mapping[str, float], shape: tuple[int, ...], shapes: Shapes
+) -> Iterator[list[KnownFactor]]:
     known = {name: float(value) for name, value in constants.items() if value not in (0, 1)}
     words = {name: _PHRASES.get(name, f"`{name}`") for name in known}
-    yield [Name(value, f"`{name}`", over=words[name]) for name, value in known.items()] + [
-        Name(1 / value, f"1/`{name}`", under=words[name]) for name, value in known.items()
+    yield [KnownFactor(value, f"`{name}`", over=words[name]) for name, value in known.items()] + [
+        KnownFactor(1 / value, f"1/`{name}`", under=words[name]) for name, value in known.items()
     ]
-    yield [Name(2.0, "2"), Name(0.5, "1/2")]
+    yield [KnownFactor(2.0, "2"), KnownFactor(0.5, "1/2")]
     yield list(_sizes(shape))
     yield list(_pairs(known, words))
     yield list(_sizes_elsewhere(shape, shapes))
-    yield [Name(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
+    yield [KnownFactor(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
 
 
-def _sizes(shape: tuple[int, ...]) -> Iterator[Name]:
+def _sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:
     """The tensor's own sizes: a mean was taken over an axis, or over all of it."""
     sizes = [(f"the length of axis {axis}", length) for axis, length in enumerate(shape)]
     if len(shape) > 1:
         sizes.append(("the number of entries", math.prod(shape)))
     for label, size in sizes:
         if size > 1:
-            yield Name(float(size), label, over=f"{label} of this tensor")
-            yield Name(1 / size, f"1 / {label}", under=f"{label} of this tensor")
+            yield KnownFactor(float(size), label, over=f"{label} of this tensor")
+            yield KnownFactor(1 / size, f"1 / {label}", under=f"{label} of this tensor")
 
 
-def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[Name]:
+def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[KnownFactor]:
     """The lengths of other tensors' axes, each under the first name that has it."""
     named = dict.fromkeys((0, 1, *shape), "")
     for name, other in shapes.items():
@@ -143,20 +145,20 @@ def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[Name]:
             named.setdefault(length, f"the length of axis {axis} of `{name}`")
     for length, label in named.items():
         if label:
-            yield Name(float(length), label, over=label)
-            yield Name(1 / length, f"1 / {label}", under=label)
+            yield KnownFactor(float(length), label, over=label)
+            yield KnownFactor(1 / length, f"1 / {label}", under=label)
 
 
-def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[Name]:
+def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[KnownFactor]:
     for first, a in known.items():
         for second, b in known.items():
             both = f"{words[first]} times {words[second]}"
             if first <= second:
-                yield Name(a * b, f"`{first}` x `{second}`", over=both)
-                yield Name(1 / (a * b), f"1/(`{first}` x `{second}`)", under=both)
+                yield KnownFactor(a * b, f"`{first}` x `{second}`", over=both)
+                yield KnownFactor(1 / (a * b), f"1/(`{first}` x `{second}`)", under=both)
             if first != second:
-                yield Name(a / b, f"`{first}`/`{second}`", over=words[first], under=words[second])
-        yield Name(2 * a, f"2 x `{first}`", over=f"twice {words[first]}")
-        yield Name(a / 2, f"`{first}`/2", over=f"half of {words[first]}")
-        yield Name(1 / (2 * a), f"1/(2 x `{first}`)", under=f"twice {words[first]}")
-        yield Name(2 / a, f"2/`{first}`", under=f"half of {words[first]}")
+                yield KnownFactor(a / b, f"`{first}`/`{second}`", over=words[first], under=words[second])
+        yield KnownFactor(2 * a, f"2 x `{first}`", over=f"twice {words[first]}")
+        yield KnownFactor(a / 2, f"`{first}`/2", over=f"half of {words[first]}")
+        yield KnownFactor(1 / (2 * a), f"1/(2 x `{first}`)", under=f"twice {words[first]}")
+        yield KnownFactor(2 / a, f"2/`{first}`", under=f"half of {words[first]}")

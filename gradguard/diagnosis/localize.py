@@ -12,7 +12,7 @@ EQUAL_BLOCKS = (4, 3, 2)  # LSTM, GRU, anything in two halves
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AxisSlice:
     """A slice of one axis.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         return (self.first <= along) & (along <= self.last)
 
 
-def locate(index: Sequence[tuple[int, ...]], wrong: NDArray[np.bool_], shape: tuple[int, ...]) -> Place | None:
+def locate(index: Sequence[tuple[int, ...]], wrong: NDArray[np.bool_], shape: tuple[int, ...]) -> AxisSlice | None:
     """The smallest slice of an axis, or equal block of one, that holds all the wrong entries; None if there is none.
 
     Args:
@@ -63,14 +63,14 @@ def locate(index: Sequence[tuple[int, ...]], wrong: NDArray[np.bool_], shape: tu
     found = []
     for axis, length in enumerate(shape):
         along = places[wrong, axis]
-        place = _as_block(Place(axis, int(along.min()), int(along.max()), length))
+        place = _as_block(AxisSlice(axis, int(along.min()), int(along.max()), length))
         inside = place.holds(index)
         if wrong[inside].mean() >= MOST and (~inside).sum() >= OUTSIDE:
             found.append(place)
     return min(found, key=lambda place: (place.last - place.first + 1) / place.length, default=None)
 
 
-def _as_block(place: Place) -> Place:
+def _as_block(place: AxisSlice) -> AxisSlice:
     """The equal block that the place lies in and mostly fills, if there is one."""
     for count in EQUAL_BLOCKS:
         width = place.length // count
@@ -78,5 +78,5 @@ def _as_block(place: Place) -> Place:
             continue
         if 2 * (place.last - place.first + 1) > width:
             block = place.first // width
-            return Place(place.axis, block * width, (block + 1) * width - 1, place.length, block + 1, count)
+            return AxisSlice(place.axis, block * width, (block + 1) * width - 1, place.length, block + 1, count)
     return place

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
 from gradguard.loss.interleaving import Search
-from gradguard.loss.objective import Answer, Objective, Question
+from gradguard.loss.objective import LossRequest, LossValues, Objective
 from gradguard.perturbation.directions import Probe
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
@@ -87,7 +87,7 @@ class FourPoint:
         return self.predicted / self.length
 
     @property
-    def still(self) -> NDArray[np.bool_]:
+    def loss_unchanged(self) -> NDArray[np.bool_]:
         """Where the loss did not move at all."""
         moved = np.abs([self.odd1, self.odd2, self.even1, self.even2]).max(axis=0)
         return np.asarray(moved == 0)
@@ -158,7 +158,7 @@ class FourPoint:
         rounding: Float64 | float,
         moved: Float64,
         own: Float64 | float | None = None,
-    ) -> Pairs:
+    ) -> DerivativePairs:
         """The derivatives n and g with their error bars.
 
         Args:
@@ -170,7 +170,7 @@ class FourPoint:
         error = np.hypot(self.bar(sigma), moved)
         z = self.evidence(sigma, rounding, moved)
         own = rounding if own is None else own
-        return Pairs(self.n, self.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
+        return DerivativePairs(self.n, self.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
 
     def deviation_in_noise(self, sigma: Float64 | float, rounding: Float64 | float) -> Float64:
         """N - g in standard deviations, truncation not taken off: small steady shifts show in the sum of many.
@@ -224,7 +224,7 @@ def measuring(
     """
     parts = []
     for some in _some_at_a_time(len(probes), centre):
-        answer = yield Question(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
+        answer = yield LossRequest(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
         parts.append(_of_answer(objective, answer, steps[some], centre))
     return concatenate(parts)
 
@@ -244,8 +244,8 @@ def measure_each(
     for some in _some_at_a_time(len(moved), centre):
         amounts = np.multiply.outer(steps[some], POINTS)[:, None]
         each = zip(moved[some], amounts, strict=True)
-        asked = [Question(name, [probe], points, gradient) for (name, probe, gradient), points in each]
-        answer = Answer.joined(objective.answers(asked))
+        asked = [LossRequest(name, [probe], points, gradient) for (name, probe, gradient), points in each]
+        answer = LossValues.joined(objective.evaluate(asked))
         parts.append(_of_answer(objective, answer, steps[some], centre))
     return concatenate(parts)
 
@@ -256,7 +256,7 @@ def _some_at_a_time(probes: int, centre: Float64) -> list[slice]:
     return [slice(start, start + together) for start in range(0, probes, together)]
 
 
-def _of_answer(objective: Objective, answer: Answer, steps: Float64, centre: Float64) -> FourPoint:
+def _of_answer(objective: Objective, answer: LossValues, steps: Float64, centre: Float64) -> FourPoint:
     along, against = answer.along, answer.against
     with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
         below2, below1, above1, above2 = answer.losses.swapaxes(0, 1)

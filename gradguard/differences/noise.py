@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays import reductions
-from gradguard.arrays.floating_point import _ulp, quanta, resolution, unit_roundoff
-from gradguard.arrays.random import wide
+from gradguard.arrays.floating_point import quanta, resolution, ulp, unit_roundoff
+from gradguard.arrays.random import direction_dtype
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss.interleaving import Search, alone
-from gradguard.loss.objective import Objective, Question
+from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import Direction
 
 JITTER = 256  # in unit roundoffs: closer points share their rounding errors
@@ -42,14 +42,14 @@ class Noise:
         floor: What rounding the losses to their quanta adds by itself; sigma is not less.
         dtype: The coarsest dtype that holds the losses.
         least: What rounding to `dtype` would add.
-        is_deaf: Whether the loss did not move at all, so that nothing is known of its quanta.
+        is_unknown: Whether the loss did not move at all, so that nothing is known of its quanta.
     """
 
     sigma: float
     floor: float
     dtype: np.dtype[Any]
     least: float
-    is_deaf: bool = False
+    is_unknown: bool = False
 
     def at_least(self, sigma: float) -> "Noise":
         """The same, where the noise is known from elsewhere to be no less."""
@@ -58,15 +58,15 @@ class Noise:
     def floor_at(self, objective: Objective, centre: Float64) -> float:
         """The floor for other losses, of another batch: as much coarser than their dtype as these were."""
         coarseness = self.floor / self.least if self.least > 0 else 1.0
-        return coarseness * _rounding(objective, _ulp(centre, self.dtype))
+        return coarseness * _rounding(objective, ulp(centre, self.dtype))
 
 
-def listen(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
+def estimate_noise(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
     """The noise of the loss near the unperturbed parameters, along one tensor."""
-    return alone(objective, listening(objective, name, centre, rng))
+    return alone(objective, noise_search(objective, name, centre, rng))
 
 
-def listening(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Search[Noise]:
+def noise_search(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Search[Noise]:
     """The noise of the loss, from antithetic pairs of points some hundred roundoffs from x.
 
     The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Two
@@ -103,8 +103,8 @@ def listening(objective: Objective, name: str, centre: Float64, rng: np.random.G
         left = left & ~heard
         if is_last:
             break
-    floor, least = _rounding(objective, lattice), _rounding(objective, _ulp(centre, dtype))
-    return Noise(max(math.sqrt(variance), floor), floor, dtype, least, is_deaf=not moved.any())
+    floor, least = _rounding(objective, lattice), _rounding(objective, ulp(centre, dtype))
+    return Noise(max(math.sqrt(variance), floor), floor, dtype, least, is_unknown=not moved.any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
 
     def offset() -> Array:
-        drawn: Array = np.asarray(rng.standard_normal(base.shape, wide(base)))
+        drawn: Array = np.asarray(rng.standard_normal(base.shape, direction_dtype(base)))
         pieces = reductions.written(drawn, drawn, base)
         with pieces:
             for target, share, size in pieces:
@@ -148,7 +148,7 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
 
     pairs = [Direction(offset) for _ in range(PAIRS)]
     nothing = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-    answer = yield Question(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)
+    answer = yield LossRequest(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)
     return answer.losses
 
 

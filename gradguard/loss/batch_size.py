@@ -9,7 +9,7 @@ import numpy as np
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Float64
 from gradguard.loss.attempts import attempted
-from gradguard.loss.objective import Objective, Question
+from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import gaussian
 
 COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently
@@ -79,10 +79,10 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
     far = FAR * max(1.0, reductions.norm(array))
     amounts = far * np.arange(1.0, COPIES + 1)[:, None]
     objective.at_once = 1
-    question = Question(name, probes, amounts, array)
-    alone = objective.answers([question])[0].losses[:, 0]
+    request = LossRequest(name, probes, amounts, array)
+    alone = objective.evaluate([request])[0].losses[:, 0]
     objective.at_once = COPIES
-    together = objective.answers([question])[0].losses[:, 0]
+    together = objective.evaluate([request])[0].losses[:, 0]
     if together.shape == alone.shape:
         moved = float(np.abs(alone - centre).max())
         if np.allclose(together, alone, rtol=0, atol=SAME * moved + _rounded(objective, centre), equal_nan=True):

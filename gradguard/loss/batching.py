@@ -8,7 +8,7 @@ import numpy as np
 
 from gradguard.arrays.types import Array
 from gradguard.perturbation.protocols import Copies, Space
-from gradguard.perturbation.spaces import ArrayPlace
+from gradguard.perturbation.spaces import PerturbedArray
 
 MOST = 512  # copies in a call: more of them no longer stay in a processor's cache
 BYTES = 2**26  # of all parameters together, in a call
@@ -57,14 +57,14 @@ class Stack:
     """
 
     arrays: dict[str, Array]
-    places: Sequence[ArrayPlace]
+    places: Sequence[PerturbedArray]
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array], names: Sequence[str]) -> "Stack":
         """As many copies as there are names: each is to move the tensor of its name."""
         stacked = {other: np.broadcast_to(array, (len(names), *array.shape)) for other, array in arrays.items()}
         stacked |= {name: stacked[name].copy() for name in set(names)}
-        return cls(stacked, [ArrayPlace(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
+        return cls(stacked, [PerturbedArray(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
 
     def presented(self) -> AbstractContextManager[object]:
         """Nothing: the loss is handed the arrays."""

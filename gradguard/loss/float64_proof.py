@@ -80,9 +80,9 @@ def _change(objective: Objective, name: str, amount: float) -> float:
         base = place.base
         point = (base * rng.uniform(1, 1 + ASIDE, base.shape)).astype(np.float32).astype(np.float64)
         offset = np.where(np.isfinite(point), amount * point * rng.uniform(-1, 1, base.shape), 0)
-        place.put(point + offset)
+        place.write(point + offset)
         above = objective()
-        place.put(point - offset)
+        place.write(point - offset)
         return objective.total(above - objective())
 
 
@@ -106,5 +106,7 @@ def _response(objective: Objective, name: str, share: float) -> float:
     before = objective()
     with objective.space.moving(name) as place:
         base = place.base
-        place.put(base + share * (np.abs(base) + reductions.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape))
+        place.write(
+            base + share * (np.abs(base) + reductions.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape)
+        )
         return objective.total(objective() - before)

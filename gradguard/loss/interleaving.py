@@ -7,29 +7,29 @@ that takes many points at once is then called once for a round of all searches.
 from collections.abc import Generator, Sequence
 from typing import TypeVar
 
-from gradguard.loss.objective import Answer, Objective, Question
+from gradguard.loss.objective import LossRequest, LossValues, Objective
 
 Result = TypeVar("Result")
-Search = Generator[Question, Answer, Result]
+Search = Generator[LossRequest, LossValues, Result]
 
 
-def side_by_side(objective: Objective, searches: Sequence[Search[Result]]) -> list[Result]:
+def interleave(objective: Objective, searches: Sequence[Search[Result]]) -> list[Result]:
     """What each of some searches finds, in their order."""
     found: dict[int, Result] = {}
-    answers: dict[int, Answer | None] = dict.fromkeys(range(len(searches)))
+    answers: dict[int, LossValues | None] = dict.fromkeys(range(len(searches)))
     while answers:
-        asked: dict[int, Question] = {}
+        asked: dict[int, LossRequest] = {}
         for place, answer in answers.items():
             try:
                 asked[place] = searches[place].send(answer)  # type: ignore[arg-type]  # a search begins with None
             except StopIteration as ended:
                 found[place] = ended.value
-        answered = objective.answers(list(asked.values())) if asked else []
+        answered = objective.evaluate(list(asked.values())) if asked else []
         answers = dict(zip(asked, answered, strict=True))
     return [found[place] for place in range(len(searches))]
 
 
 def alone(objective: Objective, search: Search[Result]) -> Result:
     """What one search finds."""
-    (found,) = side_by_side(objective, [search])
+    (found,) = interleave(objective, [search])
     return found

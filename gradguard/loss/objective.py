@@ -17,7 +17,7 @@ from gradguard.perturbation.snapshots import Restore
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class LossRequest:
     """Points at which the loss is wanted: some way along each of some probes of one tensor.
 
     Attributes:
@@ -33,7 +33,7 @@ class Question:
     gradient: Array
 
     @property
-    def points(self) -> Iterator[tuple["Question", Probe, float]]:
+    def points(self) -> Iterator[tuple["LossRequest", Probe, float]]:
         """The points one by one."""
         for probe, along in zip(self.probes, self.amounts, strict=True):
             for amount in along:
@@ -41,7 +41,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LossValues:
     """The losses there, and what `Probe.shift` says of each point.
 
     Attributes:
@@ -55,7 +55,7 @@ class Answer:
     against: Float64
 
     @classmethod
-    def joined(cls, answers: Sequence["Answer"]) -> "Answer":
+    def joined(cls, answers: Sequence["LossValues"]) -> "LossValues":
         """The answers to several questions as one, probe after probe."""
         each = [(answer.losses, answer.along, answer.against) for answer in answers]
         return cls(*map(np.concatenate, zip(*each, strict=True)))
@@ -111,41 +111,41 @@ class Objective:
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
-    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+    def evaluate(self, requests: Sequence[LossRequest]) -> list[LossValues]:
         """The losses at all the points that are asked for; afterwards the tensors are as they were."""
         if self.at_once > 1 and isinstance(self.copying, Stacks):
-            return self._together(questions)
+            return self._together(requests)
         if self.at_once > 1:  # nobody said that it can be, and this may be the point where it cannot
-            together = attempted(lambda: self._together(questions))
+            together = attempted(lambda: self._together(requests))
             if not isinstance(together, Exception):
                 return together
             self.at_once = 1
-        return [self._one_by_one(question) for question in questions]
+        return [self._one_by_one(request) for request in requests]
 
-    def _one_by_one(self, question: Question) -> Answer:
-        losses, told = [], np.empty((*question.amounts.shape, 2))
-        with self.space.moving(question.name) as place:
-            for probe, along, row in zip(question.probes, question.amounts, told, strict=True):
+    def _one_by_one(self, request: LossRequest) -> LossValues:
+        losses, told = [], np.empty((*request.amounts.shape, 2))
+        with self.space.moving(request.name) as place:
+            for probe, along, row in zip(request.probes, request.amounts, told, strict=True):
                 for point, amount in enumerate(along):
-                    row[point] = probe.shift(place, amount, question.gradient)
+                    row[point] = probe.displace(place, amount, request.gradient)
                     losses.append(self())
                 probe.reset(place)
                 probe.release()
-        return Answer(np.array(losses).reshape(*question.amounts.shape, -1), told[..., 0], told[..., 1])
+        return LossValues(np.array(losses).reshape(*request.amounts.shape, -1), told[..., 0], told[..., 1])
 
-    def _together(self, questions: Sequence[Question]) -> list[Answer]:
+    def _together(self, requests: Sequence[LossRequest]) -> list[LossValues]:
         """In as few calls as there may be: a call takes points of several tensors, each moved in copies of its own."""
-        points = [point for question in questions for point in question.points]
+        points = [point for request in requests for point in request.points]
         losses, told = [], np.empty((len(points), 2))
         for start in range(0, len(points), self.at_once):
             some = points[start : start + self.at_once]
-            stack = self.copying.copies([question.name for question, _, _ in some])
-            for row, place, (question, probe, amount) in zip(told[start:], stack.places, some, strict=False):
-                row[:] = probe.shift(place, amount, question.gradient)
+            stack = self.copying.copies([request.name for request, _, _ in some])
+            for row, place, (request, probe, amount) in zip(told[start:], stack.places, some, strict=False):
+                row[:] = probe.displace(place, amount, request.gradient)
             for _, probe, _ in some:
                 probe.release()
             losses.append(self.of_stack(stack))
-        return _parted(questions, np.concatenate(losses), told)
+        return _parted(requests, np.concatenate(losses), told)
 
     def of_stack(self, stack: Copies) -> Float64:
         """The losses of each copy, shape (K, m), in one call.
@@ -181,12 +181,12 @@ class Objective:
         return float(np.sqrt((deviations**2).sum())) * self._weight
 
 
-def _parted(questions: Sequence[Question], losses: Float64, told: Float64) -> list[Answer]:
+def _parted(requests: Sequence[LossRequest], losses: Float64, told: Float64) -> list[LossValues]:
     """The answer to each of some questions, of all points in order: losses (points, m) and what is told of them."""
-    shapes = [question.amounts.shape for question in questions]
+    shapes = [request.amounts.shape for request in requests]
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     each = zip(shapes, np.split(losses, ends), np.split(told, ends), strict=True)
     return [
-        Answer(found.reshape(*shape, -1), moved[:, 0].reshape(shape), moved[:, 1].reshape(shape))
+        LossValues(found.reshape(*shape, -1), moved[:, 0].reshape(shape), moved[:, 1].reshape(shape))
         for shape, found, moved in each
     ]

@@ -7,8 +7,8 @@ import numpy as np
 
 from gradguard.arrays.types import Float64
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL
-from gradguard.measurement.context import Bench
-from gradguard.measurement.measured import Settled
+from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.measured import Measured
 from gradguard.perturbation.directions import Probe
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
@@ -21,7 +21,7 @@ BEYOND = 3.0  # times what a smooth loss would do, from which it is one
 CLEARLY = 5.0  # standard deviations of the noise, too
 
 
-def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled) -> Float64:
+def amplified(context: MeasurementContext, name: str, chosen: Sequence[Probe], settled: Measured) -> Float64:
     """Backprop's own rounding error along each probe, (K,), no less than it was known to be.
 
     Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
@@ -32,14 +32,14 @@ def amplified(bench: Bench, name: str, chosen: Sequence[Probe], settled: Settled
     before = settled.points.take(suspects)
 
     def moved(amount: float, seed: int) -> Float64:
-        with bench.nudged(amount, seed) as nudged:
+        with context.nudged(amount, seed) as nudged:
             after = nudged.measure(name, [chosen[i] for i in suspects], before.step)
         return np.nan_to_num(np.abs(after.n - before.n), nan=np.inf)
 
     furthest = np.max([moved(NUDGE, seed) for seed in range(NUDGES)], axis=0)
-    astray = ASTRAY * bench.unit / NUDGE * furthest
-    if bench.objective.space.precision != "native":
-        close = ROUNDINGS * bench.unit
+    astray = ASTRAY * context.unit / NUDGE * furthest
+    if context.objective.space.precision != "native":
+        close = ROUNDINGS * context.unit
         jump = np.max([moved(side * close, 0) for side in SIDES], axis=0)
         noisy = CLEARLY * math.sqrt(2) * NOISE_OF_NUMERICAL * settled.sigma / before.length
         astray = np.where(jump > np.maximum(BEYOND * close / NUDGE * furthest, noisy), jump, astray)

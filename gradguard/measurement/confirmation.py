@@ -14,8 +14,8 @@ from gradguard.differences.kinks import jumps
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps, dithered
 from gradguard.measurement.amplification import amplified
-from gradguard.measurement.context import Bench
-from gradguard.measurement.measured import Settled
+from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import CALMER, LOUD, Adapted, _recentred
 from gradguard.measurement.tensor import Rounding
 from gradguard.perturbation.directions import Probe
@@ -48,7 +48,7 @@ TOO_LOUD = 100.0  # from which sigma is no noise, but a loss whose bends are sho
 CHAOS = 1e4  # sigma in units of what rounding the loss adds, or the parameters, from which that is amplified too far
 
 
-def measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
+def remeasure_suspects(settled: Measured, measure: Measure) -> tuple[Measured, bool]:
     """The differences that disagree most with the gradient, measured at other steps.
 
     Rounding noise is the same at every step. What grows with the step, in n or in the fourth difference, is of the
@@ -67,42 +67,42 @@ def measured_again(settled: Settled, measure: Measure) -> tuple[Settled, bool]:
         spread = NOISE_OF_NUMERICAL * settled.sigma * np.hypot(1 / before.length, 1 / again.length)
         grown = noisy / noise.from_fourth_differences(again, settled.sigma, 0.0)
         moves |= bool((distance > MOVES * spread).any()) or grown > 1 + 4 / np.sqrt(suspects.size)
-        beyond = distance if settled.rough else np.maximum(0, distance - 3 * spread)
+        beyond = distance if settled.nonsmooth else np.maximum(0, distance - 3 * spread)
         moved[suspects] = np.maximum(moved[suspects], beyond)
         z = again.evidence(settled.sigma, settled.rounding[suspects])
         surviving[suspects] = z * np.sign(before.n - before.g) > ALARM
     return replace(settled, moved=moved, surviving=surviving), moves
 
 
-def holds(settled: Settled, steps: Steps, measure: Measure) -> bool:
+def is_confirmed(settled: Measured, steps: Steps, measure: Measure) -> bool:
     """Whether what disagrees does so at much shorter steps, where whatever the loss does further away is gone.
 
     Nor may it be a corner, which no step is too short for; one that disagrees so clearly would show in its differences.
     """
     surviving = [[i] for i in settled.suspects if settled.surviving[i] and settled.converging[i]][:CONFIRMED]
-    if surviving and not settled.rough:
+    if surviving and not settled.nonsmooth:
         return True
     clear = np.abs(settled.points.predicted) > SHORTER * SEEN * settled.sigma
     single = [[i] for i in settled.suspects[:CONFIRMED]] if settled.largest > ALARM else []
     together = [i for i in settled.telling if clear[i]][:AGAIN]
-    lasting = (which for which in [*single, together] if _lasts(settled, which, steps, measure))
+    lasting = (which for which in [*single, together] if _persists(settled, which, steps, measure))
     return any(not _is_corner(settled, which, measure) for which in chain(surviving, lasting))
 
 
-def survives(settled: Settled, steps: Steps, measure: Measure) -> bool:
+def is_confirmed_at_short_steps(settled: Measured, steps: Steps, measure: Measure) -> bool:
     """Whether one of the clearest disagreements is as clear at steps too short for what is rough, and at no corner.
 
     The noise of so short a difference is larger by as much, and goes with the square of the repeats.
     """
     clear = [i for i in settled.suspects[:CONFIRMED] if abs(settled.pairs.z[i]) > ALARM]
     return any(
-        (settled.surviving[i] or _lasts(settled, [i], steps, measure, MUCH_SHORTER, ALARM))
+        (settled.surviving[i] or _persists(settled, [i], steps, measure, MUCH_SHORTER, ALARM))
         and _is_smooth(settled, i, measure)
         for i in clear
     )
 
 
-def _is_smooth(settled: Settled, i: int, measure: Measure) -> bool:
+def _is_smooth(settled: Measured, i: int, measure: Measure) -> bool:
     """Whether the loss shows no corner at x, along a suspect or the next ones.
 
     The clearer the disagreement, the closer they are looked for.
@@ -119,7 +119,7 @@ def _is_smooth(settled: Settled, i: int, measure: Measure) -> bool:
     return bool(np.mean(found**2 - errors**2) < most**2)
 
 
-def _is_corner(settled: Settled, which: Sequence[int], measure: Measure) -> bool:
+def _is_corner(settled: Measured, which: Sequence[int], measure: Measure) -> bool:
     """Whether corners of the loss close by explain disagreements: n is off by half of the jump in slope there.
 
     Corners on either side of x hide each other along one probe, and hardly along the next ones, too.
@@ -149,8 +149,8 @@ def _off(again: Sequence[FourPoint]) -> Float64:
     return off
 
 
-def _lasts(
-    settled: Settled,
+def _persists(
+    settled: Measured,
     which: Sequence[int],
     steps: Steps,
     measure: Measure,
@@ -189,19 +189,19 @@ def _shorter(before: FourPoint, sigma: float, steps: Steps, times: float) -> Flo
     return np.where(too_little | (shorter < steps.shortest), np.inf, shorter)
 
 
-def settle(
-    bench: Bench,
+def confirm_measurement(
+    context: MeasurementContext,
     name: str,
     chosen: Sequence[Probe],
     rounding: Rounding,
     heard: Noise,
     steps: Steps,
     found: Adapted,
-) -> Settled:
+) -> Measured:
     """The differences of one tensor along some probes that count: what disagrees is measured again.
 
     Args:
-        bench: What to measure with.
+        context: What to measure with.
         name: The tensor.
         chosen: K probes.
         rounding: Backprop's own rounding error along each.
@@ -211,41 +211,43 @@ def settle(
     """
 
     def measure(which: NDArray[np.intp], at: Float64) -> FourPoint:
-        return bench.measure(name, [chosen[i] for i in which], at)
+        return context.measure(name, [chosen[i] for i in which], at)
 
     points, sigma = found.points, found.sigma
     nothing = np.zeros(len(chosen))
-    settled = Settled(
+    settled = Measured(
         points, sigma, heard.floor, nothing + rounding.total, nothing + rounding.own, nothing, nothing > 0
     )
     many = float(np.mean(~settled.resolved)) > MANY
-    settled = replace(settled, rough=sigma > QUIET * heard.sigma or many or bool(settled.bent.any()))
+    settled = replace(settled, nonsmooth=sigma > QUIET * heard.sigma or many or bool(settled.nonquadratic.any()))
     for _ in range(RETREATS):
         moves = False
         if settled.significance > SUSPICIOUS:
-            settled, moves = measured_again(settled, measure)
+            settled, moves = remeasure_suspects(settled, measure)
         if not moves and settled.sigma <= LOUD * heard.sigma:
             break
         nearer = _retreated(settled, measure, steps, heard)
-        if not moves and _is_noise(bench, settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
+        if not moves and _is_noise(context, settled.sigma, heard) and nearer.sigma > CALMER * settled.sigma:
             break
         settled = nearer
     if settled.significance > ALARM:
-        settled = replace(settled, rounding=amplified(bench, name, chosen, settled))
-    if settled.significance > ALARM and not (_is_noise(bench, settled.sigma, heard) and holds(settled, steps, measure)):
-        return replace(settled, rough=True, moved=np.abs(settled.points.n - settled.points.g))
+        settled = replace(settled, rounding=amplified(context, name, chosen, settled))
+    if settled.significance > ALARM and not (
+        _is_noise(context, settled.sigma, heard) and is_confirmed(settled, steps, measure)
+    ):
+        return replace(settled, nonsmooth=True, moved=np.abs(settled.points.n - settled.points.g))
     return settled
 
 
-def _is_noise(bench: Bench, sigma: float, heard: Noise) -> bool:
+def _is_noise(context: MeasurementContext, sigma: float, heard: Noise) -> bool:
     """Whether what scatters the losses can be rounding."""
-    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * max(heard.floor, bench.unit * abs(bench.loss)))
+    return sigma <= min(TOO_LOUD * heard.sigma, CHAOS * max(heard.floor, context.unit * abs(context.loss)))
 
 
-def _retreated(settled: Settled, measure: Measure, steps: Steps, heard: Noise) -> Settled:
+def _retreated(settled: Measured, measure: Measure, steps: Steps, heard: Noise) -> Measured:
     """The same differences at shorter steps, where a rough loss is smoother."""
     shorter = steps.clip(settled.points.step * RETREAT)
     points = _recentred(measure(np.arange(shorter.size), shorter), heard)
     sigma = noise.from_fourth_differences(points, heard.sigma, heard.floor)
     nothing = np.zeros(shorter.size)
-    return Settled(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, rough=True)
+    return Measured(points, sigma, heard.floor, settled.rounding, settled.own, nothing, nothing > 0, nonsmooth=True)

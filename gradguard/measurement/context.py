@@ -32,7 +32,7 @@ LARGEST_ROUNDOFF = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class ProvenSetup:
     """What the first check has found out of the loss, and what later ones take over.
 
     Attributes:
@@ -64,7 +64,7 @@ class Derivative:
 
 
 @dataclass(frozen=True)
-class Bench:
+class MeasurementContext:
     """What a check measures with.
 
     Attributes:
@@ -173,20 +173,20 @@ class Bench:
         return Steps(START[self.objective.space.precision] * typical, shortest, longest)
 
     @contextmanager
-    def nudged(self, amount: float, seed: int) -> Iterator["Bench"]:
+    def nudged(self, amount: float, seed: int) -> Iterator["MeasurementContext"]:
         """The same bench where every parameter is moved, at random, by a share `amount` of itself."""
         rng = np.random.default_rng(seed)
         with ExitStack() as moves:
             for name in self.arrays:
                 place = moves.enter_context(self.objective.space.moving(name))
-                place.put(_nudged(place.base, amount, rng))
+                place.write(_nudged(place.base, amount, rng))
             yield replace(self, centre=self.objective())
 
     @property
-    def proven(self) -> "Proven":
+    def proven(self) -> "ProvenSetup":
         """What a later check need not find out again."""
         objective = self.objective
-        return Proven(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once)
+        return ProvenSetup(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once)
 
     def repeats(self, times: int = 1) -> bool:
         """Whether the loss at the unperturbed parameters is, bit for bit, what it was, so many times in a row."""

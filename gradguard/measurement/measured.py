@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradguard.arrays.types import Float64
 from gradguard.differences.four_point import NOISE_OF_TRUNCATION, FourPoint
 from gradguard.differences.step_size import TOO_LONG_Z3
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 KINK = 25.0  # standard deviations of the noise by which the fourth difference shows a kink
 DOUBLES = 1.8  # times its value at half the step, that the even part of a loss with one kink has at least
@@ -18,7 +18,7 @@ CLEARLY = 15.0  # standard deviations of the noise in a difference, from which t
 
 
 @dataclass(frozen=True)
-class Settled:
+class Measured:
     """Differences at steps that suit them.
 
     Attributes:
@@ -28,7 +28,7 @@ class Settled:
         rounding: Backprop's own rounding error along each, (K,).
         own: Of `rounding`, what is in proportion to the gradient, (K,); the rest the forward pass amplifies.
         moved: How far n moved at other steps, (K,); 0 where it was not measured again.
-        rough: Whether the loss is not smooth on the scale of the steps: then only single differences count.
+        nonsmooth: Whether the loss is not smooth on the scale of the steps: then only single differences count.
         surviving: Where a disagreement is as clear at the shortest of the other steps, (K,).
     """
 
@@ -39,10 +39,10 @@ class Settled:
     own: Float64
     moved: Float64
     surviving: NDArray[np.bool_]
-    rough: bool = False
+    nonsmooth: bool = False
 
     @cached_property
-    def pairs(self) -> Pairs:
+    def pairs(self) -> DerivativePairs:
         """The derivatives with their bars."""
         return self.points.pairs(self.sigma, self.rounding, self.moved, self.own)
 
@@ -51,10 +51,10 @@ class Settled:
         """Where a step was found at which truncation is small, or small enough beside the derivative itself."""
         short_enough = self.points.truncation_in_noise(self.sigma) <= TOO_LONG_Z3
         negligible = self.points.truncation_bar(self.sigma) <= 1e-3 * np.abs(self.points.numerical)
-        return np.isfinite(self.points.n) & (short_enough | negligible) & ~self.bent
+        return np.isfinite(self.points.n) & (short_enough | negligible) & ~self.nonquadratic
 
     @property
-    def bent(self) -> NDArray[np.bool_]:
+    def nonquadratic(self) -> NDArray[np.bool_]:
         """Where the even part does not grow as the square of the step: a kink, or a loss that bends within the step."""
         fourth = np.abs(self.points.fourth)
         one = (fourth > KINK * self.sigma) & (fourth > np.abs(self.points.even1))
@@ -63,7 +63,7 @@ class Settled:
     @property
     def kinked(self) -> NDArray[np.bool_]:
         """Where left and right slopes differ: the even part at least doubles with the step, and does not level off."""
-        return self.bent & (np.abs(self.points.even2) > DOUBLES * np.abs(self.points.even1))
+        return self.nonquadratic & (np.abs(self.points.even2) > DOUBLES * np.abs(self.points.even1))
 
     @property
     def converging(self) -> NDArray[np.bool_]:
@@ -95,4 +95,4 @@ class Settled:
     @property
     def significance(self) -> float:
         """How far the resolved differences are from the gradient, in standard deviations."""
-        return self.pairs.where(self.resolved).significance(self.rough)
+        return self.pairs.where(self.resolved).significance(self.nonsmooth)

@@ -8,19 +8,19 @@ import numpy as np
 
 from gradguard.arrays.floating_point import unit_roundoff
 from gradguard.arrays.types import Array, Float64
-from gradguard.differences.noise import Noise, listening
+from gradguard.differences.noise import Noise, noise_search
 from gradguard.loss.batch_size import proven_at_once, still_at_once, tried_at_once
 from gradguard.loss.batching import Batched
 from gradguard.loss.float64_proof import swaps, why_not_exact
-from gradguard.loss.interleaving import Search, side_by_side
+from gradguard.loss.interleaving import Search, interleave
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
-from gradguard.measurement.context import FLOAT32_UNIT, Bench, Derivative, Proven
+from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup
 from gradguard.measurement.tensor import Size
 from gradguard.perturbation.journal import Held, HeldCopying
 from gradguard.perturbation.protocols import Copying, Movable, Space
-from gradguard.perturbation.rollback import Undisturbed
-from gradguard.perturbation.spaces import Copied, Imaginary, InPlace, Shadow
+from gradguard.perturbation.rollback import Rollback
+from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, NativeCopies
 
 Precision = Literal["native", "float64", "auto"]
 LISTENED = 4  # tensors along which the native noise is measured
@@ -42,7 +42,7 @@ def require_precision(precision: str) -> Precision:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class CheckTarget:
     """What is checked, as the user gave it, before it is decided in which precision.
 
     Attributes:
@@ -58,10 +58,10 @@ class Subject:
     arrays: Mapping[str, Array]
     loss: Loss
     reduction: Reduction | None
-    state: Undisturbed
+    state: Rollback
     kept: dict[str, Array] = field(default_factory=dict)
 
-    def bench(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> Bench:
+    def context(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> MeasurementContext:
         """The bench in the precision asked for; with "auto", float64 where it proves to take, else native.
 
         Args:
@@ -71,49 +71,49 @@ class Subject:
         Raises:
             ValueError: float64 was asked for by name and does not take; the message says what was tried.
         """
-        bench = self._chosen(precision, is_late)
-        if isinstance(bench.objective.copying, HeldCopying):
-            bench.objective.at_once = tried_at_once(bench.objective, bench.centre, is_late)
-        return bench
+        context = self._chosen(precision, is_late)
+        if isinstance(context.objective.copying, HeldCopying):
+            context.objective.at_once = tried_at_once(context.objective, context.centre, is_late)
+        return context
 
-    def _chosen(self, precision: Precision, is_late: Callable[[], bool]) -> Bench:
+    def _chosen(self, precision: Precision, is_late: Callable[[], bool]) -> MeasurementContext:
         native = self._objective(self._native())
-        bench = self._open(native, Proven("native", self._unit(), 0.0, {}), list(self.arrays))
-        if not np.isfinite(bench.centre).all():
-            return bench
+        context = self._open(native, ProvenSetup("native", self._unit(), 0.0, {}), list(self.arrays))
+        if not np.isfinite(context.centre).all():
+            return context
         if isinstance(self.loss, Batched):
-            native.at_once = proven_at_once(native, bench.centre)
-        heard = self._heard(native, bench.centre, is_late)
+            native.at_once = proven_at_once(native, context.centre)
+        heard = self._heard(native, context.centre, is_late)
         finest = max((noise.dtype for noise in heard.values()), key=lambda dtype: dtype.itemsize, default=native.dtype)
-        sigma = max((noise.sigma for noise in heard.values() if not noise.is_deaf), default=0.0)
-        unit = max(bench.unit, min(unit_roundoff(finest), FLOAT32_UNIT))
-        bench = replace(bench, noise=sigma, unit=unit, heard=heard)
+        sigma = max((noise.sigma for noise in heard.values() if not noise.is_unknown), default=0.0)
+        unit = max(context.unit, min(unit_roundoff(finest), FLOAT32_UNIT))
+        context = replace(context, noise=sigma, unit=unit, heard=heard)
         if precision == "native":
-            return bench
-        shadow, refusal = self._proven(native, bench, is_late)
+            return context
+        shadow, refusal = self._proven(native, context, is_late)
         if shadow is not None:
             shadow.evaluations += native.evaluations
             shadow.at_once = native.at_once
-            return replace(bench, objective=shadow, centre=shadow(), heard={}, derivative=self._derivative)
+            return replace(context, objective=shadow, centre=shadow(), heard={}, derivative=self._derivative)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
-        return bench
+        return context
 
-    def reopened(self, proven: Proven, names: Sequence[str]) -> Bench:
+    def reopened(self, proven: ProvenSetup, names: Sequence[str]) -> MeasurementContext:
         """The bench for some of the tensors, in the precision that an earlier check has proven."""
         objective = self._objective(self._native() if proven.precision == "native" else self._shadow())
-        bench = self._open(objective, proven, names)
+        context = self._open(objective, proven, names)
         if isinstance(self.loss, Batched):
             objective.at_once = proven.at_once
         else:
-            objective.at_once = still_at_once(objective, names[0], bench.centre, proven.at_once)
-        return bench
+            objective.at_once = still_at_once(objective, names[0], context.centre, proven.at_once)
+        return context
 
-    def _open(self, objective: Objective, proven: Proven, names: Sequence[str]) -> Bench:
+    def _open(self, objective: Objective, proven: ProvenSetup, names: Sequence[str]) -> MeasurementContext:
         gradients = self.state.gradients
         sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
         derivative = self._derivative if objective.space.precision == "float64" else None
-        return Bench(
+        return MeasurementContext(
             objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative=derivative
         )
 
@@ -126,13 +126,13 @@ class Subject:
         for some in (chosen[:1], *(chosen[start : start + together] for start in range(1, len(chosen), together))):
             if heard and is_late():
                 break
-            heard += side_by_side(native, [_listening(native, name, centre) for name in some])
+            heard += interleave(native, [_noise_search(native, name, centre) for name in some])
         return dict(zip(chosen, heard, strict=False))
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
-        moves = self.state.moves
-        copying = HeldCopying(space, moves) if isinstance(space, Copying) else None
-        return Objective(loss or self.loss, Held(space, moves), self.reduction, self.state.restore, copying)
+        undo_log = self.state.undo_log
+        copying = HeldCopying(space, undo_log) if isinstance(space, Copying) else None
+        return Objective(loss or self.loss, Held(space, undo_log), self.reduction, self.state.restore, copying)
 
     def _derivative(self, at_once: int) -> Derivative | None:
         """That of the loss, as it is on float64 copies; None where it is known to have none."""
@@ -145,7 +145,7 @@ class Subject:
             return Derivative(objective, TANGENT)
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-        return Derivative(self._objective(Imaginary(self.arrays, self._stood_in_for), part), COMPLEX_STEP)
+        return Derivative(self._objective(ComplexCopies(self.arrays, self._stood_in_for), part), COMPLEX_STEP)
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):
@@ -155,12 +155,12 @@ class Subject:
     def _native(self) -> Space:
         if isinstance(self.params, Movable):
             return self.params.native()
-        return Copied(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
+        return NativeCopies(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
 
     def _shadow(self) -> Space:
         if isinstance(self.params, Movable):
             return self.params.shadow()
-        return Shadow(self.arrays, self._stood_in_for, self.kept)
+        return Float64Copies(self.arrays, self._stood_in_for, self.kept)
 
     @property
     def _stood_in_for(self) -> MutableMapping[str, Any] | None:
@@ -168,7 +168,9 @@ class Subject:
         reads = not takes_parameters(self.loss) and isinstance(self.params, MutableMapping)
         return self.params if reads else None  # type: ignore[return-value]  # just asked
 
-    def _proven(self, native: Objective, bench: Bench, is_late: Callable[[], bool]) -> tuple[Objective | None, str]:
+    def _proven(
+        self, native: Objective, context: MeasurementContext, is_late: Callable[[], bool]
+    ) -> tuple[Objective | None, str]:
         """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
         if not takes_parameters(self.loss) and not isinstance(self.params, Movable) and not swaps(self.params):
             return None, (
@@ -176,7 +178,7 @@ class Subject:
                 "swapped or may be copied; expected a dict, or loss(params)"
             )
         shadow = self._objective(self._shadow())
-        refusal = why_not_exact(shadow, native, bench.loss, max(SAME, SAME_IN_ROUNDOFFS * bench.unit), is_late)
+        refusal = why_not_exact(shadow, native, context.loss, max(SAME, SAME_IN_ROUNDOFFS * context.unit), is_late)
         native.evaluations += shadow.evaluations
         shadow.evaluations = 0
         if refusal:
@@ -185,5 +187,5 @@ class Subject:
         return shadow, ""
 
 
-def _listening(native: Objective, name: str, centre: Float64) -> Search[Noise]:
-    return listening(native, name, centre, np.random.default_rng(0))
+def _noise_search(native: Objective, name: str, centre: Float64) -> Search[Noise]:
+    return noise_search(native, name, centre, np.random.default_rng(0))

@@ -12,7 +12,7 @@ from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered
 from gradguard.loss.interleaving import Search
-from gradguard.measurement.context import Bench
+from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.measured import KINK
 from gradguard.perturbation.directions import Probe
 
@@ -39,7 +39,7 @@ class Adapted:
 
 
 def adapted(
-    bench: Bench,
+    context: MeasurementContext,
     name: str,
     chosen: Sequence[Probe],
     heard: Noise,
@@ -53,7 +53,7 @@ def adapted(
     there.
 
     Args:
-        bench: What to measure with.
+        context: What to measure with.
         name: The tensor.
         chosen: K probes.
         heard: The noise of the loss near the unperturbed parameters.
@@ -63,7 +63,7 @@ def adapted(
     """
 
     def measuring(which: NDArray[np.intp], at: Float64) -> Search[FourPoint]:
-        return bench.measuring(name, [chosen[i] for i in which], at)
+        return context.measuring(name, [chosen[i] for i in which], at)
 
     everywhere = np.arange(len(chosen))
     start, sigma = yield from _pilot(measuring, everywhere[:: -(-len(chosen) // pilots)], steps, heard)
@@ -71,8 +71,8 @@ def adapted(
     ceiling = np.full(len(chosen), np.inf)
     for _ in range(ROUNDS):
         sigma = min(sigma, noise.from_fourth_differences(points, heard.sigma, heard.floor))
-        better = _next_steps(points, sigma, bench.roundoff, enough)
-        better = steps.clip(np.where(points.still, steps.longest, better))
+        better = _next_steps(points, sigma, context.roundoff, enough)
+        better = steps.clip(np.where(points.loss_unchanged, steps.longest, better))
         better = np.where(better > points.step, np.minimum(better, np.sqrt(points.step * ceiling)), better)
         redone = (better < points.step) | (better > WORTH_A_TRY * points.step)
         if not redone.any():
@@ -101,13 +101,13 @@ def _pilot(measuring: Measuring, which: NDArray[np.intp], steps: Steps, heard: N
     for _ in range(ROUNDS + 2):
         points = yield from measuring(which, steps.clip(dithered(step, which.size)))
         seeming = noise.from_fourth_differences(points, heard.sigma, heard.floor)
-        too_bent = seeming > LOUD * heard.sigma and seeming < CALMER * before
+        too_nonquadratic = seeming > LOUD * heard.sigma and seeming < CALMER * before
         sigma, before = max(heard.sigma, min(sigma, seeming)), seeming
         moving = points.odd2 != 0
         z3 = np.quantile(points.truncation_in_noise(sigma)[moving], 0.75) if moving.any() else 0.0
         if z3 > TOO_LONG_Z3 and np.isfinite(z3):
             factor, rising = 1 / float(np.clip((z3 / TARGET_Z3) ** (1 / 3), 1.3, 10)), False
-        elif too_bent or not np.isfinite(z3):
+        elif too_nonquadratic or not np.isfinite(z3):
             factor, rising = 1 / 4, False
         elif rising:
             factor = 3.0
@@ -121,10 +121,10 @@ def _pilot(measuring: Measuring, which: NDArray[np.intp], steps: Steps, heard: N
 
 def _is_too_long(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
     """Whether truncation shows beyond doubt, or more than the usual bend does."""
-    return np.asarray(~(points.truncation_in_noise(sigma) <= TOO_LONG_Z3) | _is_bent(points, sigma))
+    return np.asarray(~(points.truncation_in_noise(sigma) <= TOO_LONG_Z3) | _is_nonquadratic(points, sigma))
 
 
-def _is_bent(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
+def _is_nonquadratic(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
     """Whether the fourth difference shows a kink, or a fourth derivative at too long a step."""
     return np.asarray(np.abs(points.recentred(sigma).fourth) > KINK * sigma)
 
@@ -135,6 +135,6 @@ def _next_steps(points: FourPoint, sigma: float, roundoff: float, enough: float)
     weak = np.abs(points.numerical) < enough * NOISE_OF_NUMERICAL * sigma
     with np.errstate(invalid="ignore"):
         fine = points.bar(sigma) <= roundoff * np.nanmax(np.abs(points.n), initial=0.0)
-    bent = _is_bent(points, sigma) & (z3 <= TOO_LONG_Z3)
-    better = np.where(bent, points.step / 2, better_step(points.step, z3, weak))
+    nonquadratic = _is_nonquadratic(points, sigma) & (z3 <= TOO_LONG_Z3)
+    better = np.where(nonquadratic, points.step / 2, better_step(points.step, z3, weak))
     return np.where(fine, points.step, better)

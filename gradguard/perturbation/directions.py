@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 
 from gradguard.arrays import random, reductions
-from gradguard.arrays.random import KEPT, _normal, _sample, _weighted
+from gradguard.arrays.random import KEPT, normal_unit_vector, stratified_places, weighted_unit_vector
 from gradguard.arrays.types import Array
-from gradguard.perturbation.protocols import Place
+from gradguard.perturbation.protocols import PerturbedTensor
 
 
 class Probe(Protocol):
     """One direction in the space of a tensor."""
 
-    def shift(self, place: Place, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
         """Move a tensor by amount x direction, as its dtype rounds that.
 
         Returns:
@@ -27,11 +27,11 @@ class Probe(Protocol):
             predicts for it.
         """
 
-    def reset(self, place: Place) -> None:
-        """Put back what `shift` moved."""
+    def reset(self, place: PerturbedTensor) -> None:
+        """Put back what `displace` moved."""
 
     def release(self) -> None:
-        """Let go of what takes memory, until the next `shift`."""
+        """Let go of what takes memory, until the next `displace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class EntryProbe:
 
     index: tuple[int, ...]
 
-    def shift(self, place: Place, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
         """Move the entry; the displacement, and the entry's gradient times that."""
-        moved = place.shift_entry(self.index, amount)
+        moved = place.displace_entry(self.index, amount)
         return moved, float(gradient[self.index]) * moved
 
-    def reset(self, place: Place) -> None:
+    def reset(self, place: PerturbedTensor) -> None:
         """Put the entry back."""
-        place.put_back(self.index)
+        place.restore(self.index)
 
     def release(self) -> None:
         """Nothing: an index takes none."""
@@ -70,13 +70,13 @@ class Direction:
             self._drawn = self.draw()
         return self._drawn
 
-    def shift(self, place: Place, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
         """Move the tensor; the displacement's component along the vector, and its inner product with the gradient."""
-        return place.shift(self.vector, amount, gradient)
+        return place.displace(self.vector, amount, gradient)
 
-    def reset(self, place: Place) -> None:
+    def reset(self, place: PerturbedTensor) -> None:
         """Put the tensor back."""
-        place.put_back()
+        place.restore()
 
     def release(self) -> None:
         """Forget a large vector."""
@@ -90,18 +90,18 @@ def aligned(gradient: Array, rng: np.random.Generator) -> Direction:
     Weights between 0 and 2 keep 0.87 of the slope, and differ enough that no two probes share their roundings.
     """
     seed, largest = int(rng.integers(2**63)), reductions.largest(gradient)
-    return Direction(lambda: _weighted(gradient, largest, np.random.default_rng(seed)))
+    return Direction(lambda: weighted_unit_vector(gradient, largest, np.random.default_rng(seed)))
 
 
 def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
     """Along a Gaussian vector: it sees a gradient that is missing."""
     seed = int(rng.integers(2**63))
-    return Direction(lambda: _normal(gradient, np.random.default_rng(seed)))
+    return Direction(lambda: normal_unit_vector(gradient, np.random.default_rng(seed)))
 
 
 def entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
     """All entries of a tensor, or `count` of them: the largest |g|, strata over |g|, and some drawn uniformly."""
-    return _at(_sample(gradient, count, rng), gradient.shape)
+    return _at(stratified_places(gradient, count, rng), gradient.shape)
 
 
 def some_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:

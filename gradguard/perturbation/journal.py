@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gradguard.arrays.types import Array
-from gradguard.perturbation.protocols import Copies, Copying, Place, Space
+from gradguard.perturbation.protocols import Copies, Copying, PerturbedTensor, Space
 
 Opened = TypeVar("Opened")
 
 
-class Moves:
+class UndoLog:
     """The moves and swaps that are open, in the order in which they were opened."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Moves:
         """The same move, written down for as long as it is open."""
         return _WrittenDown(move, self._open)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Close whatever was left open, the last first."""
         while self._open:
             self._open[-1].__exit__(None, None, None)
@@ -51,13 +51,13 @@ class Held:
 
     Args:
         space: The space itself.
-        moves: Where.
+        undo_log: Where.
     """
 
-    def __init__(self, space: Space, moves: Moves) -> None:
+    def __init__(self, space: Space, undo_log: UndoLog) -> None:
         self.precision = space.precision
         self._space = space
-        self._moves = moves
+        self._undo_log = undo_log
 
     @property
     def arrays(self) -> Mapping[str, Array]:  # noqa: D102 - as in Space
@@ -66,12 +66,12 @@ class Held:
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
         return self._space.spacing(name)
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return self._moves.opened(self._space.moving(name))
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
+        return self._undo_log.opened(self._space.moving(name))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         presented = self._space.presented()
-        return presented if isinstance(presented, nullcontext) else self._moves.opened(presented)
+        return presented if isinstance(presented, nullcontext) else self._undo_log.opened(presented)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,13 @@ class HeldCopying:
     """What makes copies, whose swaps are written down: `gradguard.perturbation.protocols.Copying`."""
 
     copying: Copying
-    moves: Moves
+    undo_log: UndoLog
 
     def at_most(self) -> int:  # noqa: D102 - as in Copying
         return self.copying.at_most()
 
     def copies(self, names: Sequence[str]) -> Copies:  # noqa: D102 - as in Copying
-        return HeldCopies(self.copying.copies(names), self.moves)
+        return HeldCopies(self.copying.copies(names), self.undo_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,10 @@ class HeldCopies:
     """Copies whose swaps are written down: `gradguard.perturbation.protocols.Copies`."""
 
     copies: Copies
-    moves: Moves
+    undo_log: UndoLog
 
     @property
-    def places(self) -> Sequence[Place]:  # noqa: D102 - as in Copies
+    def places(self) -> Sequence[PerturbedTensor]:  # noqa: D102 - as in Copies
         return self.copies.places
 
     @property
@@ -104,4 +104,4 @@ class HeldCopies:
         return self.copies.arrays
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Copies
-        return self.moves.opened(self.copies.presented())
+        return self.undo_log.opened(self.copies.presented())

@@ -7,23 +7,23 @@ from typing import Any, Protocol, runtime_checkable
 from gradguard.arrays.types import Array
 
 
-class Place(Protocol):
+class PerturbedTensor(Protocol):
     """One tensor while it is moved: what is written to it, its dtype rounds."""
 
     @property
     def base(self) -> Array:
         """Its unmoved values."""
 
-    def put(self, values: Array) -> None:
+    def write(self, values: Array) -> None:
         """Write all of it."""
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that the dtype made of it."""
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:
+    def restore(self, index: tuple[int, ...] | None = None) -> None:
         """Write its unmoved values, or that of one entry."""
 
 
@@ -43,7 +43,7 @@ class Space(Protocol):
     def spacing(self, name: str) -> float:
         """The distance from the largest entry of a tensor to the next number of its dtype."""
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
 
     def presented(self) -> AbstractContextManager[object]:
@@ -54,7 +54,7 @@ class Copies(Protocol):
     """Copies of the tensors, all of which a loss is evaluated with in one call."""
 
     @property
-    def places(self) -> Sequence[Place]:
+    def places(self) -> Sequence[PerturbedTensor]:
         """Of each copy the one tensor that may be moved; it need not be put back."""
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Array
-from gradguard.perturbation.journal import Moves
+from gradguard.perturbation.journal import UndoLog
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ def done_after(work: Callable[[], Result], act: Callable[[], object], standing_b
         act()
 
 
-class Undisturbed:
+class Rollback:
     """Everything a check may disturb, as it is before the check.
 
     Args:
@@ -51,7 +51,7 @@ class Undisturbed:
 
     Attributes:
         gradients: Copies of the user's, or those themselves.
-        moves: Where the check writes down what it moves.
+        undo_log: Where the check writes down what it moves.
         written: The gradients that the loss has written to, once all has been put back.
     """
 
@@ -60,7 +60,7 @@ class Undisturbed:
         self._keep = keep
         self._marks = {} if keep else {name: _mark(gradient) for name, gradient in gradients.items()}
         self.gradients = {name: gradient.copy() for name, gradient in gradients.items()} if keep else gradients
-        self.moves = Moves()
+        self.undo_log = UndoLog()
         self.written: set[str] = set()
         self._streams = GLOBAL_STREAMS()
         self._restore = snapshot()
@@ -89,7 +89,7 @@ class Undisturbed:
                 "only evaluates, or one that does the same at every call"
             )
 
-    def during(self, work: Callable[[], Result]) -> Result:
+    def run(self, work: Callable[[], Result]) -> Result:
         """The result of some work, after which everything is as it was."""
         return done_after(work, self._put_back)
 
@@ -98,7 +98,7 @@ class Undisturbed:
         if self._is_back:
             return
         with ExitStack() as steps:
-            for step in (self._put_back_gradients, self._streams, self._restore, self.moves.put_back):
+            for step in (self._put_back_gradients, self._streams, self._restore, self.undo_log.restore):
                 steps.callback(step)
         self._is_back = True
 

@@ -11,20 +11,20 @@ from gradguard.arrays import reductions
 from gradguard.arrays.floating_point import spacing
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import require_movable
-from gradguard.perturbation.protocols import Place
+from gradguard.perturbation.protocols import PerturbedTensor
 
 
-class ArrayPlace:
+class PerturbedArray:
     """An array that is written to."""
 
     def __init__(self, array: Array, base: Array) -> None:
         self.array = array
         self.base = base
 
-    def put(self, values: Array) -> None:  # noqa: D102 - as in Place
+    def write(self, values: Array) -> None:  # noqa: D102 - as in Place
         self.array[...] = values
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
         along = against = 0.0
         pieces = reductions.written(self.array, self.base, vector, gradient)
         with pieces, np.errstate(over="ignore", invalid="ignore"):
@@ -39,12 +39,12 @@ class ArrayPlace:
                 against += float(products[1])
         return along, against
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
         start = float(self.base[index])
         self.array[index] = start + amount
         return float(self.array[index]) - start
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
+    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
         where = ... if index is None else index
         self.array[where] = self.base[where]
 
@@ -61,14 +61,14 @@ class InPlace:
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
         return spacing(self.arrays[name])
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return Moved(ArrayPlace(self.arrays[name], self.arrays[name].copy()))
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
+        return Moved(PerturbedArray(self.arrays[name], self.arrays[name].copy()))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
-class Copied:
+class NativeCopies:
     """A copy of the tensor under test in its own dtype, among the live arrays: `loss(params)` is handed them."""
 
     precision = "native"
@@ -79,14 +79,14 @@ class Copied:
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
         return spacing(self.arrays[name])
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
         return _CopyMoved(self.arrays, name)
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
-class Shadow:
+class Float64Copies:
     """Float64 copies of all the arrays, handed to `loss(params)` or standing in for the live ones in their mapping.
 
     Args:
@@ -118,14 +118,14 @@ class Shadow:
     def spacing(self, name: str) -> float:  # noqa: D102 - as in Space
         return spacing(self.arrays[name])
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
-        return Moved(ArrayPlace(self.arrays[name], self.arrays[name].copy()))
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
+        return Moved(PerturbedArray(self.arrays[name], self.arrays[name].copy()))
 
     def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext() if self._mapping is None else _Swapped(self._mapping, self.arrays)
 
 
-class Imaginary(Shadow):
+class ComplexCopies(Float64Copies):
     """Complex copies of all the arrays, of which the imaginary parts are moved."""
 
     precision = "complex"
@@ -134,30 +134,30 @@ class Imaginary(Shadow):
         self.arrays = {name: array.astype(np.complex128) for name, array in arrays.items()}
         self._mapping = stand_in_for
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:  # noqa: D102 - as in Space
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
         imaginary = self.arrays[name].imag
-        return Moved(ArrayPlace(imaginary, np.zeros_like(imaginary)))
+        return Moved(PerturbedArray(imaginary, np.zeros_like(imaginary)))
 
 
 # Classes: a generator that was interrupted while it puts back cannot be told to do so again.
 
 
-class Moved(AbstractContextManager[Place]):
+class Moved(AbstractContextManager[PerturbedTensor]):
     """A place to write to for the time of a `with`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: PerturbedTensor) -> None:
         self._place = place
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> PerturbedTensor:
         return self._place
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._place.put_back()
+        self._place.restore()
 
 
-class _CopyMoved(AbstractContextManager[Place]):
+class _CopyMoved(AbstractContextManager[PerturbedTensor]):
     """A copy of an array among others, to write to for the time of a `with`."""
 
     def __init__(self, arrays: dict[str, Array], name: str) -> None:
@@ -165,9 +165,9 @@ class _CopyMoved(AbstractContextManager[Place]):
         self._name = name
         self._live = arrays[name]
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> PerturbedTensor:
         copied = self._arrays[self._name] = self._live.copy()
-        return ArrayPlace(copied, self._live)
+        return PerturbedArray(copied, self._live)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

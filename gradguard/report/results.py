@@ -45,7 +45,7 @@ class TensorReport:
         verdict: What it is.
         cause: The likely cause, in a clause; empty when nothing is wrong.
         explanation: The verdict in a sentence, with the numbers.
-        guilty: The block that alone is wrong; "" where there is none.
+        faulty_block: The block that alone is wrong; "" where there is none.
         discrepancy: ||n - g|| / (||n|| + ||g||), n numerical, g backprop.
         floor: The discrepancy that rounding and truncation alone could cause here.
         ratio: n / g, pooled; nan where there is none.
@@ -76,7 +76,7 @@ class TensorReport:
     verdict: Verdict
     cause: str
     explanation: str
-    guilty: str
+    faulty_block: str
     discrepancy: float
     floor: float
     ratio: float

@@ -64,7 +64,7 @@ def _tensor(given: Mapping[str, Any], details: bool) -> Record:
     interval = [_number(bound) for bound in _list(given.get("sign_interval"))]
     return {
         **_numbers(given, _NUMBERS),
-        **_texts(given, ("cause", "explanation", "guilty")),
+        **_texts(given, ("cause", "explanation", "faulty_block")),
         "verdict": _verdict(given),
         "deep": given.get("deep") is True,
         "shape": _list(given.get("shape")),

@@ -41,7 +41,7 @@ class Finding:
     Attributes:
         tensors: Their names.
         verdict: Of the last check that found them wrong.
-        guilty: The block, or blocks, that alone are wrong; "" where there are none.
+        faulty_block: The block, or blocks, that alone are wrong; "" where there are none.
         since: The step of the first check that found them wrong.
         until: The step of the check that found them right again; None where none did.
         explanation: The verdict in a sentence, with the numbers of the first of them.
@@ -51,7 +51,7 @@ class Finding:
 
     tensors: tuple[str, ...]
     verdict: str
-    guilty: str
+    faulty_block: str
     since: int
     until: int | None
     explanation: str
@@ -149,7 +149,7 @@ def _findings(records: Sequence[Record], changes: Changes) -> tuple[Finding, ...
     for name, seen in changes.items():
         for since, until in _periods(seen):
             one = _finding(name, since, until, records)
-            key = (one.verdict, one.guilty, one.since, one.until, one.cause or one.explanation)
+            key = (one.verdict, one.faulty_block, one.since, one.until, one.cause or one.explanation)
             alike.setdefault(key, []).append(one)
     together = [_together(group) for group in alike.values()]
     now = sorted((one for one in together if one.until is None), key=lambda one: one.since)
@@ -195,7 +195,7 @@ def _finding(name: str, since: int, until: int | None, records: Sequence[Record]
     return Finding(
         tensors=(name,),
         verdict=verdict,
-        guilty=tensor.get("guilty", ""),
+        faulty_block=tensor.get("faulty_block", ""),
         since=since,
         until=until,
         explanation=tensor.get("explanation", ""),
@@ -247,7 +247,7 @@ def _then(one: Finding) -> str:
 
 
 def _what(one: Finding) -> str:
-    where = f" ({printable(one.guilty)} only)" if one.guilty else ""
+    where = f" ({printable(one.faulty_block)} only)" if one.faulty_block else ""
     return f"{words(one.verdict)} in {listed(one.tensors)}{where}"
 
 

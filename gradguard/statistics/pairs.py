@@ -23,7 +23,7 @@ BEYOND_FLOOR = 2.0  # discrepancy in floors; on correct gradients it reached 1.8
 
 
 @dataclass(frozen=True)
-class Pairs:
+class DerivativePairs:
     """Derivatives of one tensor along m entries or directions; arrays of shape (m,).
 
     Attributes:
@@ -47,15 +47,15 @@ class Pairs:
         """No pairs at all."""
         return cls(*(np.empty(0) for _ in dataclasses.fields(cls)))
 
-    def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "Pairs":
+    def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "DerivativePairs":
         """Some of the pairs: those marked, or those at some places."""
-        return Pairs(*(column[chosen] for column in self._columns))
+        return DerivativePairs(*(column[chosen] for column in self._columns))
 
     @classmethod
-    def joined(cls, parts: Sequence["Pairs"]) -> "Pairs":
+    def joined(cls, parts: Sequence["DerivativePairs"]) -> "DerivativePairs":
         """The pairs of each part, one part after the other."""
-        columns = [part._columns for part in parts or [Pairs.none()]]
-        return Pairs(*map(np.concatenate, zip(*columns, strict=True)))
+        columns = [part._columns for part in parts or [DerivativePairs.none()]]
+        return DerivativePairs(*map(np.concatenate, zip(*columns, strict=True)))
 
     @property
     def _columns(self) -> tuple[Float64, ...]:
@@ -86,7 +86,7 @@ class Pairs:
         """N / g, pooled."""
         return fit_ratio(self.n, self.g, self.error, self.rounding, self.own)
 
-    def is_nothing(self, passing: float) -> bool:
+    def is_negligible(self, passing: float) -> bool:
         """Whether n is nothing beside g, or beside its own bars, and g is nothing but a little rounding of backprop.
 
         Args:
@@ -112,34 +112,34 @@ class Pairs:
         """How many signs agree, of those that can be told."""
         return count_signs(self.n, self.g, self.error, self.rounding)
 
-    def significance(self, rough: bool) -> float:
+    def significance(self, nonsmooth: bool) -> float:
         """How many standard deviations the more telling of two tests is from a correct gradient.
 
         One is the largest single deviation, the other the one factor between n and g. Many moderate deviations without
         a common factor count for nothing: a loss with more noise, or with small kinks, gives the same.
 
         Args:
-            rough: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
+            nonsmooth: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
                 does not average out, and only single ones count.
         """
         if not self.size:
             return 0.0
         single = float(np.abs(self.z).max())
-        return single if rough else max(single, self._of_factor())
+        return single if nonsmooth else max(single, self._of_factor())
 
     def _of_factor(self) -> float:
         purity = self.ratio.purity
         scatter = math.sqrt(max(1.0, purity)) if math.isfinite(purity) else 1.0
         return evidence_of_factor(self.n, self.g, self.error, self.rounding) / scatter
 
-    def smallest_visible(self, rough: bool) -> float:
+    def smallest_visible(self, nonsmooth: bool) -> float:
         """The smallest relative error of the whole gradient that would have alarmed; inf where none would.
 
         Args:
-            rough: Whether single differences must show it.
+            nonsmooth: Whether single differences must show it.
         """
         moving = self.where(self.n != 0)
         exact = np.full(moving.size, math.inf)
         clear = np.abs(np.divide(moving.n, moving.deviation, out=exact, where=moving.deviation > 0))
-        seen = float(clear.max(initial=0.0)) if rough else norm(clear)
+        seen = float(clear.max(initial=0.0)) if nonsmooth else norm(clear)
         return ALARM / seen if seen > 0 else math.inf

@@ -17,12 +17,12 @@ from gradguard.arrays.validation import read_gradients, read_parameters, require
 from gradguard.differences import noise
 from gradguard.differences.noise import Noise
 from gradguard.loss.signature import Loss, require_reduction
-from gradguard.measurement.context import Bench
-from gradguard.measurement.precision import Subject, require_precision
+from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.precision import CheckTarget, require_precision
 from gradguard.measurement.tensor import BACKPROP_ROUNDING
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
-from gradguard.perturbation.rollback import Undisturbed
+from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.sweeps import curves, text
 from gradguard.sweeps.curves import Curve, Differences
@@ -129,19 +129,21 @@ def sweep(
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
     count = ENTRIES if entries is None else _require_entries(entries)
-    state = Undisturbed(gradients, together(snapshot))
+    state = Rollback(gradients, together(snapshot))
 
-    def measure() -> tuple[Bench, dict[str, Noise], bool, dict[str, Differences]]:
-        bench = Subject(params, arrays, loss, require_reduction(reduction), state).bench(require_precision(precision))
-        sizes = _default_steps(bench) if steps is None else _require_steps(steps)
-        _require_finite(bench)
+    def measure() -> tuple[MeasurementContext, dict[str, Noise], bool, dict[str, Differences]]:
+        context = CheckTarget(params, arrays, loss, require_reduction(reduction), state).context(
+            require_precision(precision)
+        )
+        sizes = _default_steps(context) if steps is None else _require_steps(steps)
+        _require_finite(context)
         rng = np.random.default_rng(seed)
-        chosen = {name: directions.entries(g, count, rng) for name, g in bench.gradients.items() if g.size}
+        chosen = {name: directions.entries(g, count, rng) for name, g in context.gradients.items() if g.size}
         with np.errstate(all="ignore"):  # the longest steps may well overflow
-            heard = {name: noise.listen(bench.objective, name, bench.centre, rng) for name in chosen}
-            return bench, heard, *_measured(bench, chosen, sizes, heard, progress)
+            heard = {name: noise.estimate_noise(context.objective, name, context.centre, rng) for name in chosen}
+            return context, heard, *_measured(context, chosen, sizes, heard, progress)
 
-    bench, heard, steady, measured = state.during(measure)
+    context, heard, steady, measured = state.run(measure)
     tensors = {name: curves.curve(differences) for name, differences in measured.items()}
     whole = curves.curve(curves.joined(list(measured.values())))
     quantum = math.sqrt(12) * min(one.floor for one in heard.values())
@@ -151,37 +153,41 @@ def sweep(
         tensors=tensors,
         explanation=says,
         steady=steady,
-        precision=bench.objective.space.precision,
+        precision=context.objective.space.precision,
         quantum=quantum,
-        loss=bench.loss,
-        evaluations=bench.objective.evaluations,
+        loss=context.loss,
+        evaluations=context.objective.evaluations,
         seconds=time.perf_counter() - started,
     )
 
 
 def _measured(
-    bench: Bench, chosen: Mapping[str, Sequence[EntryProbe]], steps: Float64, heard: Mapping[str, Noise], progress: bool
+    context: MeasurementContext,
+    chosen: Mapping[str, Sequence[EntryProbe]],
+    steps: Float64,
+    heard: Mapping[str, Noise],
+    progress: bool,
 ) -> tuple[bool, dict[str, Differences]]:
     """Whether the loss repeats, and the differences along the probes of each tensor."""
-    steady = bench.repeats()
+    steady = context.repeats()
     with _bar(sum(map(len, chosen.values())), progress) as tick:
         measured = {
-            name: _differences(bench, name, entries, steps, _sigma(bench, name, entries, heard[name]), tick)
+            name: _differences(context, name, entries, steps, _sigma(context, name, entries, heard[name]), tick)
             for name, entries in chosen.items()
         }
-    return steady and bench.repeats(), measured
+    return steady and context.repeats(), measured
 
 
 def _differences(
-    bench: Bench, name: str, chosen: Sequence[EntryProbe], steps: Float64, sigma: float, tick: Tick
+    context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], steps: Float64, sigma: float, tick: Tick
 ) -> Differences:
-    odd, even, length = _two_point(bench, name, chosen, steps, tick)
+    odd, even, length = _two_point(context, name, chosen, steps, tick)
     stuck = length == 0
     n = np.divide(odd, length, out=np.zeros_like(odd), where=~stuck)
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
     truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
     best = curves.best_of(np.hypot(deviation, truncation))
-    rounding = BACKPROP_ROUNDING * bench.roundoff * float(np.abs(n[best]).max())
+    rounding = BACKPROP_ROUNDING * context.roundoff * float(np.abs(n[best]).max())
     return Differences(
         steps=steps,
         n=n,
@@ -189,33 +195,33 @@ def _differences(
         truncation=truncation,
         still=(odd == 0) & (even == 0),
         stuck=stuck,
-        g=np.array([bench.gradients[name][probe.index] for probe in chosen], np.float64),
+        g=np.array([context.gradients[name][probe.index] for probe in chosen], np.float64),
         rounding=np.full(len(chosen), rounding),
     )
 
 
 def _two_point(
-    bench: Bench, name: str, chosen: Sequence[EntryProbe], steps: Float64, tick: Tick
+    context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], steps: Float64, tick: Tick
 ) -> tuple[Float64, Float64, Float64]:
     """L(x + h) - L(x - h), L(x + h) - 2 L(x) + L(x - h) and the realised distance of the two points, (J, m) each."""
-    objective, gradient = bench.objective, bench.gradients[name]
+    objective, gradient = context.objective, context.gradients[name]
     odd, even, length = np.empty((3, len(steps), len(chosen)))
     with objective.space.moving(name) as place:
         for i, probe in enumerate(chosen):
             for j, step in enumerate(steps):
-                above, _ = probe.shift(place, step, gradient)
+                above, _ = probe.displace(place, step, gradient)
                 upper = objective()
-                below, _ = probe.shift(place, -step, gradient)
+                below, _ = probe.displace(place, -step, gradient)
                 lower = objective()
                 odd[j, i] = objective.total(upper - lower)
-                even[j, i] = objective.total(upper - 2 * bench.centre + lower)
+                even[j, i] = objective.total(upper - 2 * context.centre + lower)
                 length[j, i] = above - below
             probe.reset(place)
             tick()
     return odd, even, length
 
 
-def _sigma(bench: Bench, name: str, chosen: Sequence[EntryProbe], heard: Noise) -> float:
+def _sigma(context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], heard: Noise) -> float:
     """The noise of the loss along entries of a tensor, from four-point differences at steps too short to be curved.
 
     At ever shorter steps the points share their roundings and it reads low, by twice or so; where it reads lower still,
@@ -223,27 +229,27 @@ def _sigma(bench: Bench, name: str, chosen: Sequence[EntryProbe], heard: Noise) 
     """
     pilots = [chosen[i] for i in np.linspace(0, len(chosen) - 1, PILOTS).astype(int)]
     # Few entries come round several times: at other points each time, or they would show the same roundings.
-    apart = bench.steps_of_entries(name).start * np.linspace(1, 0.5, PILOTS)
+    apart = context.steps_of_entries(name).start * np.linspace(1, 0.5, PILOTS)
     longer, shorter = [
-        noise.from_fourth_differences(bench.measure(name, pilots, steps), heard.sigma, heard.floor)
+        noise.from_fourth_differences(context.measure(name, pilots, steps), heard.sigma, heard.floor)
         for steps in (apart, apart / 4)
     ]
     return max(heard.sigma, min(longer, 3 * shorter))
 
 
-def _require_finite(bench: Bench) -> None:
-    if not np.isfinite(bench.centre).all():
+def _require_finite(context: MeasurementContext) -> None:
+    if not np.isfinite(context.centre).all():
         raise ValueError(
-            f"the loss is {bench.loss} at the parameters as they are, so that nothing can be differenced: the training "
-            "has diverged, or the forward pass overflows"
+            f"the loss is {context.loss} at the parameters as they are, so that nothing can be differenced: the "
+            "training has diverged, or the forward pass overflows"
         )
-    if not any(gradient.size for gradient in bench.gradients.values()):
+    if not any(gradient.size for gradient in context.gradients.values()):
         raise ValueError("no parameter has any entries; expected at least one number to move")
 
 
-def _default_steps(bench: Bench) -> Float64:
+def _default_steps(context: MeasurementContext) -> Float64:
     """1, 2 and 5 of each decade, up to the size of the parameters."""
-    arrays = bench.objective.space.arrays.values()
+    arrays = context.objective.space.arrays.values()
     every = np.concatenate([_finite(array) for array in arrays])
     longest = round(math.log10(typical_size(every, 1.0)))
     size = max(array.dtype.itemsize for array in arrays)

@@ -80,7 +80,7 @@ def _news(tensor: TensorReport) -> str:
     """What is new when it changes: the digits of a ratio are measured anew at each check, and are not."""
     cause = re.sub(r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?|\d+\(\d+\)", "", tensor.cause)
     size = round(4 * math.log(abs(tensor.ratio))) if tensor.verdict.is_factor and tensor.ratio else 0
-    return f"{tensor.verdict} {tensor.guilty} {size}: {cause}"
+    return f"{tensor.verdict} {tensor.faulty_block} {size}: {cause}"
 
 
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:

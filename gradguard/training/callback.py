@@ -15,8 +15,8 @@ from gradguard.arrays.types import Array
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.checks.check import report_of
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
-from gradguard.measurement.precision import Subject, require_precision
-from gradguard.perturbation.rollback import Undisturbed
+from gradguard.measurement.precision import CheckTarget, require_precision
+from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import Snapshot, together
 from gradguard.perturbation.spaces import InPlace
 from gradguard.report.results import Alert, Report
@@ -24,11 +24,11 @@ from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.training.alerts import Alerts, GradientError
 from gradguard.training.checkpoint import State, require_named
-from gradguard.training.exclusive import OneThread
-from gradguard.training.monitor import ROUTINE_ENTRIES, Watch
+from gradguard.training.exclusive import ExclusiveAccess
+from gradguard.training.monitor import ROUTINE_ENTRIES, CheckMonitor
 from gradguard.training.ranks import ranks_of
 from gradguard.training.schedule import Budget, Due, Plan, due_steps, require_step
-from gradguard.writers.dispatch import Outlets
+from gradguard.writers.dispatch import Dispatcher
 from gradguard.writers.protocol import Writer
 
 LOG = logging.getLogger("gradguard")
@@ -133,13 +133,13 @@ class GradGuard(Closing):
         self._reduction = require_reduction(reduction)
         self._snapshot = together(snapshot)
         self._on_alert = _require_on_alert(on_alert)
-        self._watch = Watch(require_precision(precision), thresholds, seed, self._ranks)
+        self._watch = CheckMonitor(require_precision(precision), thresholds, seed, self._ranks)
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)
         settings = {f"thresholds.{name}": value for name, value in dataclasses.asdict(thresholds).items()}
-        self._outlets = Outlets(logdir, writers, {"seed": seed} | settings)
-        self._one_thread = OneThread()
+        self._outlets = Dispatcher(logdir, writers, {"seed": seed} | settings)
+        self._one_thread = ExclusiveAccess()
         self._writes: bool | None = None  # the loss to the gradients; unknown before the first check
         self._kept: dict[str, Array] = {}  # float64 copies of the parameters
         self._last_step: int | None = None
@@ -184,7 +184,7 @@ class GradGuard(Closing):
         if not self._due(step):
             self._budget.pass_by(self._ranks.clock() - began)
             return None
-        report = self._one_thread.during(lambda: self._checked(step, grads, given, constants))
+        report = self._one_thread.run(lambda: self._checked(step, grads, given, constants))
         if report is not None:
             self._tell(report)
         return report
@@ -198,7 +198,7 @@ class GradGuard(Closing):
         Raises:
             RuntimeError: Another thread is using the guard.
         """
-        return self._one_thread.during(self._state_dict, within=True)
+        return self._one_thread.run(self._state_dict, within=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called, at whatever step the training goes on.
@@ -209,7 +209,7 @@ class GradGuard(Closing):
             ValueError: It is no such state, or one of other parameters; nothing has changed then.
             RuntimeError: Another thread is using the guard, or its own loss calls it.
         """
-        self._one_thread.during(lambda: self._load(state))
+        self._one_thread.run(lambda: self._load(state))
 
     def close(self) -> None:
         """Close the writers; once is enough, twice does no harm.
@@ -217,7 +217,7 @@ class GradGuard(Closing):
         Raises:
             RuntimeError: Another thread is using the guard.
         """
-        self._one_thread.during(self._close, within=True)
+        self._one_thread.run(self._close, within=True)
 
     def _state_dict(self) -> dict[str, Any]:
         watch = self._watch
@@ -276,14 +276,14 @@ class GradGuard(Closing):
     ) -> tuple[Report, tuple[str, ...]]:
         arrays = read_parameters(self._params)
         # The first check finds out whether the loss writes to the gradients: later ones need no copies of them, then.
-        state = Undisturbed(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
+        state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
         self._see_shapes(_shapes(arrays))
-        subject = Subject(self._params, arrays, loss, self._reduction, state, self._kept)
-        bench, alarms = state.during(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
+        subject = CheckTarget(self._params, arrays, loss, self._reduction, state, self._kept)
+        context, alarms = state.run(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
         state.require_intact()
         self._writes = bool(self._writes or state.written)
         seconds = self._ranks.clock() - started
-        report = report_of(bench, self._watch.tensors, step, seconds)
+        report = report_of(context, self._watch.tensors, step, seconds)
         share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
         return dataclasses.replace(report, overhead=share, alerts=alerts), alarms
 

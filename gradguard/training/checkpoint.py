@@ -13,10 +13,10 @@ from typing import Any, Self, TypeVar, get_args, get_origin
 import numpy as np
 
 from gradguard.report.plain import Plain, to_plain
-from gradguard.training.monitor import Memory
+from gradguard.training.monitor import MonitorState
 from gradguard.training.schedule import Spent
 
-FORMAT = 1
+FORMAT = 2
 Kind = TypeVar("Kind")
 SHOWN = 40  # characters of a wrong value in a message
 
@@ -34,7 +34,7 @@ class State:
     """
 
     shapes: Mapping[str, tuple[int, ...]]
-    memory: Memory
+    memory: MonitorState
     rng: np.random.Generator
     told: Mapping[str, tuple[int, str]]
     spent: Spent

@@ -15,7 +15,7 @@ WITHIN = (
 )
 
 
-class OneThread:
+class ExclusiveAccess:
     """Lets one thread in at a time and refuses others at once, and the same thread when it comes in again."""
 
     def __init__(self) -> None:
@@ -28,9 +28,9 @@ class OneThread:
             RuntimeError: Another thread is inside, or this one.
         """
         if self._inside:
-            self.during(lambda: None)
+            self.run(lambda: None)
 
-    def during(self, work: Callable[[], Result], *, within: bool = False) -> Result:
+    def run(self, work: Callable[[], Result], *, within: bool = False) -> Result:
         """The result of some work, while nobody else may come in; what ends the work lets go, wherever that comes.
 
         Args:

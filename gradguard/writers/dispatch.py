@@ -40,7 +40,7 @@ def _code(handler: Callable[..., object]) -> CodeType | None:
 
 
 @dataclass(slots=True)
-class _Outlet:
+class _Destination:
     """A writer, and at how many checks in a row it has failed."""
 
     writer: Writer
@@ -51,7 +51,7 @@ class _Outlet:
         return type(self.writer).__name__
 
 
-class Outlets:
+class Dispatcher:
     """Hands every report to all writers; one that fails costs its own records and one warning.
 
     Args:
@@ -67,7 +67,9 @@ class Outlets:
     def __init__(
         self, logdir: str | os.PathLike[str] | None, writers: Iterable[Writer], settings: Mapping[str, float]
     ) -> None:
-        self._outlets = [_Outlet(writer) for writer in (*_tensorboard(logdir, settings), *_require_writers(writers))]
+        self._outlets = [
+            _Destination(writer) for writer in (*_tensorboard(logdir, settings), *_require_writers(writers))
+        ]
 
     def write(self, report: Report) -> None:
         """Record a check wherever that is possible."""
@@ -89,7 +91,7 @@ class Outlets:
             costs = "what it had not written yet is lost; all earlier records are safe"
             _survived(outlet, outlet.writer.close, handlers, costs)
 
-    def _write(self, outlet: _Outlet, report: Report, handlers: Handlers) -> None:
+    def _write(self, outlet: _Destination, report: Report, handlers: Handlers) -> None:
         costs = (
             f"its record of step {report.step} is lost; the training, the checks and other records go on, and it is "
             "tried again at each check"
@@ -102,7 +104,7 @@ class Outlets:
             outlet.lost = 0
 
 
-def _survived(outlet: _Outlet, act: Callable[[], object], handlers: Handlers, costs: str) -> bool:
+def _survived(outlet: _Destination, act: Callable[[], object], handlers: Handlers, costs: str) -> bool:
     """Whether a writer did what it was asked to; if not, and there is something to tell, it is told.
 
     What the handler of a signal raises in the middle of a writer is no failure of it, and goes on to the user.

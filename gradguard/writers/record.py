@@ -75,7 +75,7 @@ def _cut(report: Record, entries: int) -> Record:
 
 def _cut_tensor(tensor: Record, entries: int) -> Record:
     kept = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // entries))]
-    words = {key: tensor[key][:WORDS] for key in ("cause", "explanation", "guilty")}
+    words = {key: tensor[key][:WORDS] for key in ("cause", "explanation", "faulty_block")}
     left = {key: value for key, value in tensor.items() if key not in ("name", "ratios")}
     worst = tensor["worst"] if len(kept) > len(tensor["worst"]) else []  # a routine check's few entries are all there
     return left | words | {"entries": kept, "worst": worst}

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gradguard.arrays.types import Array
 from gradguard.integrations.torch.overrides.double import InDouble, StandingIn
-from gradguard.integrations.torch.overrides.forward_mode import InDual, TangentPlace, prepare
-from gradguard.integrations.torch.overrides.vectorized import Copied, Room, Vectorised
-from gradguard.perturbation.protocols import Copies, Place, Space
+from gradguard.integrations.torch.overrides.forward_mode import InDual, PerturbedTangent, prepare
+from gradguard.integrations.torch.overrides.vectorized import Copied, Room, Vectorized
+from gradguard.perturbation.protocols import Copies, PerturbedTensor, Space
 from gradguard.perturbation.spaces import Moved
 from gradguard.training.ranks import ALONE, Ranks
 
@@ -142,9 +142,9 @@ class Native:
         """The distance from the largest entry of a tensor to the next number of its dtype."""
         return spacing(self._tensors[name])
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
-        return Moved(TensorPlace(self._tensors[name]))
+        return Moved(PerturbedTorchTensor(self._tensors[name]))
 
     def presented(self) -> AbstractContextManager[object]:
         """Nothing: the loss reads the live parameters."""
@@ -179,9 +179,9 @@ class Doubled:
         """The distance from the largest entry of a tensor to the next float64."""
         return spacing(self._tensors[name])
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The copy to move, for the time of a `with`; afterwards it is as it was."""
-        return Moved(TensorPlace(self._tensors[name]))
+        return Moved(PerturbedTorchTensor(self._tensors[name]))
 
     def presented(self) -> AbstractContextManager[object]:
         """Every operation of PyTorch is handed the copies, and float64 for all else."""
@@ -206,11 +206,11 @@ class Tangents(Doubled):
 
     def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
         super().__init__(tensors, others, buffers)
-        self._moving: tuple[Tensor, TangentPlace] | None = None
+        self._moving: tuple[Tensor, PerturbedTangent] | None = None
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor whose tangent is moved, for the time of a `with`; afterwards it is 0."""
-        place = TangentPlace.of(self._tensors[name])
+        place = PerturbedTangent.of(self._tensors[name])
         self._moving = (self._live[name], place)
         return Moved(place)
 
@@ -223,10 +223,11 @@ class Tangents(Doubled):
         stacked = {name: stack(self._tensors[name], len(names)) for name in set(names)}
         tangents = {name: torch.zeros_like(copies) for name, copies in stacked.items()}
         places = [
-            TangentPlace(stacked[name][row], tangents[name][row], self._tensors[name]) for row, name in enumerate(names)
+            PerturbedTangent(stacked[name][row], tangents[name][row], self._tensors[name])
+            for row, name in enumerate(names)
         ]
         copied = [Copied(self._live[name], copies, tangents[name]) for name, copies in stacked.items()]
-        return Vectorised(copied, places, partial(InDual, self._pairs, self._usual), self._buffers, self._room)
+        return Vectorized(copied, places, partial(InDual, self._pairs, self._usual), self._buffers, self._room)
 
 
 def copies(
@@ -236,7 +237,7 @@ def copies(
     mode: Callable[[], StandingIn],
     buffers: Buffers,
     room: Room,
-) -> Vectorised:
+) -> Vectorized:
     """Copies of tensors, which stand in for live parameters while a loss is evaluated in a mode.
 
     Args:
@@ -249,9 +250,11 @@ def copies(
     """
     stacked = {name: stack(starts[name], len(names)) for name in set(names)}
     sent = {name: Sent(copies.device) for name, copies in stacked.items()}
-    places = [TensorPlace(stacked[name][row], starts[name].detach(), sent[name]) for row, name in enumerate(names)]
+    places = [
+        PerturbedTorchTensor(stacked[name][row], starts[name].detach(), sent[name]) for row, name in enumerate(names)
+    ]
     copied = [Copied(lives[name], copies) for name, copies in stacked.items()]
-    return Vectorised(copied, places, mode, buffers, room)
+    return Vectorized(copied, places, mode, buffers, room)
 
 
 def stack(tensor: Tensor, count: int) -> Tensor:
@@ -313,7 +316,7 @@ class Sent:
         return sent[1]
 
 
-class TensorPlace:
+class PerturbedTorchTensor:
     """A tensor that is written to; autograd does not see it, so that a graph kept for another backward stays valid.
 
     It is copied when all of it is to be moved; of single entries only those are kept.
@@ -342,12 +345,12 @@ class TensorPlace:
         """The unmoved values."""
         return host(self._saved)
 
-    def put(self, values: Array) -> None:
+    def write(self, values: Array) -> None:
         """Write all of it."""
         written = torch.as_tensor(np.asarray(values, np.float64)).reshape(self._saved.shape)
         self._tensor.copy_(written)
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
         direction, slope = self._sent("vector", vector), self._sent("gradient", gradient)
         along = against = 0.0
@@ -356,7 +359,7 @@ class TensorPlace:
             along, against = along + products[0], against + products[1]
         return along, against
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that the dtype made of it."""
         if index not in self._entries:
             self._entries[index] = self._tensor[index].clone() if self._copy is None else self._copy[index].clone()
@@ -364,7 +367,7 @@ class TensorPlace:
         self._tensor[index] = start + amount
         return float(self._tensor[index]) - start
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:
+    def restore(self, index: tuple[int, ...] | None = None) -> None:
         """Write its unmoved values, or that of one entry."""
         if index is not None:
             self._tensor[index] = self._entries.get(index, self._tensor[index])

@@ -28,7 +28,7 @@ from gradguard.differences import noise
 from gradguard.differences.four_point import FourPoint
 from gradguard.measurement import confirmation, context, step_search
 from gradguard.statistics import pairs, ratio
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 Row = tuple[str, ...]
 Patches = Callable[[], Sequence[AbstractContextManager[object]]]
@@ -67,7 +67,7 @@ RULES: Mapping[str, Patches] = {
         mock.patch.object(context, "SATURATED_ROUNDING", 0),
     ],
     "saturated units round like others": lambda: [mock.patch.object(context, "SATURATED_ROUNDING", 0)],
-    "no test of a common factor": lambda: [mock.patch.object(Pairs, "_of_factor", return_value=0.0)],
+    "no test of a common factor": lambda: [mock.patch.object(DerivativePairs, "_of_factor", return_value=0.0)],
     "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
     "no purity threshold": lambda: [mock.patch.object(classify, "PURE", np.inf)],
     "a purity threshold of 2": lambda: [mock.patch.object(classify, "PURE", 2.0)],
@@ -82,7 +82,9 @@ def no_bar(points: FourPoint, sigma: float) -> Float64:  # noqa: ARG001 - in pla
 
 def as_if_smooth(found: Evidence) -> bool:
     """Whether the gradient is suspect, kinks or not."""
-    return max(found.entries.significance(rough=False), found.directions.significance(rough=False)) > pairs.ALARM
+    return (
+        max(found.entries.significance(nonsmooth=False), found.directions.significance(nonsmooth=False)) > pairs.ALARM
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -45,7 +45,7 @@ from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.step_size import Steps
 from gradguard.loss.interleaving import alone
-from gradguard.measurement.context import Bench
+from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.step_search import WEAK
 from gradguard.measurement.tensor import Rounding
 from gradguard.perturbation import directions
@@ -171,16 +171,16 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     """Deep and routine differences of one form of the loss."""
     rng = np.random.default_rng(0)
     truth = true_gradient(model, batch)
-    bench = subject_of(model, batch, form, truth).bench(form.precision)
-    oracles = {(name, kind): oracle(bench, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
+    context = subject_of(model, batch, form, truth).context(form.precision)
+    oracles = {(name, kind): oracle(context, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
     effort = Effort(cell.amount.entries)
-    examined = examine.examine(bench, list(truth), effort, rng, {})
+    examined = examine.examine(context, list(truth), effort, rng, {})
     carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
-        found = list(deep_measurements(bench, name, cell.amount, rng))
+        found = list(deep_measurements(context, name, cell.amount, rng))
         yield from samples_of_tensor("deep", form, cell, name, found, oracles)
     routine: dict[str, list[Measurement]] = {name: [] for name in truth}
-    for name, measurement in routine_measurements(model, batch, form, bench, carried, cell.amount.checks, rng):
+    for name, measurement in routine_measurements(model, batch, form, context, carried, cell.amount.checks, rng):
         routine[name].append(measurement)
     for name, found in routine.items():
         yield from samples_of_tensor("routine", form, cell, name, found, oracles)
@@ -211,10 +211,10 @@ def root_mean_square(values: Float64) -> float:
     return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
-def oracle(bench: Bench, name: str, kind: str, count: int, rng: np.random.Generator) -> float:
+def oracle(context: MeasurementContext, name: str, kind: str, count: int, rng: np.random.Generator) -> float:
     """The rms error of two-point differences along `count` probes at the best of a grid of steps."""
-    chosen = drawn(bench.gradients[name], kind, count, rng)
-    errors = [two_point_errors(bench, name, chosen, step) for step in GRID[bench.objective.space.precision]]
+    chosen = drawn(context.gradients[name], kind, count, rng)
+    errors = [two_point_errors(context, name, chosen, step) for step in GRID[context.objective.space.precision]]
     return min(root_mean_square(error) for error in errors)
 
 
@@ -226,42 +226,44 @@ def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) ->
     return [draw(gradient, rng) for _ in range(count)]
 
 
-def two_point_errors(bench: Bench, name: str, chosen: Iterable[Probe], step: float) -> Float64:
+def two_point_errors(context: MeasurementContext, name: str, chosen: Iterable[Probe], step: float) -> Float64:
     """Of two-point differences over the realised step, where the true derivative is not 0."""
     errors = []
-    with bench.objective.space.moving(name) as place:
+    with context.objective.space.moving(name) as place:
         for probe in chosen:
             losses, truths, places = [], [], []
             for sign in (1, -1):
-                along, truth = probe.shift(place, sign * step, bench.gradients[name])
-                losses.append(bench.objective())
+                along, truth = probe.displace(place, sign * step, context.gradients[name])
+                losses.append(context.objective())
                 truths.append(truth)
                 places.append(along)
             probe.reset(place)
-            change = bench.objective.total(losses[0] - losses[1])
+            change = context.objective.total(losses[0] - losses[1])
             if truths[0] != truths[1]:
                 errors.append((change - (truths[0] - truths[1])) / (places[0] - places[1]))
     return np.array(errors)
 
 
-def deep_measurements(bench: Bench, name: str, amount: Amount, rng: np.random.Generator) -> Iterator[Measurement]:
+def deep_measurements(
+    context: MeasurementContext, name: str, amount: Amount, rng: np.random.Generator
+) -> Iterator[Measurement]:
     """One tensor as a deep check measures it: eight directions at a time, and some entries."""
     counts = {"aligned": Effort().aligned, "gaussian": Effort().gaussian}
-    rounding = bench.rounding_of_direction(name)
+    rounding = context.rounding_of_direction(name)
     for _ in range(amount.repeats):
         kinds = np.repeat(list(counts), list(counts.values()))
-        chosen = [probe for kind, count in counts.items() for probe in drawn(bench.gradients[name], kind, count, rng)]
-        steps = bench.steps_of_directions(name)
-        points, sigma, usable = settled(bench, name, chosen, rounding, steps, np.inf, rng)
+        chosen = [probe for kind, count in counts.items() for probe in drawn(context.gradients[name], kind, count, rng)]
+        steps = context.steps_of_directions(name)
+        points, sigma, usable = settled(context, name, chosen, rounding, steps, np.inf, rng)
         for kind in counts:
             yield measurement(kind, points.take(kinds == kind), sigma, usable[kinds == kind])
-    chosen = drawn(bench.gradients[name], "entry", amount.entries, rng)
-    rounding, steps = bench.rounding_of_entry(name), bench.steps_of_entries(name)
-    yield measurement("entry", *settled(bench, name, chosen, rounding, steps, WEAK, rng))
+    chosen = drawn(context.gradients[name], "entry", amount.entries, rng)
+    rounding, steps = context.rounding_of_entry(name), context.steps_of_entries(name)
+    yield measurement("entry", *settled(context, name, chosen, rounding, steps, WEAK, rng))
 
 
 def settled(
-    bench: Bench,
+    context: MeasurementContext,
     name: str,
     chosen: Sequence[Probe],
     rounding: Rounding,
@@ -270,9 +272,9 @@ def settled(
     rng: np.random.Generator,
 ) -> tuple[FourPoint, float, NDArray[np.bool_]]:
     """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
-    heard = noise.listen(bench.objective, name, bench.centre, rng)
+    heard = noise.estimate_noise(context.objective, name, context.centre, rng)
     along = examine.Along(name, chosen, heard, rounding, steps, enough=enough)
-    result = along.series(bench, alone(bench.objective, along.adapted(bench))).settled
+    result = along.series(context, alone(context.objective, along.adapted(context))).settled
     return result.points, result.sigma, result.resolved
 
 
@@ -280,7 +282,7 @@ def routine_measurements(
     model: LSTM,
     batch: Batch,
     form: LossForm,
-    found: Bench,
+    found: MeasurementContext,
     carried: Mapping[str, TensorState],
     checks: int,
     rng: np.random.Generator,
@@ -288,19 +290,19 @@ def routine_measurements(
     """Every stream of every tensor, once a check, the way `routine.probe_tensors` runs them; by tensor."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
-        bench = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
+        context = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
         for name, state in carried.items():
-            floor = state.noise.floor_at(bench.objective, bench.centre)
+            floor = state.noise.floor_at(context.objective, context.centre)
             for kind in KINDS:
-                probe = drawn(bench.gradients[name], kind, 1, rng)
-                yield name, routine_measurement(bench, name, kind, getattr(state, kind), probe, floor)
+                probe = drawn(context.gradients[name], kind, 1, rng)
+                yield name, routine_measurement(context, name, kind, getattr(state, kind), probe, floor)
 
 
 def routine_measurement(
-    bench: Bench, name: str, kind: str, stream: Stream, probe: Sequence[Probe], floor: float
+    context: MeasurementContext, name: str, kind: str, stream: Stream, probe: Sequence[Probe], floor: float
 ) -> Measurement:
     """One probe of a stream, which learns from it."""
-    points = bench.measure(name, probe, np.array([stream.steps.start]))
+    points = context.measure(name, probe, np.array([stream.steps.start]))
     stream.variance = max(stream.variance, floor**2)
     sigma = float(np.sqrt(stream.variance))
     z3 = points.truncation_in_noise(sigma)

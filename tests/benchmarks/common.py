@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard.loss.signature import Reduction
-from gradguard.measurement.precision import Precision, Subject
-from gradguard.perturbation.rollback import Undisturbed
+from gradguard.measurement.precision import CheckTarget, Precision
+from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import together
 from gradguard.testing import LSTM, Batch, random_batch
 
@@ -100,10 +100,10 @@ def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float
             raise ValueError(f"the gradient of {name} gives {np.vdot(grad, direction)}, the complex step {slope}")
 
 
-def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> Subject:
+def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> CheckTarget:
     """What is checked, as `gradguard.check` makes it; nothing needs to be put back."""
-    state = Undisturbed(gradient, together(None))
-    return Subject(model.params, dict(model.params), form.of(model, batch), form.reduction, state)
+    state = Rollback(gradient, together(None))
+    return CheckTarget(model.params, dict(model.params), form.of(model, batch), form.reduction, state)
 
 
 def parser_of(doc: str | None, quick: str, processes: int | None = None) -> argparse.ArgumentParser:

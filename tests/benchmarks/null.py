@@ -30,7 +30,7 @@ from gradguard.checks.screen import probe_tensors
 from gradguard.checks.streams import TensorState
 from gradguard.demo.genome import batches, read_genome
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.measurement.context import Bench
+from gradguard.measurement.context import MeasurementContext
 from gradguard.testing import LSTM, Batch, random_batch
 
 EVERY_N_STEPS = 20
@@ -172,9 +172,9 @@ def recorded() -> Iterator[list[Float64]]:
     seen: list[Float64] = []
 
     def probe(
-        bench: Bench, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
+        context: MeasurementContext, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
     ) -> dict[str, tuple[Evidence, float]]:
-        found = probe_tensors(bench, states, entries, rng)
+        found = probe_tensors(context, states, entries, rng)
         seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
         return found
 

@@ -124,14 +124,14 @@ class Checker:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class LossRequest:
     """One network for one checker."""
 
     trial: Trial
     checker: str
 
 
-Answers = dict[Question, Said]
+Answers = dict[LossRequest, Said]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,7 +165,7 @@ def section(options: argparse.Namespace, hidden: int) -> str:
     faults = ["timesteps"] if options.quick else list(FAULTS)[:: options.every]
     asked = [key for key in options.checkers if installed(CHECKERS[key].needs)]
     questions = [
-        Question(Trial(SCALAR, state, fault, options.batch, hidden, seed), key)
+        LossRequest(Trial(SCALAR, state, fault, options.batch, hidden, seed), key)
         for seed in range(0, 2 * options.seeds, 2)  # even: batch 1 is the one before in `stale` and `accumulated`
         for state in options.states
         for fault in (CORRECT, *faults)
@@ -220,7 +220,7 @@ def details(answers: Answers, keys: Sequence[str]) -> Iterator[Row]:
         yield fault, str(count["of"]), *(str(count[key]) for key in keys)
 
 
-def answer(question: Question) -> Said | None:
+def answer(question: LossRequest) -> Said | None:
     """What the checker says of the network; None where the fault leaves the gradient right."""
     trial = question.trial
     if trial.fault != CORRECT and not is_wrong(gradient(trial), gradient(replace(trial, fault=CORRECT))):

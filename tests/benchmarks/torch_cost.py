@@ -68,7 +68,7 @@ class Timing:
     of_loss: float
 
 
-class Subject:
+class CheckTarget:
     """A model on one batch, its loss, and the seconds that this took.
 
     Attributes:
@@ -149,14 +149,14 @@ def rows(sizes: Sequence[int], batch: int, device: str) -> Iterator[Row]:
     """Routine and deep checks of models of some sizes."""
     runs = [(name, size, precision) for size in sizes for name in MODELS for precision in ("native", "auto")]
     for name, size, precision in tqdm(runs, desc="models", leave=False):
-        subject = Subject(name, size, batch, device)
+        subject = CheckTarget(name, size, batch, device)
         kinds = {"routine": routine_checks} | ({"deep": deep_checks} if size <= DEEP else {})
         for kind, checks in kinds.items():
             timings, alone = checks(subject, precision), [subject.alone() for _ in range(5)]
             yield row(kind, name, subject, precision, timings, statistics.median(alone))
 
 
-def row(kind: str, name: str, subject: Subject, precision: str, timings: Sequence[Timing], raw: float) -> Row:
+def row(kind: str, name: str, subject: CheckTarget, precision: str, timings: Sequence[Timing], raw: float) -> Row:
     """One kind of check of one model."""
     evaluations = statistics.median(timing.evaluations for timing in timings)
     each = statistics.median(timing.of_loss / timing.evaluations for timing in timings)
@@ -166,7 +166,7 @@ def row(kind: str, name: str, subject: Subject, precision: str, timings: Sequenc
     return *what, f"{1e3 * raw:.2f}", f"{1e3 * each:.2f}", f"{own:.3f}", f"{times:.2f}"
 
 
-def routine_checks(subject: Subject, precision: str) -> list[Timing]:
+def routine_checks(subject: CheckTarget, precision: str) -> list[Timing]:
     """Those of a training after the first, one a step."""
     options = {"every_n_steps": 1, "max_overhead": None, "precision": precision}
     with TorchGuard(subject.module, loss=subject.loss, **options) as guard:
@@ -178,7 +178,7 @@ def routine_checks(subject: Subject, precision: str) -> list[Timing]:
     return timings[1:]
 
 
-def deep_checks(subject: Subject, precision: str) -> list[Timing]:
+def deep_checks(subject: CheckTarget, precision: str) -> list[Timing]:
     """One, of a few entries of each tensor."""
     with TorchGuard(subject.module, max_overhead=None) as guard:
         subject.module.zero_grad()

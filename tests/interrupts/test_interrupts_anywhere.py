@@ -12,8 +12,8 @@ from interrupter import Interrupter, strike
 from signal_storm import StopError
 
 from gradguard import GradGuard, check, sweep
-from gradguard.perturbation.journal import Moves
-from gradguard.perturbation.spaces import ArrayPlace, Moved
+from gradguard.perturbation.journal import UndoLog
+from gradguard.perturbation.spaces import Moved, PerturbedArray
 
 
 def strike_everywhere(form: str, prepare: Callable[[Model], Callable[[], object]], most: int, every: int = 1) -> int:
@@ -97,10 +97,10 @@ def test_a_second_interrupt_in_a_check_without_a_guard_leaves_no_trace() -> None
 
 def test_what_is_left_late_puts_nothing_back() -> None:
     """A `with` whose end was interrupted is perhaps left when its frame is collected: training has gone on by then."""
-    array, moves = np.ones(2), Moves()
-    move = moves.opened(Moved(ArrayPlace(array, array.copy())))
-    move.__enter__().put(np.zeros(2))
-    moves.put_back()
+    array, moves = np.ones(2), UndoLog()
+    move = moves.opened(Moved(PerturbedArray(array, array.copy())))
+    move.__enter__().write(np.zeros(2))
+    moves.restore()
     assert array.tolist() == [1, 1]
     array += 1
     move.__exit__(None, None, None)

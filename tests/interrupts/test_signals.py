@@ -32,7 +32,7 @@ def test_real_signals_at_any_time_leave_no_trace(form: str) -> None:
             if step % 20 == 0:
                 guard = model.guard()
             after = rng.uniform(1e-4, seconds if not guard.history else seconds / 30)
-            storm.during(lambda guard=guard, step=step: guard.after_backward(step, model.grads), 1, after)  # type: ignore[misc]
+            storm.run(lambda guard=guard, step=step: guard.after_backward(step, model.grads), 1, after)  # type: ignore[misc]
             assert model.everything() == everything
     assert storm.raised >= 10
     report = model.guard().after_backward(0, model.grads)
@@ -50,7 +50,7 @@ def test_a_storm_of_signals_leaves_no_trace(form: str) -> None:
     with storm.handled():
         for step in range(1, 300):
             count, after, every = int(rng.integers(2, 7)), rng.uniform(1e-4, 5e-3), rng.uniform(5e-5, 5e-4)
-            storm.during(lambda step=step: guard.after_backward(step, model.grads), count, after, every)  # type: ignore[misc]
+            storm.run(lambda step=step: guard.after_backward(step, model.grads), count, after, every)  # type: ignore[misc]
             assert model.everything() == everything
     assert storm.raised > 300
 

@@ -44,12 +44,12 @@ def test_a_loss_that_overflows_at_long_steps_is_swept_without_a_warning() -> Non
     """The steps that fail have no discrepancy, and the others are as good as ever."""
     found = toy(3.0, lambda x: np.float32(np.exp(x) ** 3).sum() / np.float32(math.e**3), 1.0)
     assert found.explained
-    wide = sweep(
+    direction_dtype = sweep(
         x := {"x": np.ones(2, np.float32)},
         {"x": np.full(2, math.e, np.float32)},
         lambda: np.exp(x["x"]).sum(),
         steps=[1e-3, 1e-2, 1e-1, 1e3],
     )
-    assert math.isnan(wide.discrepancy[-1])
-    assert wide.best_step < 1
-    assert wide.explained
+    assert math.isnan(direction_dtype.discrepancy[-1])
+    assert direction_dtype.best_step < 1
+    assert direction_dtype.explained

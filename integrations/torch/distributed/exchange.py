@@ -58,11 +58,11 @@ PLACES = {
 }
 
 
-class PeerError(RuntimeError):
+class RankError(RuntimeError):
     """Another rank failed, went another way or did not come; the message names it and says what to do."""
 
 
-class Peers:
+class RankExchange:
     """The processes that check one training: `gradguard.training.ranks.Ranks`.
 
     Args:
@@ -120,13 +120,13 @@ class Peers:
         try:
             yield
         except BaseException as error:
-            if error is not self._told and not isinstance(error, PeerError):
-                self.tell(error)
+            if error is not self._told and not isinstance(error, RankError):
+                self.announce_failure(error)
             raise
         finally:
             self._is_checking = False
 
-    def tell(self, error: BaseException) -> None:
+    def announce_failure(self, error: BaseException) -> None:
         """Tell the others that this rank has failed; it goes on to raise the error.
 
         They may wait for it elsewhere, in a forward pass that gathers parameters, and are not waited for as long.
@@ -134,14 +134,14 @@ class Peers:
         self._told = error
         self._leave_word(error)
         status = Status.FAILED if isinstance(error, Exception) else Status.LEAVING
-        with suppress(PeerError, RuntimeError):
+        with suppress(RankError, RuntimeError):
             _, work = self._begun(status, Kind.LOSS, NOWHERE, (0.0, 0.0))
             work.wait(timedelta(seconds=min(ANSWER_SECONDS, self._timeout)))
 
-    def failed_elsewhere(self) -> "PeerError | None":
+    def failed_elsewhere(self) -> "RankError | None":
         """What another rank has left word of in this check, as an error."""
         failed = [rank for rank in self.ranks if rank != self.rank and self._word_of(rank)]
-        return PeerError(self._failure(failed)) if failed else None
+        return RankError(self._failure(failed)) if failed else None
 
     def exchange(self, kind: Kind, *values: float, point: Point = NOWHERE) -> Rows:
         """Two numbers of each rank, shape (ranks, 2): the same on all of them, to the bit.
@@ -160,11 +160,11 @@ class Peers:
             says = self._failure([self.ranks[i] for i in failed])
             if (rows[failed, 0] == Status.LEAVING).any():
                 self._lost = says
-            raise PeerError(says)
+            raise RankError(says)
         astray = ~np.isclose(rows[:, 1:6], rows[0, 1:6], rtol=SAME_POINT, atol=0).all(axis=1)
         if astray.any():
             self._lost = self._divergence(rows, int(np.flatnonzero(astray)[0]))
-            raise PeerError(self._lost)
+            raise RankError(self._lost)
         return np.asarray(rows[:, 6:])
 
     def sum(self, values: Float64) -> Float64:
@@ -225,7 +225,7 @@ class Peers:
     ) -> tuple[list[torch.Tensor], distributed.Work]:
         """The rows of all ranks, once the work is done."""
         if self._lost:
-            raise PeerError(self._lost)
+            raise RankError(self._lost)
         self._exchanges += 1
         row = torch.tensor([status, kind, self._step, *point, *values], dtype=torch.float64)
         rows = [torch.empty_like(row) for _ in self.ranks]
@@ -237,11 +237,11 @@ class Peers:
     def _transferred(self, transfer: Callable[[], object], kind: Kind) -> None:
         try:
             transfer()
-        except PeerError:
+        except RankError:
             raise
         except RuntimeError as error:  # a timeout, or a connection that was closed
             self._lost = self._absence(kind)
-            raise PeerError(self._lost) from error
+            raise RankError(self._lost) from error
 
     def _leave_word(self, error: BaseException) -> None:
         """Write down what is wrong with this rank, for the others to read."""

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Float64
-from gradguard.integrations.torch.distributed.exchange import Kind, PeerError, Peers, among
+from gradguard.integrations.torch.distributed.exchange import Kind, RankError, RankExchange, among
 from gradguard.integrations.torch.distributed.replicas import Replicas
 from gradguard.integrations.torch.distributed.shards import FullyShard, ranks_of
 from gradguard.loss.signature import Reduction, losses_of, require_reduction
@@ -20,7 +20,7 @@ COMPARED = (int, float, str, type(None), Thresholds)  # options that must be the
 WRITES = {"logdir": None, "writers": ()}  # what the other ranks are given instead: the first one writes
 
 
-class Company:
+class TrainingGroup:
     """The processes of a training, of which this is one.
 
     Args:
@@ -46,7 +46,7 @@ class Company:
         across: Reduction,
         reduction: Reduction | None,
     ) -> None:
-        self.peers = Peers(ranks, timeout)
+        self.peers = RankExchange(ranks, timeout)
         self.across = across
         sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())
         held = FullyShard(module, self.peers) if sharded else Replicas(self.peers, wrapper_of(module))
@@ -100,7 +100,7 @@ class SharedLoss:
     """
 
     def __init__(
-        self, own: Callable[[], object], peers: Peers, reduction: Reduction | None, before: Callable[[], None]
+        self, own: Callable[[], object], peers: RankExchange, reduction: Reduction | None, before: Callable[[], None]
     ) -> None:
         self._own = own
         self._peers = peers
@@ -118,14 +118,14 @@ class SharedLoss:
                 self._before()
                 self._before = None
             value = self._total(self._own())
-        except PeerError:
+        except RankError:
             raise
         except BaseException as error:
             # A forward pass that talks to a rank that has failed may fail in its turn: the first one is the cause.
             elsewhere = self._peers.failed_elsewhere() if isinstance(error, RuntimeError) else None
             if elsewhere is not None:
                 raise elsewhere from error
-            self._peers.tell(error)
+            self._peers.announce_failure(error)
             raise
         return self._peers.exchange(Kind.LOSS, value, point=self._peers.point)[:, 0]
 
@@ -148,7 +148,7 @@ def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
 
 def company_of(
     module: nn.Module, group: distributed.ProcessGroup | None, timeout: float, across: str, reduction: str | None
-) -> Company | None:
+) -> TrainingGroup | None:
     """The processes that train a module together; None where there is but one.
 
     Raises:
@@ -162,7 +162,7 @@ def company_of(
     ranks = _ranks(module, group)
     if len(ranks) < 2 and not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
         return None
-    return Company(ranks, module, timeout, across, require_reduction(reduction))  # type: ignore[arg-type]  # compared
+    return TrainingGroup(ranks, module, timeout, across, require_reduction(reduction))  # type: ignore[arg-type]  # compared
 
 
 def _ranks(module: nn.Module, group: distributed.ProcessGroup | None) -> list[int]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, Peers, among
+from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, RankExchange, among
 from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.forwards import Hook
-from gradguard.perturbation.protocols import Place, Space
+from gradguard.perturbation.protocols import PerturbedTensor, Space
 
 NAMED = 3  # tensors in a message
 EXACT = 2**53  # whole numbers that float64 holds
@@ -39,7 +39,7 @@ class ReplicaParameters(Parameters):
         peers: The processes.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], peers: Peers) -> None:
+    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], peers: RankExchange) -> None:
         super().__init__(checked, others, peers)
         self._peers = peers
 
@@ -58,7 +58,7 @@ class ReplicaParameters(Parameters):
 class FollowedSpace:
     """A space whose moves the other ranks are told with each loss, so that none goes another way unseen."""
 
-    def __init__(self, space: Space, peers: Peers) -> None:
+    def __init__(self, space: Space, peers: RankExchange) -> None:
         self.precision = space.precision
         self.arrays: Mapping[str, Array] = space.arrays
         self.spacing = space.spacing
@@ -66,19 +66,19 @@ class FollowedSpace:
         self._space = space
         self._peers = peers
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
         return _Followed(self._space.moving(name), self._peers, float(list(self.arrays).index(name)))
 
 
-class _Followed(AbstractContextManager[Place]):
-    def __init__(self, move: AbstractContextManager[Place], peers: Peers, number: float) -> None:
+class _Followed(AbstractContextManager[PerturbedTensor]):
+    def __init__(self, move: AbstractContextManager[PerturbedTensor], peers: RankExchange, number: float) -> None:
         self._move = move
         self._peers = peers
         self._number = number
 
-    def __enter__(self) -> Place:
-        return FollowedPlace(self._move.__enter__(), self._peers, self._number)
+    def __enter__(self) -> PerturbedTensor:
+        return PerturbedReplica(self._move.__enter__(), self._peers, self._number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -87,10 +87,10 @@ class _Followed(AbstractContextManager[Place]):
         self._move.__exit__(kind, error, trace)
 
 
-class FollowedPlace:
+class PerturbedReplica:
     """A place that says where it is moved to."""
 
-    def __init__(self, place: Place, peers: Peers, number: float) -> None:
+    def __init__(self, place: PerturbedTensor, peers: RankExchange, number: float) -> None:
         self._place = place
         self._peers = peers
         self._number = number
@@ -99,21 +99,21 @@ class FollowedPlace:
     def base(self) -> Array:  # noqa: D102 - as in Place
         return self._place.base
 
-    def put(self, values: Array) -> None:  # noqa: D102 - as in Place
+    def write(self, values: Array) -> None:  # noqa: D102 - as in Place
         self._peers.point = (self._number, ANYWHERE, 0.0)
-        self._place.put(values)
+        self._place.write(values)
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
         self._peers.point = (self._number, ALONG, amount)
-        return self._place.shift(vector, amount, gradient)
+        return self._place.displace(vector, amount, gradient)
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
         self._peers.point = (self._number, float(np.ravel_multi_index(index, self.base.shape)), amount)
-        return self._place.shift_entry(index, amount)
+        return self._place.displace_entry(index, amount)
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
+    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
         self._peers.point = NOWHERE
-        self._place.put_back(index)
+        self._place.restore(index)
 
 
 class Replicas:
@@ -124,7 +124,7 @@ class Replicas:
         wrapper: What averages the gradients; None where the training does so by itself.
     """
 
-    def __init__(self, peers: Peers, wrapper: DistributedDataParallel | None) -> None:
+    def __init__(self, peers: RankExchange, wrapper: DistributedDataParallel | None) -> None:
         self._peers = peers
         self._wrapper = wrapper
         self._synchronises = True

@@ -14,9 +14,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from gradguard.arrays.sharded import Part
 from gradguard.arrays.types import Array, Float64, Region
-from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, Peers
-from gradguard.integrations.torch.parameters import TensorPlace, host, spacing
-from gradguard.perturbation.protocols import Place
+from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, RankExchange
+from gradguard.integrations.torch.parameters import PerturbedTorchTensor, host, spacing
+from gradguard.perturbation.protocols import PerturbedTensor
 from gradguard.perturbation.spaces import Moved
 
 NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
@@ -58,7 +58,7 @@ class Sharding:
         region: What this process holds.
     """
 
-    def __init__(self, peers: Peers, tensor: DTensor) -> None:
+    def __init__(self, peers: RankExchange, tensor: DTensor) -> None:
         self._peers = peers
         self.shape = tuple(tensor.shape)
         sizes, starts = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
@@ -90,12 +90,12 @@ class Sharding:
         return None
 
 
-class ShardPlace:
-    """A `Place` of which this process writes its part, as the others write theirs."""
+class PerturbedShard:
+    """A `PerturbedTensor` of which this process writes its part, as the others write theirs."""
 
-    def __init__(self, tensor: DTensor, sharding: Sharding, peers: Peers, number: int) -> None:
+    def __init__(self, tensor: DTensor, sharding: Sharding, peers: RankExchange, number: int) -> None:
         local = tensor.to_local()
-        self._inner = TensorPlace(local)
+        self._inner = PerturbedTorchTensor(local)
         self._own = host(local).copy()
         self._sharding = sharding
         self._peers = peers
@@ -107,31 +107,31 @@ class ShardPlace:
         """The unmoved values, zeros where other processes hold them."""
         return self._sharding.part(self._own)
 
-    def put(self, values: Array) -> None:
+    def write(self, values: Array) -> None:
         """Write all of it."""
         self._peers.point = (self._number, ANYWHERE, 0.0)
-        self._inner.put(np.asarray(values)[self._sharding.region])
+        self._inner.write(np.asarray(values)[self._sharding.region])
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
         self._peers.point = (self._number, ALONG, amount)
-        own = self._inner.shift(self._slice("vector", vector), amount, self._slice("gradient", gradient))
+        own = self._inner.displace(self._slice("vector", vector), amount, self._slice("gradient", gradient))
         along, against = self._sharding.sum(np.array(own))
         return float(along), float(against)
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that the dtype made of it."""
         self._peers.point = (self._number, float(np.ravel_multi_index(index, self._sharding.shape)), amount)
         here = self._sharding.within(index)
-        moved = 0.0 if here is None else self._inner.shift_entry(here, amount)
+        moved = 0.0 if here is None else self._inner.displace_entry(here, amount)
         return float(self._sharding.sum(np.array([moved]))[0])
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:
+    def restore(self, index: tuple[int, ...] | None = None) -> None:
         """Write its unmoved values, or that of one entry."""
         self._peers.point = NOWHERE
         here = None if index is None else self._sharding.within(index)
         if index is None or here is not None:
-            self._inner.put_back(here)
+            self._inner.restore(here)
 
     def _slice(self, role: str, values: Array) -> Array:
         """This process's part of a direction, the same object for the points of a probe."""
@@ -186,7 +186,7 @@ class ShardParameters(Parts):
         autocast: What the forward pass casts to; None where it does not.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], peers: Peers) -> None:
+    def __init__(self, checked: Mapping[str, Tensor], peers: RankExchange) -> None:
         shardings = {name: Sharding(peers, tensor) for name, tensor in checked.items() if isinstance(tensor, DTensor)}
         super().__init__(checked, shardings)
         self.tensors = checked
@@ -224,7 +224,7 @@ class ShardSpace:
     """The live parameters, of which each process moves its own part: `gradguard.perturbation.protocols.Space`."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding], peers: Peers, precision: str
+        self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding], peers: RankExchange, precision: str
     ) -> None:
         self.arrays: Mapping[str, Array] = Parts(tensors, shardings)
         self.precision = precision
@@ -239,12 +239,12 @@ class ShardSpace:
             return self._shardings[name].largest(spacing(tensor.to_local()))
         return spacing(tensor)
 
-    def moving(self, name: str) -> AbstractContextManager[Place]:
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
         tensor, number = self._tensors[name], list(self._tensors).index(name)
         if isinstance(tensor, DTensor):
-            return Moved(ShardPlace(tensor, self._shardings[name], self._peers, number))
-        return Moved(TensorPlace(tensor))
+            return Moved(PerturbedShard(tensor, self._shardings[name], self._peers, number))
+        return Moved(PerturbedTorchTensor(tensor))
 
     @contextmanager
     def presented(self) -> Iterator[None]:
@@ -266,7 +266,7 @@ class FullyShard:
         peers: The processes.
     """
 
-    def __init__(self, module: nn.Module, peers: Peers) -> None:
+    def __init__(self, module: nn.Module, peers: RankExchange) -> None:
         self._parts = sharded_parts(module)
         self._peers = peers
         peers.before_check = self._require_reduced

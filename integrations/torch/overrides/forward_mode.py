@@ -25,7 +25,7 @@ BESIDE = 2.0**-50  # of a number, which is the fourth next one at least
 DETACHING = frozenset({torch.detach, Tensor.detach}) | DATA
 
 
-class TangentPlace:
+class PerturbedTangent:
     """A float64 tensor and its tangent; a move sets that, and takes the tensor to that side of where it stood.
 
     Args:
@@ -54,24 +54,24 @@ class TangentPlace:
         values: Array = self._saved.cpu().numpy()
         return values
 
-    def put(self, values: Array) -> None:
+    def write(self, values: Array) -> None:
         """Set all of the tangent."""
         self.tangent.copy_(self._sent(values))
         self.tensor.copy_(_beside(self._saved, self.tangent))
 
-    def shift(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
         """Set it to amount x vector; the products of that with vector and gradient."""
         moved = amount * vector.astype(np.float64)
-        self.put(moved)
+        self.write(moved)
         return float(np.vdot(moved, vector)), float(np.vdot(moved, gradient))
 
-    def shift_entry(self, index: tuple[int, ...], amount: float) -> float:
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Set that of one entry; the others are 0."""
         self.tangent[index] = amount
         self.tensor[index] = _beside(self._saved[index], self.tangent[index])
         return amount
 
-    def put_back(self, index: tuple[int, ...] | None = None) -> None:
+    def restore(self, index: tuple[int, ...] | None = None) -> None:
         """No tangent, of all or of one entry."""
         where = ... if index is None else index
         self.tangent[where] = 0
@@ -101,7 +101,7 @@ class InDual(InDouble):
         self,
         pairs: Iterable[tuple[Tensor, Tensor]],
         usual: torch.dtype,
-        moving: tuple[Tensor, TangentPlace] | None = None,
+        moving: tuple[Tensor, PerturbedTangent] | None = None,
     ) -> None:
         super().__init__(pairs, usual)
         self._moving = moving

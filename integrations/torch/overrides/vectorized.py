@@ -19,7 +19,7 @@ from gradguard.integrations.torch.overrides.double import StandingIn
 from gradguard.integrations.torch.overrides.forward_mode import dual
 from gradguard.integrations.torch.overrides.functions import SeenThrough
 from gradguard.loss.batching import MOST
-from gradguard.perturbation.protocols import Place
+from gradguard.perturbation.protocols import PerturbedTensor
 
 BYTES = 2**28  # of all that a call computes
 NO_RULE = "There is a performance drop"  # how PyTorch begins to say that vmap has none for an operation
@@ -61,7 +61,7 @@ class Copied:
         return self.copies if self.tangents is None else dual(self.copies, self.tangents)
 
 
-class Vectorised:
+class Vectorized:
     """Copies of some parameters on a leading axis: `gradguard.perturbation.protocols.Copies`.
 
     Args:
@@ -78,7 +78,7 @@ class Vectorised:
     def __init__(
         self,
         copied: Sequence[Copied],
-        places: Sequence[Place],
+        places: Sequence[PerturbedTensor],
         mode: Callable[[], StandingIn],
         buffers: Callable[[], Iterable[Tensor]],
         room: Room,
@@ -91,7 +91,7 @@ class Vectorised:
         self._room = room
 
     @property
-    def arrays(self) -> "Vectorised":
+    def arrays(self) -> "Vectorized":
         """What the loss is handed: an evaluation asks for `losses`."""
         return self
 

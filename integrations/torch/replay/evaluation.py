@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradguard.integrations.torch.overrides import forward_mode
-from gradguard.integrations.torch.overrides.vectorized import Vectorised
+from gradguard.integrations.torch.overrides.vectorized import Vectorized
 from gradguard.integrations.torch.parameters import host
 from gradguard.integrations.torch.replay.forwards import Forwards, Replay
 
@@ -29,7 +29,7 @@ class Evaluation:
         self._around = around
         self._skipped: int | None = None
 
-    def __call__(self, copies: Vectorised | None = None) -> object:
+    def __call__(self, copies: Vectorized | None = None) -> object:
         """The loss as a number, or an array of unreduced losses.
 
         Args:
@@ -68,7 +68,7 @@ class Evaluation:
         return skipped
 
     def _evaluated(
-        self, skipped: int, copies: Vectorised | None = None, *, closely: bool = False
+        self, skipped: int, copies: Vectorized | None = None, *, closely: bool = False
     ) -> tuple[object, Replay]:
         again = self._forwards.again(skipped, closely=closely)
         with self._around(), torch.no_grad(), self._autocast(), _eager(), again as replay:

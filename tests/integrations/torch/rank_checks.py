@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.distributed.exchange import Peers
+from gradguard.integrations.torch.distributed.exchange import RankExchange
 
 CLASSES, BATCH = 3, 4
 OPTIONS: dict[str, Any] = {"every_n_steps": 1, "max_overhead": None, "timeout": 60}
@@ -118,10 +118,10 @@ def checked(
 def exchanges(spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel) -> dict[str, int]:
     """How often the ranks talk to each other in a check, and how often the loss is evaluated."""
     counted: list[Any] = []
-    original = Peers._gathered
-    Peers._gathered = lambda self, *args: (counted.append(args), original(self, *args))[1]  # type: ignore[method-assign, assign, func-returns-value]
+    original = RankExchange._gathered
+    RankExchange._gathered = lambda self, *args: (counted.append(args), original(self, *args))[1]  # type: ignore[method-assign, assign, func-returns-value]
     result = checked(spread=spread, precision="native")
-    Peers._gathered = original  # type: ignore[method-assign]
+    RankExchange._gathered = original  # type: ignore[method-assign]
     return {"exchanges": len(counted), "evaluations": result["report"]["evaluations"]}
 
 

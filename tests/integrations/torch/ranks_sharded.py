@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 
 from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.distributed.exchange import Peers
+from gradguard.integrations.torch.distributed.exchange import RankExchange
 from gradguard.integrations.torch.distributed.shards import Sharding
 
 
@@ -32,7 +32,7 @@ def numbers() -> list[bool]:
     torch.manual_seed(0)
     module = fully_shard(nn.Linear(9, 7))
     whole = module.weight.full_tensor().detach().numpy().copy()
-    part = Sharding(Peers([0, 1], 60), module.weight).part(module.weight.to_local().detach().numpy())
+    part = Sharding(RankExchange([0, 1], 60), module.weight).part(module.weight.to_local().detach().numpy())
 
     def drawn(array: Any) -> list[Any]:
         rng = np.random.default_rng(0)

@@ -55,7 +55,7 @@ def test_a_float32_buffer_and_float32_constants_within_are_no_obstacle() -> None
         def forward(self, x: Tensor) -> Tensor:
             h = torch.zeros(x.shape[1], 4, dtype=torch.float32)
             h += self.inner(x[-1].to(torch.float32))
-            return self.out(self.norm((h + self.shift).float().softmax(-1, dtype=torch.float32)).type_as(x))
+            return self.out(self.norm((h + self.displace).float().softmax(-1, dtype=torch.float32)).type_as(x))
 
     report = checked(seeded(Model))
     assert report.precision == "float64"

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402 - torch may not be there
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from gradguard.integrations.torch.parameters import BLOCK, TensorPlace, spacing  # noqa: E402
+from gradguard.integrations.torch.parameters import BLOCK, PerturbedTorchTensor, spacing  # noqa: E402
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 AMOUNT = 0.01
@@ -38,35 +38,35 @@ def test_a_tensor_is_moved_along_a_vector_and_put_back_bit_for_bit(layout: str, 
     before = tensor.clone()
     rng = np.random.default_rng(0)
     vector, gradient = (np.asarray(rng.standard_normal(tuple(tensor.shape))) for _ in range(2))
-    place = TensorPlace(tensor)
-    along, against = place.shift(vector, AMOUNT, gradient)
+    place = PerturbedTorchTensor(tensor)
+    along, against = place.displace(vector, AMOUNT, gradient)
     moved = (tensor.double() - before.double()).numpy()
     unit = torch.finfo(dtype).eps * before.abs().double().numpy() + 1e-9
     assert np.all(np.abs(moved - AMOUNT * vector) <= unit + 1e-2 * AMOUNT * np.abs(vector))
     scale = float(np.abs(vector * moved).sum() + np.abs(gradient * moved).sum())
     assert along == pytest.approx(float((vector * moved).sum()), abs=1e-8 * scale)
     assert against == pytest.approx(float((gradient * moved).sum()), abs=1e-8 * scale)
-    place.put_back()
+    place.restore()
     assert torch.equal(tensor, before)
 
 
 def test_entries_that_are_no_numbers_stay_and_count_for_nothing() -> None:
     """The others are moved, and the products are theirs."""
     tensor = torch.tensor([1.0, float("nan"), float("inf"), 2.0])
-    place = TensorPlace(tensor)
-    along, against = place.shift(np.full(4, 0.5), 0.25, np.array([1.0, 1.0, 1.0, 3.0]))
+    place = PerturbedTorchTensor(tensor)
+    along, against = place.displace(np.full(4, 0.5), 0.25, np.array([1.0, 1.0, 1.0, 3.0]))
     assert (along, against) == (0.125, 0.5)
     assert torch.equal(tensor[[0, 3]], torch.tensor([1.125, 2.125]))
-    place.put_back()
+    place.restore()
     assert torch.equal(tensor.nan_to_num(7.0), torch.tensor([1.0, 7.0, torch.finfo(torch.float32).max, 2.0]))
 
 
 def test_autocast_around_a_check_does_not_round_the_products() -> None:
     """As where the whole loop is under it."""
     vector, gradient = drawn(1000).float().numpy(), drawn(1000).float().numpy() ** 2
-    plain = TensorPlace(torch.ones(1000)).shift(vector, AMOUNT, gradient)
+    plain = PerturbedTorchTensor(torch.ones(1000)).displace(vector, AMOUNT, gradient)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert TensorPlace(torch.ones(1000)).shift(vector, AMOUNT, gradient) == plain
+        assert PerturbedTorchTensor(torch.ones(1000)).displace(vector, AMOUNT, gradient) == plain
 
 
 class Allocated(TorchDispatchMode):
@@ -87,12 +87,12 @@ class Allocated(TorchDispatchMode):
 
 def test_a_move_makes_no_temporary_as_large_as_the_tensor() -> None:
     """It works in blocks; one copy is kept, once."""
-    place = TensorPlace(torch.zeros(8 * BLOCK))
+    place = PerturbedTorchTensor(torch.zeros(8 * BLOCK))
     vector = np.ones(8 * BLOCK, np.float32)
     with Allocated() as first:
-        place.shift(vector, AMOUNT, vector)
+        place.displace(vector, AMOUNT, vector)
     with Allocated() as second:
-        place.shift(vector, -AMOUNT, vector)
+        place.displace(vector, -AMOUNT, vector)
     assert first.largest == 8 * BLOCK
     assert 0 < second.largest <= BLOCK
 
@@ -100,17 +100,17 @@ def test_a_move_makes_no_temporary_as_large_as_the_tensor() -> None:
 def test_an_entry_is_moved_without_a_copy_of_its_tensor() -> None:
     """Also among moves of the whole, and all is put back."""
     tensor = torch.arange(4.0 * BLOCK)
-    before, place = tensor.clone(), TensorPlace(tensor)
+    before, place = tensor.clone(), PerturbedTorchTensor(tensor)
     with Allocated() as made:
-        assert place.shift_entry((3,), 0.5) == 0.5
-        place.put_back((3,))
+        assert place.displace_entry((3,), 0.5) == 0.5
+        place.restore((3,))
         assert torch.equal(tensor[3], before[3])
-        place.shift_entry((5,), 0.5)
+        place.displace_entry((5,), 0.5)
     assert made.largest <= 1
-    place.shift(np.ones(4 * BLOCK), 1.0, np.ones(4 * BLOCK))
+    place.displace(np.ones(4 * BLOCK), 1.0, np.ones(4 * BLOCK))
     assert torch.equal(tensor, before + 1)
-    place.shift_entry((7,), 0.25)
-    place.put_back()
+    place.displace_entry((7,), 0.25)
+    place.restore()
     assert torch.equal(tensor, before)
 
 

@@ -11,7 +11,7 @@ from gradguard import Report, Verdict
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.overrides.vectorized import BYTES, Room
 from gradguard.loss.batching import MOST
-from gradguard.loss.objective import Objective, Question
+from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import aligned, entries, gaussian
 
 torch = pytest.importorskip("torch")
@@ -113,11 +113,11 @@ def test_the_losses_are_those_of_the_points_one_by_one(name: str) -> None:
             gradient = guard._params.gradients()[moved]
             chosen = [*entries(gradient, 2, rng), gaussian(gradient, rng), aligned(gradient, rng)]
             amounts = np.linspace(0.1, 1, 4 * len(chosen)).reshape(-1, 4)
-            questions.append(Question(moved, chosen, amounts, gradient))
+            questions.append(LossRequest(moved, chosen, amounts, gradient))
         objective()
-        alone = objective.answers(questions)
+        alone = objective.evaluate(questions)
         objective.at_once = 24  # the second call is of both tensors
-        together = objective.answers(questions)
+        together = objective.evaluate(questions)
     assert objective.at_once == 24
     for one, many in zip(alone, together, strict=True):
         assert np.ptp(one.losses) > 1e-3
