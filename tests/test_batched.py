@@ -10,7 +10,7 @@ from gradguard.arrays.types import Array
 from gradguard.loss.batching import BYTES, Stack, at_most
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import gaussian
-from gradguard.perturbation.spaces import Copied
+from gradguard.perturbation.spaces import NativeCopies
 from gradguard.testing import LSTM, faulty, random_batch
 
 TIMESTEPS = 6
@@ -170,7 +170,7 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
         alive.append(sum(probe._drawn is not None for probe in probes))
         return params["w"].sum(axis=-1)
 
-    objective = Objective(batched(loss), Copied({"w": weights}), None, lambda: None)
+    objective = Objective(batched(loss), NativeCopies({"w": weights}), None, lambda: None)
     objective.at_once = 8
     objective.evaluate([LossRequest("w", probes, np.ones((6, 4)), weights)])
     assert alive == [0, 0, 0]

@@ -15,7 +15,7 @@ from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Reduction
 from gradguard.perturbation.directions import EntryProbe, Probe, aligned, gaussian
 from gradguard.perturbation.protocols import Space
-from gradguard.perturbation.spaces import Copied, Float64Copies, InPlace
+from gradguard.perturbation.spaces import Float64Copies, InPlace, NativeCopies
 from gradguard.statistics.pairs import ALARM
 from gradguard.testing import LSTM, random_batch
 
@@ -225,7 +225,7 @@ def test_the_differences_of_a_float64_lstm_are_its_complex_step_derivatives(name
         params = {key: param.astype(complex) for key, param in model.params.items()}
         params[name][probe.index] += 1e-30j
         truth.append(model.loss(batch, params).imag / 1e-30)
-    space = Copied(model.params)
+    space = NativeCopies(model.params)
     for objective in (
         Objective(lambda params: model.loss(batch, params), space, None, lambda: None),
         Objective(lambda params: model.losses(batch, params), space, "mean", lambda: None),
@@ -236,7 +236,7 @@ def test_the_differences_of_a_float64_lstm_are_its_complex_step_derivatives(name
 
 def spaces(live: dict[str, Array]) -> list[Space]:
     """Every way to move the arrays."""
-    return [InPlace(live), Copied(live), Float64Copies(live)]
+    return [InPlace(live), NativeCopies(live), Float64Copies(live)]
 
 
 @pytest.mark.parametrize("fails_at", [None, 1, 2, 4, 5, 9, 12])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Reduction, require_reduction, takes_parameters
-from gradguard.perturbation.spaces import Copied, Float64Copies, InPlace
+from gradguard.perturbation.spaces import Float64Copies, InPlace, NativeCopies
 from gradguard.testing import LSTM, random_batch
 
 
@@ -209,7 +209,7 @@ def test_state_is_put_back_before_each_evaluation_and_each_is_counted() -> None:
 def test_the_loss_is_handed_what_stands_where_it_is_evaluated() -> None:
     """loss(params) gets the copies of its space under the same names, loss() the copies in the mapping."""
     live = {"w": np.ones(3, np.float32), "v": np.ones(2, np.float32)}
-    in_float32 = Objective(lambda params: params["w"].sum() + params["v"].sum(), Copied(live), None, nothing)
+    in_float32 = Objective(lambda params: params["w"].sum() + params["v"].sum(), NativeCopies(live), None, nothing)
     in_float64 = Objective(lambda: live["w"].sum() + live["v"].sum(), Float64Copies(live, live), None, nothing)
     assert in_float32.total(in_float32()) == in_float64.total(in_float64()) == 5
     assert in_float32.dtype == np.float32
@@ -227,5 +227,5 @@ def test_a_loss_may_rebind_entries_of_the_mapping_it_is_handed() -> None:
         params["w"] = 2 * params["w"]
         return float(params["w"].sum())
 
-    loss = Objective(doubled, Copied({"w": np.ones(3)}), None, nothing)
+    loss = Objective(doubled, NativeCopies({"w": np.ones(3)}), None, nothing)
     assert loss.total(loss()) == loss.total(loss()) == 6

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.validation import read_parameters
 from gradguard.perturbation.protocols import PerturbedTensor, Space
-from gradguard.perturbation.spaces import Copied, Float64Copies, InPlace, typical_size
+from gradguard.perturbation.spaces import Float64Copies, InPlace, NativeCopies, typical_size
 
 AnyArray = NDArray[Any]
 
@@ -38,7 +38,7 @@ def from_bits(seed: int, dtype: str) -> AnyArray:
 
 def spaces(live: Mapping[str, AnyArray]) -> list[Space]:
     """Every way to move the arrays."""
-    return [InPlace(live), Copied(live), Float64Copies(live), Float64Copies(live, dict(live))]
+    return [InPlace(live), NativeCopies(live), Float64Copies(live), Float64Copies(live, dict(live))]
 
 
 @given(
@@ -80,7 +80,7 @@ def test_an_exception_in_the_middle_puts_the_array_back(seed: int, name: str) ->
 def test_a_copy_leaves_the_live_array_alone_while_it_is_moved() -> None:
     """With loss(params) the live array never changes, and only the tensor under test is copied."""
     live = {"w": np.ones(3, np.float32), "v": np.ones(2, np.float32)}
-    space = Copied(live)
+    space = NativeCopies(live)
     with space.moving("w") as place:
         place.write(np.full(3, 7.0))
         assert (space.arrays["w"] == 7).all()

@@ -7,7 +7,7 @@ from gradguard.loss.batching import Batched
 from gradguard.loss.interleaving import Search, alone, interleave
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import EntryProbe
-from gradguard.perturbation.spaces import Copied
+from gradguard.perturbation.spaces import NativeCopies
 
 ARRAYS = {"v": np.arange(4.0), "w": np.ones(3)}
 
@@ -19,7 +19,7 @@ def objective(at_once: int, calls: list[int]) -> Objective:
         calls.append(len(params["v"]) if params["v"].ndim > 1 else 1)
         return (params["v"] ** 2).sum(axis=-1) + (params["w"] ** 2).sum(axis=-1)
 
-    made = Objective(Batched(loss), Copied(ARRAYS), None, lambda: None)
+    made = Objective(Batched(loss), NativeCopies(ARRAYS), None, lambda: None)
     made.at_once = at_once
     return made
 

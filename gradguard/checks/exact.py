@@ -69,7 +69,7 @@ def remeasured(
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         attempted(measure)  # whatever it raises, the loss carries no tangents
     context.objective.evaluations += derivative.objective.evaluations
-    return {name: evidence for name, evidence in found.items() if evidence.exact}
+    return {name: evidence for name, evidence in found.items() if evidence.method != "differences"}
 
 
 def _exactly(
@@ -94,7 +94,7 @@ def _exactly(
         kinks=len(measured.entries.probes) - len(index),
         coverage=coverage(context.gradients[evidence.name], index, evidence.norm),
         blocks=held(masks, evidence.name, index),
-        exact=True,
+        method=derivative.method,
     )
 
 

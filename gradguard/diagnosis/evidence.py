@@ -6,11 +6,14 @@ Single derivatives see an error in one place, the pooled ratio a small error eve
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.statistics.pairs import ALARM, DerivativePairs
+
+Method = Literal["differences", "complex step", "forward mode"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Evidence:
         loss_unchanged: Whether the loss did not move at all, along any probe.
         noise_unknown: Whether nothing is known of the loss's noise, along this tensor or any other.
         deep: Whether this is a deep check: only that may speak of a bug.
-        exact: Whether the derivatives are complex steps, not differences.
+        method: How the derivatives were measured: by differences, or by a method without step and noise.
     """
 
     name: str
@@ -57,7 +60,7 @@ class Evidence:
     loss_unchanged: bool = False
     noise_unknown: bool = False
     deep: bool = True
-    exact: bool = False
+    method: Method = "differences"
 
     @cached_property
     def all(self) -> DerivativePairs:

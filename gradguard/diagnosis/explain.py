@@ -75,7 +75,11 @@ class Explanation:
 
     @property
     def _measured(self) -> str:
-        return "by the complex step" if self.evidence.exact else "at this step size"
+        return {
+            "differences": "at this step size",
+            "complex step": "by the complex step",
+            "forward mode": "by forward mode",
+        }[self.evidence.method]
 
     @property
     def _left_out(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
+from gradguard.diagnosis.evidence import Method
 from gradguard.differences.four_point import FourPoint, measure_each, measuring
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps
@@ -57,10 +58,12 @@ class Derivative:
     Attributes:
         objective: It stands in for the loss; what is moved are tangents of the tensors.
         step: How far they are, in typical sizes.
+        method: What this way to an exact derivative is called.
     """
 
     objective: Objective
     step: float
+    method: Method
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,12 @@ class CheckTarget:
                 return None
             objective = self._objective(tangents)
             objective.at_once = at_once if isinstance(tangents, Copying) else 1
-            return Derivative(objective, TANGENT)
+            return Derivative(objective, TANGENT, "forward mode")
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
-        return Derivative(self._objective(ComplexCopies(self.arrays, self._stood_in_for), part), COMPLEX_STEP)
+        return Derivative(
+            self._objective(ComplexCopies(self.arrays, self._stood_in_for), part), COMPLEX_STEP, "complex step"
+        )
 
     def _unit(self) -> float:
         if isinstance(self.params, Movable):

@@ -29,7 +29,7 @@ def test_a_state_of_another_model_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("format", 2, "has format 2; expected .* format 1"),
+        ("format", 1, "has format 1; expected .* format 2"),
         ("format", KeyError, "no format"),
         ("told", KeyError, "state lacks the entry 'told'"),
         (
