@@ -2,12 +2,12 @@
 
 import pytest
 
-from gradguard import check
-from gradguard.integrations.torch import TorchGuard
-
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 - torch may not be there
+
+from gradguard import check  # noqa: E402
+from gradguard.integrations.torch import TorchGuard  # noqa: E402
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from gradguard import Report, TensorReport, Verdict, check
-from gradguard.integrations.torch import TorchGuard
-
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
@@ -17,6 +14,9 @@ from torch.autograd import Function, forward_ad  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch_checks import seeded  # noqa: E402
 from torch_models import INPUTS, TIMESTEPS, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
+
+from gradguard import Report, TensorReport, Verdict, check  # noqa: E402
+from gradguard.integrations.torch import TorchGuard  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradguard import Report, Verdict
-from gradguard.integrations.torch import TorchGuard
-from gradguard.integrations.torch.overrides.vectorized import BYTES, Room
-from gradguard.loss.batching import MOST
-from gradguard.loss.objective import LossRequest, Objective
-from gradguard.perturbation.directions import aligned, entries, gaussian
-
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch_checks import seeded  # noqa: E402
 from torch_models import BATCH, CLASSES, HIDDEN, INPUTS, TIMESTEPS, HandLSTM, Perceptron, batches, cross_entropy  # noqa: E402
+
+from gradguard import Report, Verdict  # noqa: E402
+from gradguard.integrations.torch import TorchGuard  # noqa: E402
+from gradguard.integrations.torch.overrides.vectorized import BYTES, Room  # noqa: E402
+from gradguard.loss.batching import MOST  # noqa: E402
+from gradguard.loss.objective import LossRequest, Objective  # noqa: E402
+from gradguard.perturbation.directions import aligned, entries, gaussian  # noqa: E402
 
 
 @pytest.fixture
