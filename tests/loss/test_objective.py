@@ -100,23 +100,23 @@ def test_a_scalar_loss_may_come_in_any_numeric_type(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "word"),
     [
-        (None, ["NoneType"]),
-        ("0.3", ["str"]),
-        (object(), ["object"]),
-        (1j, ["complex"]),
-        (True, ["bool"]),
-        ((0.3, {"w": np.ones(3)}), ["dtype object"]),
-        (np.empty(0), ["shape (0,)"]),
+        (None, "NoneType"),
+        ("0.3", "str"),
+        (object(), "object"),
+        (1j, "complex"),
+        (True, "bool"),
+        ((0.3, {"w": np.ones(3)}), "dtype object"),
+        (np.empty(0), "shape (0,)"),
     ],
-    ids=repr,
+    ids=["None", "text", "object", "complex", "bool", "tuple", "empty array"],
 )
-def test_a_loss_that_is_no_number_is_told_by_its_type(value: Any, words: list[str]) -> None:
+def test_a_loss_that_is_no_number_is_told_by_its_type(value: Any, word: str) -> None:
     """A forgotten return, or the gradients returned with the loss, is an error that says what came back."""
     with pytest.raises(TypeError, match=r"the loss returned .*expected a number, or an array of unreduced") as raised:
         objective(lambda: value)()
-    assert all(word in str(raised.value) for word in words)
+    assert word in str(raised.value)
 
 
 def test_unreduced_losses_without_a_reduction_are_refused() -> None:

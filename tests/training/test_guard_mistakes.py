@@ -41,13 +41,13 @@ OPTIONS: list[Any] = [
         ValueError,
         ["'w'", "(2,)", "strides (0,)"],
     ),
-    pytest.param({"thresholds": 0.1}, TypeError, ["thresholds", "float", "Thresholds"]),
-    pytest.param({"writers": [None]}, TypeError, ["writers", "NoneType", "write"]),
-    pytest.param({"writers": Failing()}, TypeError, ["writers", "Failing"]),
+    ({"thresholds": 0.1}, TypeError, ["thresholds", "float", "Thresholds"]),
+    ({"writers": [None]}, TypeError, ["writers", "NoneType", "write"]),
+    ({"writers": Failing()}, TypeError, ["writers", "Failing"]),
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "words"), OPTIONS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "error", "words"), OPTIONS, ids=[" ".join(words) for *_, words in OPTIONS])
 def test_an_option_that_makes_no_sense_is_refused(
     options: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
@@ -95,7 +95,7 @@ AT_A_STEP: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "error", "words"), AT_A_STEP, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("given", "error", "words"), AT_A_STEP, ids=[" ".join(words) for *_, words in AT_A_STEP])
 def test_a_mistake_at_a_step_is_told_and_costs_nothing(given: Any, error: type[Exception], words: list[str]) -> None:
     """The message names it; parameters and history are as before, and the same step may be tried again."""
     params = {"w": WEIGHTS.copy()}
