@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradguard import GradGuard, Verdict
+from gradguard import GradGuard, Verdict, check
 from gradguard.arrays.types import Array
 from gradguard.testing import LSTM, random_batch
 
@@ -103,3 +103,39 @@ def test_a_loss_that_runs_the_backward_pass_too_does_not_change_the_gradients() 
         assert report is not None
         assert report.verdict is Verdict.ok
         assert grads["w"].tobytes() == before
+
+
+def test_a_check_puts_back_gradients_that_the_loss_zeroes() -> None:
+    """A single check compares copies made before the first evaluation, and leaves the user's arrays as they were."""
+    w = np.array([0.3, 0.7, 1.1])
+    grads = {"w": np.cos(w)}
+    before = grads["w"].tobytes()
+
+    def zeroing() -> Any:
+        grads["w"][...] = 0
+        return np.sin(w).sum()
+
+    assert check({"w": w}, grads, zeroing).verdict is Verdict.ok
+    assert grads["w"].tobytes() == before
+
+
+def test_a_late_write_to_the_gradients_is_put_back_and_remembered() -> None:
+    """The loss writes only at its 30th evaluation in a check; later checks keep copies and put the gradients back."""
+    w = np.array([0.3, 0.7, 1.1])
+    grads, calls = {"w": np.cos(w)}, [0]
+    before = grads["w"].tobytes()
+
+    def writes_late() -> Any:
+        calls[0] += 1
+        if calls[0] == 30:
+            grads["w"][...] = 7
+        return np.sin(w).sum()
+
+    guard = GradGuard({"w": w}, writes_late, every_n_steps=1, max_overhead=None)
+    for step in range(3):
+        calls[0] = 0 if step == 0 else 29  # a routine check has fewer evaluations, and writes at the first of them
+        report = guard.after_backward(step, grads)
+        assert calls[0] >= 30
+        assert grads["w"].tobytes() == before
+        assert report is not None
+        assert report.verdict is Verdict.ok
