@@ -145,3 +145,21 @@ def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
     tracemalloc.stop()
     assert peak < 2.5 * params["w"].nbytes
     assert (params["w"] == 1).all()
+
+
+@given(
+    values=st.lists(st.floats(-100, 100, width=32).filter(lambda value: abs(value) > 1e-3 or value == 0), max_size=8),
+    power=st.integers(-1000, 900),
+)
+def test_the_typical_size_is_the_root_mean_square_at_any_scale(values: list[float], power: int) -> None:
+    """It neither overflows nor vanishes, and falls back where there is nothing to measure."""
+    array = np.array(values, dtype=np.float64)
+    expected = np.sqrt(np.mean(array**2)) * 2.0**power if array.any() else 0.25
+    assert reductions.typical_size(array * 2.0**power, 0.25) == pytest.approx(expected, rel=1e-12)
+
+
+def test_entries_that_are_not_finite_do_not_count_in_the_typical_size() -> None:
+    """One broken entry leaves a usable step for the others."""
+    assert reductions.typical_size(np.array([3, np.nan, 3, -np.inf], np.float32), 1.0) == pytest.approx(3)
+    assert reductions.typical_size(np.array([np.nan], np.float32), 0.5) == 0.5
+    assert reductions.typical_size(np.empty((0, 3)), 0.5) == 0.5
