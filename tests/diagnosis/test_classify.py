@@ -9,17 +9,17 @@ from tensor_evidence import evidence_of, pairs_of
 from gradguard import TensorReport, Thresholds, Verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History
-from gradguard.statistics.pairs import Pairs
+from gradguard.statistics.pairs import DerivativePairs
 
 RNG = np.random.default_rng(0)
 
 
-def report_on(entries: Pairs, directions: Pairs | None = None, **changes: Any) -> TensorReport:
+def report_on(entries: DerivativePairs, directions: DerivativePairs | None = None, **changes: Any) -> TensorReport:
     """The report on these entries of a vector, unless another shape is given."""
     return diagnose_tensor(evidence_of(entries, directions, **changes), History({}), Thresholds())
 
 
-def verdict_on(entries: Pairs, directions: Pairs | None = None, **changes: Any) -> Verdict:
+def verdict_on(entries: DerivativePairs, directions: DerivativePairs | None = None, **changes: Any) -> Verdict:
     """The verdict alone."""
     return report_on(entries, directions, **changes).verdict
 
@@ -67,8 +67,8 @@ def test_a_fifth_of_the_entries_may_be_left_out(left_out: int, is_too_many: bool
 
 def test_without_any_pair_nothing_is_told() -> None:
     """Neither entries nor directions; directions alone are enough."""
-    assert verdict_on(Pairs.none()) is Verdict.inconclusive
-    assert verdict_on(Pairs.none(), pairs_of([1.0], error=1e-3)) is Verdict.ok
+    assert verdict_on(DerivativePairs.none()) is Verdict.inconclusive
+    assert verdict_on(DerivativePairs.none(), pairs_of([1.0], error=1e-3)) is Verdict.ok
 
 
 def test_a_gradient_of_zero_is_missing_and_a_derivative_of_zero_makes_it_spurious() -> None:
@@ -89,7 +89,7 @@ def test_no_entry_may_be_six_bars_off_the_factor(off: float, verdict: Verdict) -
     assert verdict_on(pairs_of(n, g, error=0.01)) is verdict
 
 
-def wrong_in(rows: slice, untold: int = 0) -> Pairs:
+def wrong_in(rows: slice, untold: int = 0) -> DerivativePairs:
     """Entries of an 8 x 6 matrix: those in some rows are wrong, but for so many of each row that tell nothing."""
     g, factor = RNG.uniform(1, 2, (8, 6)), np.ones((8, 6))
     factor[rows] = RNG.uniform(2, 4, factor[rows].shape)
@@ -100,13 +100,13 @@ def wrong_in(rows: slice, untold: int = 0) -> Pairs:
 def test_wrong_entries_that_lie_together_are_located() -> None:
     """In the second of four equal blocks along axis 0; elsewhere everything agrees."""
     report = report_on(wrong_in(slice(2, 4)), shape=(8, 6))
-    assert (report.verdict, report.guilty) == (Verdict.structure, "block 2 of 4")
+    assert (report.verdict, report.faulty_block) == (Verdict.structure, "block 2 of 4")
     assert "wrong on block 2 of 4 along axis 0 only" in report.explanation
 
 
 def test_entries_that_tell_nothing_do_not_count_as_right() -> None:
     """Two thirds of the block are 0 in n and in g: what is left of it is wrong throughout."""
-    assert report_on(wrong_in(slice(2, 4), untold=4), shape=(8, 6)).guilty == "block 2 of 4"
+    assert report_on(wrong_in(slice(2, 4), untold=4), shape=(8, 6)).faulty_block == "block 2 of 4"
 
 
 def test_an_entry_that_the_loss_does_not_depend_on_may_be_wrong() -> None:
@@ -114,11 +114,11 @@ def test_an_entry_that_the_loss_does_not_depend_on_may_be_wrong() -> None:
     n, g = np.ones((8, 6)), np.ones((8, 6))
     n[7], g[7] = 0.0, RNG.uniform(1, 2, 6)
     report = report_on(pairs_of(n.ravel(), g.ravel(), error=1e-3), shape=(8, 6))
-    assert (report.verdict, report.guilty) == (Verdict.structure, "")
+    assert (report.verdict, report.faulty_block) == (Verdict.structure, "")
     assert "wrong on index 7 of axis 0 only" in report.explanation
 
 
-def clipped_at_one(**changes: Any) -> Pairs:
+def clipped_at_one(**changes: Any) -> DerivativePairs:
     """Six entries that agree, and four whose g was clipped at 1; some may be changed."""
     n = np.array([0.5, -0.2, 0.9, -0.7, 0.1, 0.3, 1.5, -3.0, 2.0, -1.1])
     g = np.clip(n, -1, 1)
@@ -156,7 +156,7 @@ def test_a_block_is_wrong_where_its_own_entries_are() -> None:
     report = report_on(pairs_of(n, error=1e-3), blocks=blocks)
     verdicts = {name: block.verdict for name, block in report.blocks.items()}
     assert verdicts == {"first": Verdict.ok, "second": Verdict.scale, "none": Verdict.inconclusive}
-    assert report.guilty == "second"
+    assert report.faulty_block == "second"
     routine = report_on(pairs_of(n, error=1e-3), blocks=blocks, deep=False)
     assert not any(block.verdict.is_bug for block in routine.blocks.values())
 
