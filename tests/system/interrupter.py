@@ -15,15 +15,13 @@ from typing import Any
 from disturbed_model import Model
 from signal_storm import StopError
 
-from gradguard.writers.dispatch import OURS
+from gradguard.loss import objective, signature
+from gradguard.perturbation import journal, protocols, rollback, snapshots, spaces
+from gradguard.writers import dispatch
 
-PLACES_IN = (
-    "undisturbed",
-    "parameters",
-    "loss",
-    "signals",
-    "snapshots",
-)  # where something is moved, swapped or put back
+# Where something is moved, swapped or put back.
+MODULES = (dispatch, journal, objective, protocols, rollback, signature, snapshots, spaces)
+FILES = {module.__file__ for module in MODULES}
 MACHINERY = ("contextlib.py",)
 
 
@@ -56,9 +54,7 @@ class Interrupter:
             sys.settrace(before)
 
     def _called(self, frame: FrameType, event: str, _: object) -> Any:
-        name = frame.f_code.co_filename
-        ours = name.startswith(OURS) and name.removeprefix(OURS).removesuffix(".py") in PLACES_IN
-        if event != "call" or not (ours or name.endswith(MACHINERY)):
+        if event != "call" or not self._concerns(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         self._visit(frame.f_code, -1)
@@ -68,6 +64,12 @@ class Interrupter:
         if event == "opcode" and frame.f_lasti in self._looked_at(frame.f_code):
             self._visit(frame.f_code, frame.f_lasti)
         return self._stepped
+
+    def _concerns(self, code: CodeType) -> bool:
+        """Whether the place may lie in this code; where all are listed, whether it is code that is interrupted."""
+        if self.place is not None:
+            return code is self.place[0]
+        return code.co_filename in FILES or code.co_filename.endswith(MACHINERY)
 
     def _looked_at(self, code: CodeType) -> set[int]:
         """The offsets before which CPython handles signals."""
