@@ -70,8 +70,9 @@ class Model:
         assert list(self.params) == list(self.objects)
         assert all(self.params[name] is array for name, array in self.objects.items())
         arrays = [*self.params.values(), *self.grads.values(), self.state.hidden]
-        streams = [self.state.rng.bit_generator.state, np.random.get_state()[1:], random.getstate()]  # noqa: NPY002
-        return [*(array.tobytes() for array in arrays), self.state.calls, *map(repr, streams)]
+        _, key, *place = np.random.get_state()  # noqa: NPY002
+        streams = [self.state.rng.bit_generator.state, key.tobytes(), place, random.getstate()]
+        return [*(array.tobytes() for array in arrays), self.state.calls, *streams]
 
 
 def routine(model: Model, state: dict[str, Any]) -> Callable[[], object]:
