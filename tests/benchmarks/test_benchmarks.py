@@ -1,39 +1,70 @@
 """The benchmarks run: each with its smallest settings, so that they keep up with the code."""
 
-import importlib
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-HEADS = {
-    "question": ("backward pass", "verdict"),
+from benchmarks.__main__ import run
+from benchmarks.catalog import benchmarks
+
+FOLDER = Path(__file__).parent
+SHOWN = {
+    "motivating_example": ("backward pass", "verdict"),
     "calibration": ("covered", "error: directions"),
-    "null": ("alarms", "bugs"),
+    "correct_trainings": ("alarms", "bugs"),
     "evaluations": ("evaluations", "overhead"),
     "growth": ("ms of the loss", "copies"),
     "batching": ("one by one, s", "gain"),
     "wall_time": ("of the loss", "correct", "no-dc-carry"),
-    "share": ("first check, s", "share"),
+    "overhead": ("first check, s", "share"),
     "writing": ("share of a check", "bytes a check"),
     "identical": ("running hash", "same"),
     "detection": ("caught", "missed"),
-    "deep_null": ("bugs", "inconclusive"),
-    "soak": ("alarms", "runs with a bug"),
-    "false_alarms": ("nominal", "alarmed", "of real trainings"),
-    "drift": ("told", "median", "alarms"),
+    "random_networks": ("bugs", "inconclusive"),
+    "random_trainings": ("alarms", "runs with a bug"),
+    "false_alarm_bound": ("nominal", "alarmed", "of real trainings"),
+    "detection_delay": ("told", "median", "alarms"),
     "ablation": ("false", "caught", "all rules"),
     "tab": ("sentence and strip", "charts"),
     "peers": ("false alarms", "named", "timesteps"),
 }
+WITH_A_TEST_OF_ITS_OWN = {"faults", "torch_identical", "torch_detection", "torch_cost", "torch_batching"}
 
 
-@pytest.mark.parametrize("name", HEADS)
+def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Path) -> None:
+    """Every module with a `main` is listed, from whatever folder the command is run in."""
+    command = [sys.executable, FOLDER, "list"]
+    listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    modules = [path.stem for path in FOLDER.glob("*/**/*.py") if "\ndef main(" in path.read_text(encoding="utf-8")]
+    assert len(modules) > 20
+    for name in modules:
+        assert re.search(rf"^  {name} +about \d\S*( to \d+)? (s|min|h)  [A-Z].*[.?]$", listed, re.MULTILINE), name
+
+
+def test_a_benchmark_that_does_not_exist_is_told_with_a_similar_one(tmp_path: Path) -> None:
+    """The message names the benchmark that was probably meant, and the command that lists them all."""
+    command = [sys.executable, FOLDER, "detectoin", "--quick"]
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "'detectoin'. Did you mean detection? To see them all: python tests/benchmarks list" in failed.stderr
+
+
+def test_the_command_runs_a_benchmark_in_several_processes(tmp_path: Path) -> None:
+    """The processes find the work, from whatever folder the command is run in."""
+    command = [sys.executable, FOLDER, "detection", "--quick", "--processes", "2"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "scalar float32, untrained" in printed
+
+
+@pytest.mark.parametrize("name", sorted(benchmarks().keys() - WITH_A_TEST_OF_ITS_OWN))
 def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With --quick it prints its heads, a rule and rows as wide."""
-    importlib.import_module(name).main(["--quick"])
+    run(name, ["--quick"])
     printed = capsys.readouterr().out
-    assert all(head in printed for head in HEADS[name])
+    assert all(head in printed for head in SHOWN.get(name, ()))
     head, rule, *rows = printed.partition("\n\n")[0].splitlines()
     assert re.fullmatch("-+(  -+)+", rule)
     assert rows
@@ -42,13 +73,13 @@ def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[s
 
 def test_the_guarded_trainings_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty steps end, bit for bit, where they end without a guard."""
-    importlib.import_module("identical").main(["--quick"])
+    run("identical", ["--quick"])
     assert capsys.readouterr().out.count(" yes") == 4
 
 
 def test_no_fault_costs_more_than_it_must(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is changed, stopped or lost without a word, no bug is told, and no input crashes a reader."""
-    importlib.import_module("faults").main(["--quick"])
+    run("faults", ["--quick"])
     faults, inputs = capsys.readouterr().out.strip().split("\n\n")
     for row in faults.splitlines()[2:]:
         changed, stopped, _, _, _, lost, bugs = row.split()[-7:]
@@ -60,14 +91,14 @@ def test_no_fault_costs_more_than_it_must(capsys: pytest.CaptureFixture[str]) ->
 def test_the_trainings_of_pytorch_are_the_same_under_guard(capsys: pytest.CaptureFixture[str]) -> None:
     """In each way that it trains, several processes included."""
     pytest.importorskip("torch")
-    importlib.import_module("torch_identical").main(["--quick"])
+    run("torch_identical", ["--quick"])
     assert capsys.readouterr().out.count(" yes") == 7
 
 
 def test_the_mistakes_made_with_pytorch_are_told_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     """At the first check, from the start and where they set in; and of correct networks no bug is told."""
     pytest.importorskip("torch")
-    importlib.import_module("torch_detection").main(["--quick"])
+    run("torch_detection", ["--quick"])
     correct, mistakes = capsys.readouterr().out.strip().split("\n\n")
     assert correct.splitlines()[-1].split()[-3:-1] == ["0", "0"]
     for row in mistakes.splitlines()[2:]:
@@ -77,7 +108,7 @@ def test_the_mistakes_made_with_pytorch_are_told_and_named(capsys: pytest.Captur
 def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """For both models, precisions and kinds of check."""
     pytest.importorskip("torch")
-    importlib.import_module("torch_cost").main(["--quick"])
+    run("torch_cost", ["--quick"])
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[-3:] == ["own", "times", "raw"]
     assert {len(head)} == {len(row) for row in rows} == {len(rule)}
@@ -87,7 +118,7 @@ def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture
 def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """For each LSTM; PyTorch's own has no rule for it, and is called for each point."""
     pytest.importorskip("torch")
-    importlib.import_module("torch_batching").main(["--quick"])
+    run("torch_batching", ["--quick"])
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[-1] == "gain"
     assert {len(head)} == {len(row) for row in rows} == {len(rule)}
@@ -99,7 +130,7 @@ def test_a_peer_that_is_not_installed_says_what_to_install(
 ) -> None:
     """Its row says so, and the others are asked."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    importlib.import_module("peers").main(["--quick", "--checkers", "torch", "d"])
+    run("peers", ["--quick", "--checkers", "torch", "d"])
     printed = capsys.readouterr().out
     assert re.search("^torch gradcheck, defaults +not installed +$", printed, re.MULTILINE)
     assert re.search("^one global d.* 0 of 1 +1 of 1 +cannot +cannot +500$", printed, re.MULTILINE)

@@ -13,22 +13,24 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from common import parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard import batched, check
 from gradguard.testing import LSTM, Batch, random_batch
+
+USUAL_TIME = "about 10 min"
 
 SIZES = ((5, 1), (5, 16), (32, 8), (64, 16), (128, 16))  # H, B
 ENTRIES = 300  # of a tensor, of the smallest network; of the larger ones
 FEW = 20
 REPEATS = 3
-Row = tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each network and precision."""
-    chosen = parser_of(__doc__, "the smallest network only, two timesteps").parse_args(arguments)
+    chosen = parser_of(__name__, "the smallest network only, two timesteps").parse_args(arguments)
     sizes, timesteps, repeats = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, 39, REPEATS)
     head = ("H, B", "precision", "evaluations", "calls", "one by one, s", "batched, s", "gain")
     print(table(head, rows(sizes, timesteps, repeats)))
@@ -66,7 +68,3 @@ def both(model: LSTM, batch: Batch, precision: str, entries: int) -> tuple[tuple
     calls = 0
     evaluations, together = seconds(batched(loss))
     return (evaluations, calls), (alone, together)
-
-
-if __name__ == "__main__":
-    main()

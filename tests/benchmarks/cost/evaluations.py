@@ -19,16 +19,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from common import FLOAT64, SCALAR, LossForm, descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.networks import FLOAT64, SCALAR, LossForm, descend
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard import GradGuard, Report, check
 from gradguard.testing import LSTM, Batch, random_batch
+
+USUAL_TIME = "about 10 min"
 
 SIZES = (5, 32, 64, 128, 512)
 ENTRIES = {5: 300, 32: 50, 64: 20, 128: 10, 512: 3}  # of each tensor, at most, in a deep check
 REPEATS = 9
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Timing:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each size, form of the loss and kind of check."""
-    options = parser_of(__doc__, "the smallest network only, three timesteps").parse_args(arguments)
+    options = parser_of(__name__, "the smallest network only, three timesteps").parse_args(arguments)
     sizes, timesteps, repeats = (SIZES[:1], 2, 2) if options.quick else (SIZES, 39, REPEATS)
     head = ("check", "loss", "H", "parameters", "entries", "evaluations", "an entry", "ms each", "ms", "overhead")
     print(table(head, rows(sizes, random_batch(timesteps, 4), repeats)))
@@ -112,7 +115,3 @@ def timed(act: Callable[[], Report | None], loss: Timed) -> Timing | None:
     report = act()
     spent = time.process_time() - started
     return None if report is None else Timing(report, spent, loss.seconds)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from common import parser_of, table
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import table
 from gradguard import GradGuard, Report
+
+USUAL_TIME = "about 10 min"
 
 BLOCK = 2**15
 CHECKS = 5
@@ -62,7 +65,7 @@ class Sum:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each number of parameters."""
-    options = parser_of(__doc__, "a thousand parameters only")
+    options = parser_of(__name__, "a thousand parameters only")
     options.add_argument("--largest", type=int, default=10**8, help="number of parameters (default: %(default)s)")
     chosen = options.parse_args(arguments)
     largest = 1000 if chosen.quick else chosen.largest
@@ -100,7 +103,3 @@ def _peak(check: Callable[[], object]) -> int:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
-
-
-if __name__ == "__main__":
-    main()

@@ -14,11 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from common import descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.networks import descend
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import table
 from gradguard import GradGuard
 from gradguard.testing import LSTM, random_batch
+
+USUAL_TIME = "about 10 min"
 
 SIZES = ((5, 1), (5, 16), (32, 16), (128, 16), (512, 16))  # H, B
 SECONDS = 60.0
@@ -26,7 +30,7 @@ SECONDS = 60.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each network."""
-    options = parser_of(__doc__, "the smallest network only, a second")
+    options = parser_of(__name__, "the smallest network only, a second")
     options.add_argument("--seconds", type=float, default=SECONDS, help="of each training (default: %(default)s)")
     chosen = options.parse_args(arguments)
     sizes, seconds = (SIZES[:1], 1.0) if chosen.quick else (SIZES, chosen.seconds)
@@ -62,7 +66,3 @@ def trained(hidden: int, sequences: int, seconds: float) -> tuple[float, int, fl
             descend(model, grads, 0.01)
             step += 1
         return first, checks, spent, step - 1, time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    main()

@@ -19,17 +19,27 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from common import parser_of, table
-from peers import INSTALL, Case, installed, jax_check_grads, scipy_check_grad, torch_gradcheck
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.other_checkers import (
+    INSTALL,
+    Case,
+    installed,
+    jax_check_grads,
+    print_missing,
+    scipy_check_grad,
+    torch_gradcheck,
+)
+from benchmarks.support.tables import Row, table
 from gradguard import batched, check
 from gradguard.testing import LSTM, Batch, faulty, random_batch
+
+USUAL_TIME = "about 10 min"
 
 FAULTS = ("timesteps", "no-dc-carry", "wh-1-percent", "wh-1-permille")
 REPEATS = 5
 EVALUATIONS = 50
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +61,13 @@ class Checker:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each checker."""
-    quick = parser_of(__doc__, "gradguard only, two timesteps").parse_args(arguments).quick
+    quick = parser_of(__name__, "gradguard only, two timesteps").parse_args(arguments).quick
     batch = random_batch(2 if quick else 39, 4)
     known = ("gradguard",) if quick else ("gradguard", *filter(installed, INSTALL))
     asked = [checker for checker in CHECKERS if checker.needs in known]
     told = rows(asked, batch, 1 if quick else REPEATS)
     print(table(("checker", "ms", "of the loss", "correct", *FAULTS), told), end="\n\n")
-    for module in dict.fromkeys(checker.needs for checker in CHECKERS if not installed(checker.needs)):
-        print(f"{module} is not installed: pip install {INSTALL[module]}, or gradguard[benchmarks] for all peers")
+    print_missing(checker.needs for checker in CHECKERS)
 
 
 def rows(asked: Sequence[Checker], batch: Batch, repeats: int) -> Iterator[Row]:
@@ -103,7 +112,3 @@ CHECKERS = (
     Checker("gradguard, auto", partial(gradguard, precision="auto"), np.float32),
     Checker("gradguard, auto, batched", partial(gradguard, mark=batched, precision="auto"), np.float32),
 )
-
-
-if __name__ == "__main__":
-    main()

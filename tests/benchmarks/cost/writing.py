@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from common import parser_of, table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import table
 from gradguard import GradGuard, JSONLWriter, Report, TensorBoardWriter, Writer
 from gradguard.testing import LSTM, random_batch
+
+USUAL_TIME = "about 10 min"
 
 CHECKS = 100
 
@@ -44,7 +47,7 @@ class Timed:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each writer."""
-    checks = 3 if parser_of(__doc__, "three checks").parse_args(arguments).quick else CHECKS
+    checks = 3 if parser_of(__name__, "three checks").parse_args(arguments).quick else CHECKS
     head = ("writer", "checks", "ms a check", "share of a check", "events a check", "events a second", "bytes a check")
     print(table(head, rows(checks)))
 
@@ -75,7 +78,3 @@ def row(name: str, checks: int, make: Callable[[str], Writer]) -> tuple[str, ...
     share = statistics.median(spent / check for spent, check in zip(writer.seconds[1:], whole[1:], strict=True))
     told = (f"{events / checks:.0f}", f"{events / checks / each:,.0f}") if events else ("-", "-")
     return name, str(checks), f"{1e3 * each:.2f}", f"{share:.1%}", *told, f"{size / checks:,.0f}"
-
-
-if __name__ == "__main__":
-    main()

@@ -17,25 +17,24 @@ last batch.
 import argparse
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from unittest import mock
 
 import numpy as np
-from common import FORMS, Float64, LossForm, descend, in_parallel, parser_of, table
 
+from benchmarks.support.networks import FORMS, Float64, LossForm, descend
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.probe_recording import recorded
+from benchmarks.support.tables import Row, table
 from gradguard import Alert, GradGuard, Report, Verdict
-from gradguard.checks.screen import probe_tensors
-from gradguard.checks.streams import TensorState
 from gradguard.demo.genome import batches, read_genome
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.measurement.context import MeasurementContext
 from gradguard.testing import LSTM, Batch, random_batch
+
+USUAL_TIME = "about 10 min"
 
 EVERY_N_STEPS = 20
 STEPS_PER_PROBE = 3  # a training in which no step suits the probes ends, too
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ HEAD = ("probes", "alarms", "bugs", "unclear", "|Z| > 3", "max |Z|", "evidence")
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one network, 100 probes", processes=2)
+    options = parser_of(__name__, "one network, 100 probes", processes=2)
     options.add_argument("--probes", type=int, default=50_000, help="in all (default: %(default)s)")
     return options
 
@@ -164,22 +163,6 @@ def guard_of(model: LSTM, training: Training, told: list[Alert]) -> GradGuard:
         reduction=training.form.reduction,
         on_alert=told.append,
     )
-
-
-@contextmanager
-def recorded() -> Iterator[list[Float64]]:
-    """Z of the routine probes that guards make meanwhile."""
-    seen: list[Float64] = []
-
-    def probe(
-        context: MeasurementContext, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
-    ) -> dict[str, tuple[Evidence, float]]:
-        found = probe_tensors(context, states, entries, rng)
-        seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
-        return found
-
-    with mock.patch("gradguard.training.monitor.probe_tensors", probe):
-        yield seen
 
 
 def trained(
@@ -227,7 +210,3 @@ def numbers(outcomes: Sequence[Outcome]) -> Row:
         f"{z.max(initial=0.0):.2f}",
         f"{max(outcome.evidence for outcome in outcomes):.1f}",
     )
-
-
-if __name__ == "__main__":
-    main()

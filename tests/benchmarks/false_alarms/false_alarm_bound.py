@@ -25,16 +25,20 @@ from functools import partial
 from typing import Any, Protocol
 from unittest import mock
 
-import null
 import numpy as np
-from common import FORMS, Float64, in_parallel, parser_of, table
 
+from benchmarks.false_alarms import correct_trainings
+from benchmarks.support.networks import FORMS, Float64
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.tables import Row, table
 from gradguard.checks.screen import GAUSSIAN_EVERY
 from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
 from gradguard.training.monitor import CHECKS_IN_A_RUN, PROBES
 
-Row = tuple[str, ...]
+USUAL_TIME = "about 10 min"
+
 DEVIATION_IN_BARS = 1 / 1.1  # the bars of a probe are that much wider than its noise
 HEAVY = 4  # degrees of freedom of a Student's t with the measured deviation that is beyond 3 as often: in 0.7 %
 MEASURED_DEVIATION = 0.83
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "few runs of few checks", processes=2)
+    options = parser_of(__name__, "few runs of few checks", processes=2)
     options.add_argument("--runs", type=int, default=2000, help="of each case (default: %(default)s)")
     options.add_argument("--probes", type=int, default=6000, help="of real trainings (default: %(default)s)")
     return options
@@ -237,13 +241,13 @@ def hold_to_detector() -> None:
 
 def measured_z(probes: int, *, quick: bool) -> list[Float64]:
     """What the detectors were given, a row for each, in real trainings on correct gradients."""
-    networks = null.NETWORKS[3:4] if quick else null.NETWORKS
+    networks = correct_trainings.NETWORKS[3:4] if quick else correct_trainings.NETWORKS
     share = -(-probes // (len(networks) * len(FORMS)))
     streams: dict[int, tuple[Detector, list[float]]] = {}
     with mock.patch("gradguard.checks.streams.Detector.update", recording(streams)):
         for network in networks:
             for form in FORMS:
-                null.outcome_of(null.Training(*network, form, share))
+                correct_trainings.outcome_of(correct_trainings.Training(*network, form, share))
     return [np.array(values) for _, values in streams.values()]
 
 
@@ -262,7 +266,3 @@ def neighbours(measured: Sequence[Float64]) -> float:
     """The correlation of each Z with the next of its stream."""
     pairs = np.concatenate([np.stack([z[:-1], z[1:]]) for z in measured], axis=1)
     return float(np.corrcoef(pairs)[0, 1])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What each rule of the deep check is there for: what it costs in detection, and what it saves in false alarms.
 
-What is measured: the networks of `deep_null.py` with correct gradients, and those of `detection.py` with faults, in
+What is measured: the networks of `random_networks.py` with correct gradients, and those of `detection.py` with faults, in
 native precision, checked with all rules and then with one of them taken out at a time.
 
 How to read it: "false" are correct tensors called a bug, of as many as "correct" says. "caught" are faulty tensors
@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from unittest import mock
 
-import deep_null
-import detection
 import numpy as np
-from common import SCALAR, UNREDUCED, in_parallel, parser_of, table
 
+from benchmarks.false_alarms import random_networks
+from benchmarks.numerics import detection
+from benchmarks.support.networks import SCALAR, UNREDUCED
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.random_models import KINDS, Trial
+from benchmarks.support.tables import Row, table
 from gradguard.arrays.types import Float64
 from gradguard.diagnosis import classify, evidence
 from gradguard.diagnosis.evidence import Evidence
@@ -30,7 +34,8 @@ from gradguard.measurement import confirmation, context, step_search
 from gradguard.statistics import pairs, ratio
 from gradguard.statistics.pairs import DerivativePairs
 
-Row = tuple[str, ...]
+USUAL_TIME = "about 10 min"
+
 Patches = Callable[[], Sequence[AbstractContextManager[object]]]
 
 
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one rule, few networks", processes=2)
+    options = parser_of(__name__, "one rule, few networks", processes=2)
     options.add_argument("--networks", type=int, default=300, help="with correct gradients (default: %(default)s)")
     options.add_argument("--every", type=int, default=3, help="only every so many of the faults (default: %(default)s)")
     return options
@@ -117,9 +122,9 @@ def without(given: tuple[str, int, int, bool]) -> Counter[str]:
     with ExitStack() as stack:
         for patch in RULES[rule]():
             stack.enter_context(patch)
-        kinds = [(kind, form) for kind in ("lstm", "tanh", "relu") for form in (SCALAR, UNREDUCED)]
+        kinds = [(kind, form) for kind in KINDS for form in (SCALAR, UNREDUCED)]
         for seed in range(2 if quick else networks):
-            found, _ = deep_null.judged(deep_null.Trial(seed, *kinds[seed % len(kinds)]))
+            found, _ = random_networks.judged(Trial(seed, *kinds[seed % len(kinds)]))
             count.update({"correct": found["tensors"], "false": found["bugs"]})
         names = ["timesteps"] if quick else list(detection.FAULTS)[::every]
         states = detection.STATES[:1] if quick else detection.STATES
@@ -127,7 +132,3 @@ def without(given: tuple[str, int, int, bool]) -> Counter[str]:
             for name in names:
                 count.update(detection.judged(detection.Trial(SCALAR, state, name, 1)))
     return count
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from common import (
+from numpy.typing import NDArray
+
+from benchmarks.support.networks import (
     FORMS,
     STATES,
     Float64,
@@ -30,14 +32,12 @@ from common import (
     State,
     descend,
     hold_to_complex_step,
-    in_parallel,
-    parser_of,
     subject_of,
-    table,
     true_gradient,
 )
-from numpy.typing import NDArray
-
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.tables import Row, table
 from gradguard.checks import examine
 from gradguard.checks.effort import Effort
 from gradguard.checks.streams import FAR_TOO_LONG_Z3, Stream, TensorState
@@ -52,11 +52,12 @@ from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
 from gradguard.testing import LSTM, Batch
 
+USUAL_TIME = "about 10 min"
+
 BATCHES = (1, 16)
 KINDS = ("aligned", "gaussian", "entry")
 GRID = {"native": np.geomspace(1e-4, 0.5, 12), "float64": np.geomspace(1e-7, 1e-2, 12)}
 CREEP = 1e-3  # the learning rate between routine checks: the losses' roundings change, the state does not
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one cell, few probes", processes=2)
+    options = parser_of(__name__, "one cell, few probes", processes=2)
     options.add_argument("--cells", action="store_true", help="a row for every cell, too")
     return options
 
@@ -371,7 +372,3 @@ def worst_cell(group: Sequence[Sample]) -> tuple[float, str]:
 def distinct(samples: Iterable[Sample], *fields: str) -> list[tuple[str, ...]]:
     """The combinations of some fields that occur, in their order."""
     return list(dict.fromkeys(tuple(getattr(each, field) for field in fields) for each in samples))
-
-
-if __name__ == "__main__":
-    main()

@@ -19,16 +19,20 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from common import FORMS, TRAINED, UNTRAINED, LossForm, State, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
+from benchmarks.support.networks import FORMS, TRAINED, UNTRAINED, LossForm, State
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.tables import Row, table
 from gradguard import check
 from gradguard.testing import FAULTS, LSTM, Batch, faulty
+
+USUAL_TIME = "about 10 min"
 
 CORRECT = "(none)"
 STATES = ("untrained", "trained", "sharp")
 FAULTY = 1e-6
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one fault on the untrained network", processes=1)
+    options = parser_of(__name__, "one fault on the untrained network", processes=1)
     options.add_argument("--every", type=int, default=1, help="only every so many of the faults")
     options.add_argument("--batch", type=int, default=4, help="sequences in a batch")
     return options
@@ -128,7 +132,3 @@ def distance(wrong: NDArray[Any], right: NDArray[Any]) -> float:
         return 1.0
     total = float(np.linalg.norm(wrong.astype(float)) + np.linalg.norm(right.astype(float)))
     return float(np.linalg.norm(wrong.astype(float) - right)) / total if total else 0.0
-
-
-if __name__ == "__main__":
-    main()

@@ -21,20 +21,24 @@ from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
-from common import FORMS, LossForm, descend, in_parallel, parser_of, table
 from numpy.typing import NDArray
 
+from benchmarks.support.networks import FORMS, LossForm, descend
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.tables import Row, table
 from gradguard import GradGuard
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, random_batch
 from gradguard.training.callback import HistoryRow
+
+USUAL_TIME = "about 10 min"
 
 SHARES = (1e-2, 1e-3, 3e-4, 1e-4)
 TENSORS = ("Wh", "Wx", "V")
 CALM = 30  # checks before the fault
 STEPS_A_CHECK = 5
 TIMESTEPS = 39
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one fault, two checks", processes=1)
+    options = parser_of(__name__, "one fault, two checks", processes=1)
     options.add_argument("--checks", type=int, default=150, help="with each fault, at most (default: %(default)s)")
     options.add_argument("--seeds", type=int, default=3, help="trainings of each network (default: %(default)s)")
     options.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the gradient that are missing")
@@ -237,7 +241,3 @@ def false_alarms(told: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
         checks, alarms = sum(found.checks for found in plain), sum(found.alarms for found in plain)
         trainings = sum(training.form == form for training in told)
         yield form.name, str(trainings), str(checks), str(alarms), str(sum(found.bugs for found in right))
-
-
-if __name__ == "__main__":
-    main()

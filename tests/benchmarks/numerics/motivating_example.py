@@ -13,23 +13,24 @@ between, and it is not the same for both layers. gradguard's ratio is n / g; its
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-from common import FLOAT64, SCALAR, Float64, parser_of, table
-from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.networks import FLOAT64, SCALAR
+from benchmarks.support.options import parser_of
+from benchmarks.support.other_checkers import differences, discrepancy, joined
+from benchmarks.support.tables import Row, table
 from gradguard import TensorReport, check
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, faulty
+
+USUAL_TIME = "about 10 min"
 
 TIMESTEPS = 39
 STEPS = (5e-5, 5e-3, 2e-2, 5e-2)
 LAYERS = {"LSTM": ("Wx", "Wh", "b"), "dense": ("V", "c")}
 CODES = {"averaged over time": faulty("timesteps"), "right": LSTM}
-Row = tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "three timesteps")
+    options = parser_of(__name__, "three timesteps")
     options.add_argument(
         "--batch", type=int, default=1, help="windows of the genome in the batch (default: %(default)s)"
     )
@@ -58,35 +59,6 @@ def asked(batch: Batch) -> Iterator[Row]:
         for layer, tensors in LAYERS.items():
             g = joined(grads, tensors)
             yield code, layer, *(f"{discrepancy(g, joined(n, tensors)):.2g}" for n in numerical)
-
-
-def differences(model: LSTM, batch: Batch, step: float) -> dict[str, Float64]:
-    """(L(x + step) - L(x - step)) / (2 step) along every parameter, by name."""
-    return {name: differences_of(param, model, batch, step) for name, param in model.params.items()}
-
-
-def differences_of(param: NDArray[Any], model: LSTM, batch: Batch, step: float) -> Float64:
-    """The differences along the entries of one live parameter, shape as it."""
-    n = np.empty(param.shape)
-    for index in np.ndindex(param.shape):
-        start = param[index]
-        losses = []
-        for sign in (1, -1):
-            param[index] = start + sign * step
-            losses.append(model.loss(batch))
-        param[index] = start
-        n[index] = float(losses[0] - losses[1]) / (2 * step)
-    return n
-
-
-def joined(tensors: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:
-    """Some tensors as one vector."""
-    return np.concatenate([tensors[name].astype(np.float64).reshape(-1) for name in names])
-
-
-def discrepancy(g: Float64, n: Float64) -> float:
-    """||g - n|| / (||g|| + ||n||)."""
-    return float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n)))
 
 
 def told(batch: Batch) -> Iterator[Row]:
@@ -106,7 +78,3 @@ def numbers(tensor: TensorReport) -> Row:
     low, high = (tensor.ratio + 1.96 * side * tensor.ratio_error for side in (-1, 1))
     interval = f"{low:.7g} .. {high:.7g}"
     return tensor.verdict, f"{tensor.ratio:.7g}", interval, f"{tensor.discrepancy:.1e}", f"{tensor.floor:.1e}"
-
-
-if __name__ == "__main__":
-    main()

@@ -25,28 +25,37 @@ left out.
 
 import argparse
 import hashlib
-import importlib.util
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from common import SCALAR, Float64, LossForm, in_parallel, parser_of, table
-from detection import CORRECT, FAULTY, STATES, Trial, distance, judged, network
-from numpy.typing import NDArray
-from question import differences, joined
 
+from benchmarks.numerics.detection import CORRECT, FAULTY, STATES, Trial, distance, judged, network
+from benchmarks.support.networks import SCALAR, LossForm
+from benchmarks.support.options import parser_of
+from benchmarks.support.other_checkers import (
+    Case,
+    Grads,
+    differences,
+    installed,
+    jax_check_grads,
+    joined,
+    print_missing,
+    scipy_check_grad,
+    torch_gradcheck,
+)
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.tables import Row, table
 from gradguard.testing import FAULTS, LSTM, Batch
+
+USUAL_TIME = "about 10 min"
 
 STEP = 5e-3
 THRESHOLD = 1e-2
 AUTO = LossForm("scalar float32", "auto", None)
-INSTALL = {"torch": "torch==2.13.0", "jax": "jax", "scipy": "scipy"}
-Grads = Mapping[str, NDArray[Any]]
-Row = tuple[str, ...]
 
 
 class Tallied(LSTM):
@@ -72,25 +81,6 @@ class Tallied(LSTM):
         if digest.digest() not in self._known:
             self._known[digest.digest()] = super().loss(batch, point)
         return self._known[digest.digest()]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What a peer checks.
-
-    Attributes:
-        model: The parameters, and the loss.
-        batch: What the loss is of.
-        grads: The gradient by hand, right or wrong.
-    """
-
-    model: LSTM
-    batch: Batch
-    grads: Grads
-
-    def loss(self, params: Grads) -> np.floating[Any]:
-        """The loss at some parameters."""
-        return self.model.loss(self.batch, params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.hidden, options.states, options.seeds = [5], STATES[:1], 1
     for hidden in options.hidden:
         print(section(options, hidden), end="\n\n")
-    for module in dict.fromkeys(CHECKERS[key].needs for key in options.checkers):
-        if not installed(module):
-            print(f"{module} is not installed: pip install {INSTALL[module]}, or gradguard[benchmarks] for all peers")
+    print_missing(CHECKERS[key].needs for key in options.checkers)
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "one fault on one small untrained network", processes=1)
+    options = parser_of(__name__, "one fault on one small untrained network", processes=1)
     options.add_argument(
         "--checkers", nargs="+", choices=CHECKERS, default=list(CHECKERS), metavar="CHECKER", help=", ".join(CHECKERS)
     )
@@ -177,11 +165,6 @@ def section(options: argparse.Namespace, hidden: int) -> str:
     totals = table((f"checker, H = {hidden}", *told), (total(answers, key) for key in options.checkers))
     by_fault = table((f"fault, H = {hidden}", "of", *asked), details(answers, asked))
     return f"{totals}\n\n{by_fault}"
-
-
-def installed(module: str) -> bool:
-    """Whether a module can be imported."""
-    return importlib.util.find_spec(module) is not None
 
 
 def total(answers: Answers, key: str) -> Row:
@@ -268,79 +251,6 @@ def gradguard(form: LossForm) -> Callable[[Trial], Said]:
     return ask
 
 
-def torch_gradcheck(case: Case, **settings: float) -> bool:
-    """Whether torch.autograd.gradcheck fails."""
-    import torch
-
-    inputs = [torch.tensor(param, requires_grad=True) for param in case.model.params.values()]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Input #")  # that they are not float64 is what is measured
-        return not torch.autograd.gradcheck(torch_function(case), inputs, raise_exception=False, **settings)
-
-
-def torch_function(case: Case) -> Callable[..., Any]:
-    """The loss as an `autograd.Function` of the tensors, with the gradient by hand."""
-    import torch
-
-    names = list(case.model.params)
-
-    class Handwritten(torch.autograd.Function):
-        @staticmethod
-        def forward(_ctx: object, *tensors: torch.Tensor) -> torch.Tensor:
-            params = [tensor.detach().numpy() for tensor in tensors]
-            return torch.tensor(case.loss(dict(zip(names, params, strict=True))))
-
-        @staticmethod
-        def backward(_ctx: object, upstream: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(upstream * torch.tensor(case.grads[name]) for name in names)
-
-    return Handwritten.apply
-
-
-def jax_check_grads(case: Case) -> bool:
-    """Whether jax.test_util.check_grads fails."""
-    from jax.test_util import check_grads
-
-    try:
-        check_grads(jax_function(case), (case.model.params,), order=1, modes="rev")
-    except AssertionError:
-        return True
-    return False
-
-
-def jax_function(case: Case) -> Callable[..., Any]:
-    """The loss as a `custom_vjp` of the mapping, with the gradient by hand."""
-    import jax
-
-    def outside(params: Mapping[str, object]) -> np.floating[Any]:
-        return case.loss({name: np.asarray(param) for name, param in params.items()})
-
-    @jax.custom_vjp
-    def loss(params: Mapping[str, object]) -> jax.Array:
-        return jax.pure_callback(outside, jax.ShapeDtypeStruct((), np.float32), params)
-
-    def backward(_residuals: None, upstream: jax.Array) -> tuple[dict[str, jax.Array]]:
-        return ({name: upstream * grad for name, grad in case.grads.items()},)
-
-    loss.defvjp(lambda params: (loss(params), None), backward)
-    return loss
-
-
-def scipy_check_grad(case: Case, threshold: float, **settings: float) -> bool:
-    """Whether scipy.optimize.check_grad returns an error as large as the threshold."""
-    from scipy.optimize import check_grad
-
-    params, names = case.model.params, list(case.model.params)
-    ends, dtype = np.cumsum([param.size for param in params.values()])[:-1], np.result_type(*params.values())
-
-    def loss(vector: Float64) -> float:
-        parts = zip(params.items(), np.split(vector.astype(dtype), ends), strict=True)
-        return float(case.loss({name: part.reshape(param.shape) for (name, param), part in parts}))
-
-    error = check_grad(loss, lambda _: joined(case.grads, names), joined(params, names), **settings)
-    return not error < threshold
-
-
 def global_discrepancy(case: Case) -> bool:
     """Whether d of all tensors as one vector is too large."""
     n, names = differences(case.model, case.batch, STEP), list(case.grads)
@@ -372,7 +282,3 @@ CHECKERS = {
     "native": Checker("gradguard, native", gradguard(SCALAR)),
     "auto": Checker("gradguard, auto", gradguard(AUTO)),
 }
-
-
-if __name__ == "__main__":
-    main()

@@ -13,27 +13,25 @@ own, reads all curves as well, and goes on in the background.
     python tests/benchmarks/tab.py
 """
 
-import argparse
 import dataclasses
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import table
+from servers import Browser, browser, fetch, tensorboard_server
 from tensorboard.compat.proto import event_pb2
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from servers import Browser, browser, fetch, tensorboard_server
-
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import table
 from gradguard import Entry, Report, TensorReport, Verdict, diagnose
 from gradguard.writers.record import History, Record
 from gradguard.writers.tensorboard.curves import summarize
 from gradguard.writers.tensorboard.event_file import LocalEventFile
 from gradguard.writers.tensorboard.records import summarize_record
+
+USUAL_TIME = "about 10 min"
 
 DISTINCT = 20  # reports; writing 10,000 different ones would take longer than all the rest
 VISITS = 3
@@ -41,9 +39,7 @@ VISITS = 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each visit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 tensors and 50 checks, and one visit")
-    quick = parser.parse_args(arguments).quick
+    quick = parser_of(__name__, "3 tensors, 50 checks and one visit").parse_args(arguments).quick
     tensors, checks, visits = (3, 50, 1) if quick else (50, 10_000, VISITS)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "run", tensors, checks)
@@ -120,7 +116,3 @@ def visit(chromium: Browser, address: str, number: int) -> tuple[str, ...]:
     chromium.press_on("[role=option][aria-selected=true]", "ArrowDown")
     chromium.wait_for_charts()
     return str(number), *(f"{seconds:.2f}" for seconds in (sentence, charts, time.monotonic() - started))
-
-
-if __name__ == "__main__":
-    main()

@@ -26,14 +26,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from common import parser_of, table
-from fault_training import Cost, Fault, Row, StoppedError, Training, lost
-from faults_by_sigkill import killed
-from faults_by_signals import signals
-from faults_in_inputs import inputs_rows
-from faults_in_logs import alert_raises, deleted, disk_full, in_the_way, unserialisable, writer_raises
-from faults_in_loss import ctrl_c, loss_is_nan, loss_raises
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
+
+from benchmarks.promises.injected.inputs import inputs_rows
+from benchmarks.promises.injected.logs import (
+    alert_raises,
+    deleted,
+    disk_full,
+    in_the_way,
+    unserialisable,
+    writer_raises,
+)
+from benchmarks.promises.injected.loss import ctrl_c, loss_is_nan, loss_raises
+from benchmarks.promises.injected.sigkill import killed
+from benchmarks.promises.injected.signals import signals
+from benchmarks.promises.injected.training import Cost, Fault, Row, StoppedError, Training, lost
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import table
+
+USUAL_TIME = "about 10 min"
 
 KILLS = 10  # times of another fault to one that needs a process of its own
 
@@ -68,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "twice each")
+    options = parser_of(__name__, "twice each")
     options.add_argument("--times", type=int, default=300, help="each fault is injected (default: %(default)s)")
     options.add_argument("--inputs", type=int, default=3000, help="of each kind (default: %(default)s)")
     return options
@@ -109,7 +120,3 @@ def injected(fault: Fault, times: int, folder: Path) -> Cost:
     assert training.guard is not None
     training.guard.close()
     return Cost(times, changed, training.stopped, checks, told, missing - told, training.bugs)
-
-
-if __name__ == "__main__":
-    main()

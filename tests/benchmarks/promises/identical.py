@@ -13,12 +13,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from common import LossForm, descend, parser_of, table
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.networks import LossForm, descend
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard import GradGuard
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM
+
+USUAL_TIME = "about 10 min"
 
 FORMS = tuple(
     LossForm(f"{'unreduced' if reduction else 'scalar'}, {precision}", precision, reduction)
@@ -27,7 +31,6 @@ FORMS = tuple(
 )
 RATE = 1.0
 EVERY_N_STEPS = 50
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Course:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each guard."""
-    options = parser_of(__doc__, "20 steps").parse_args(arguments)
+    options = parser_of(__name__, "20 steps").parse_args(arguments)
     steps, timesteps = (20, 3) if options.quick else (2000, 39)
     print(
         table(("guard", "steps", "checks", "evaluations", "last loss", "running hash", "same"), rows(steps, timesteps))
@@ -106,7 +109,3 @@ def guard_of(model: LSTM, form: LossForm) -> GradGuard:
 def contents(model: LSTM) -> bytes:
     """Every bit of the parameters."""
     return b"".join(param.tobytes() for param in model.params.values())
-
-
-if __name__ == "__main__":
-    main()

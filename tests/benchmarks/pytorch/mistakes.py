@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_lstms import CLASSES, HIDDEN, INPUTS, Batch, loss_of
+
+from benchmarks.pytorch.lstms import CLASSES, HIDDEN, INPUTS, Batch, loss_of
 
 MICRO_BATCHES = 5
 LAST_WINDOW = 3  # micro-batches that are left at the end of an epoch

@@ -10,7 +10,6 @@ where not. "gain" is the time of one by one over that of the check as it is.
     python tests/benchmarks/torch_batching.py
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -18,18 +17,20 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 import torch
-from common import table
 from torch import Tensor, nn
-from torch_lstms import LSTMS, Batch, classifier, loss_of, random_batch
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.pytorch.lstms import LSTMS, Batch, classifier, loss_of, random_batch
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
+
+USUAL_TIME = "about 10 min"
 
 TIMESTEPS = 39
 SIZES = (1, 16, 256)
 ENTRIES = 12  # of a tensor
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Timing:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each LSTM, batch, precision and gradient."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="two timesteps of the smallest batch only")
+    options = parser_of(__name__, "two timesteps of the smallest batch only")
     options.add_argument("--repeats", type=int, default=1, help="of each, for the median (default: %(default)s)")
     chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
@@ -90,7 +90,3 @@ def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries
         gradients = guard._params.gradients()
         report = check(guard._params, gradients, guard._evaluated(loss), precision=precision, entries=entries)
         return Timing(report.evaluations, calls, time.process_time() - started)
-
-
-if __name__ == "__main__":
-    main()

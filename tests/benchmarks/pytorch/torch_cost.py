@@ -21,20 +21,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from common import parser_of, table
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard import Report
 from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
+
+USUAL_TIME = "about 10 min"
 
 LAYERS = 2
 TIMESTEPS = 16
 CHECKS = 3
 ENTRIES = 3  # of a tensor, in a deep check
 DEEP = 10**6  # parameters up to which it is measured
-Row = tuple[str, ...]
 
 
 class Recurrent(nn.Module):
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "ten thousand parameters only")
+    options = parser_of(__name__, "ten thousand parameters only")
     options.add_argument("--largest", type=int, default=10**7, help="number of parameters (default: %(default)s)")
     options.add_argument("--batch", type=int, default=256, help="rows that pass through (default: %(default)s)")
     options.add_argument("--device", default="cpu", help="where they are (default: %(default)s)")
@@ -186,7 +188,3 @@ def deep_checks(subject: CheckTarget, precision: str) -> list[Timing]:
         loss = guard._evaluated(subject.loss)
         deep = partial(check, guard._params, guard._params.gradients(), loss, precision=precision, entries=ENTRIES)
         return [subject.timed(deep)]
-
-
-if __name__ == "__main__":
-    main()

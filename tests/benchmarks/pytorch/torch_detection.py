@@ -25,14 +25,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from common import Float64, in_parallel, parser_of, table
-from null import recorded
 from torch import Tensor, nn
-from torch_causes import CAUSES, Cause
-from torch_lstms import LSTMS, Batch, classifier, loss_of, random_batch
 
+from benchmarks.pytorch.lstms import LSTMS, Batch, classifier, loss_of, random_batch
+from benchmarks.pytorch.mistakes import CAUSES, Cause
+from benchmarks.support.networks import Float64
+from benchmarks.support.options import parser_of
+from benchmarks.support.parallel import in_parallel
+from benchmarks.support.probe_recording import recorded
+from benchmarks.support.tables import Row, table
 from gradguard import Alert, Report
 from gradguard.integrations.torch import TorchGuard
+
+USUAL_TIME = "about 10 min"
 
 TIMESTEPS, BATCH = 13, 8
 STATES = {"untrained": 0.3, "trained": 0.3, "sharp": 3.0}  # the learning rate under guard
@@ -43,7 +48,6 @@ STEPS_PER_PROBE = 3  # a training in which no step suits the probes ends, too
 FINE = 4  # checks before a mistake sets in
 CHECKS = 10  # with it, at most
 FAULTY = 1e-6
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = parser_of(__doc__, "untrained LSTMs, 100 probes, two mistakes", processes=1)
+    options = parser_of(__name__, "untrained LSTMs, 100 probes, two mistakes", processes=1)
     options.add_argument("--probes", type=int, default=10_000, help="in all (default: %(default)s)")
     return options
 
@@ -296,7 +300,3 @@ def _differ(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is not other
     return float((one - other).norm()) > FAULTY * float(one.norm() + other.norm())
-
-
-if __name__ == "__main__":
-    main()

@@ -22,19 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import parser_of, table
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.support.options import parser_of
+from benchmarks.support.tables import Row, table
 from gradguard.integrations.torch import TorchGuard
+
+USUAL_TIME = "about 10 min"
 
 INPUTS, HIDDEN, CLASSES, BATCH = 4, 16, 3, 16
 EVERY_N_STEPS = 5
 PROCESSES = 2
-Row = tuple[str, ...]
 
 
 def perceptron() -> nn.Module:
@@ -99,7 +101,7 @@ class Course:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each way to train."""
-    steps = 6 if parser_of(__doc__, "6 steps").parse_args(arguments).quick else 500
+    steps = 6 if parser_of(__name__, "6 steps").parse_args(arguments).quick else 500
     torch.set_num_threads(1)
     print(table(("training", "processes", "steps", "checks", "evaluations", "running hash", "same"), rows(steps)))
 
@@ -183,7 +185,3 @@ def worker(way: Way, steps: int, rank: int, folder: str) -> None:
     (Path(folder) / str(rank)).write_bytes(pickle.dumps(both(way, steps)))
     distributed.barrier()
     os._exit(0)  # what the process group tears down is not of interest
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
-"""What the benchmarks share: networks in several states, the forms a loss comes in, the truth, options and tables."""
+"""LSTMs in several states of training, the forms their loss is passed in, and their true gradients."""
 
-import argparse
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from gradguard.loss.signature import Reduction
 from gradguard.measurement.precision import CheckTarget, Precision
@@ -17,8 +14,6 @@ from gradguard.perturbation.snapshots import together
 from gradguard.testing import LSTM, Batch, random_batch
 
 Float64 = NDArray[np.float64]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,49 +99,3 @@ def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str,
     """What is checked, as `gradguard.check` makes it; nothing needs to be put back."""
     state = Rollback(gradient, together(None))
     return CheckTarget(model.params, dict(model.params), form.of(model, batch), form.reduction, state)
-
-
-def parser_of(doc: str | None, quick: str, processes: int | None = None) -> argparse.ArgumentParser:
-    """The options that a benchmark shares with others.
-
-    Args:
-        doc: Its docstring, whose first line says what it is.
-        quick: What is left of it with --quick.
-        processes: How many share the work unless it is said; None where none can.
-    """
-    options = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    if processes is not None:
-        options.add_argument(
-            "--processes", type=int, default=processes, help="that share the work (default: %(default)s)"
-        )
-    options.add_argument("--quick", action="store_true", help=quick)
-    return options
-
-
-def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, title: str) -> Iterator[Result]:
-    """The results in the order of the items, from some processes, with a bar for the time being."""
-    with tqdm(total=len(items), desc=title, leave=False) as bar:
-        for result in _mapped(work, items, processes):
-            bar.update()
-            yield result
-
-
-def _mapped(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
-    if min(processes, len(items)) <= 1:
-        yield from map(work, items)
-    else:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            yield from pool.imap(work, items)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An aligned table: the first column to the left, the others to the right."""
-    cells = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    ruled = [cells[0], ["-" * width for width in widths], *cells[1:]]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in ruled
-    )

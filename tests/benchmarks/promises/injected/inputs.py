@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_training import Row, Training
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.promises.injected.training import Row, Training
 from gradguard import JSONLWriter, diagnose
 from gradguard.cli.columns import read_columns
 from gradguard.cli.output import Failure

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 
 import numpy as np
-from fault_training import Training
+
+from benchmarks.promises.injected.training import Training
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
-from fault_training import StoppedError, Training, renewed
+
+from benchmarks.promises.injected.training import StoppedError, Training, renewed
 
 
 @contextlib.contextmanager

@@ -8,15 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from fault_training import Cost, Training, event_steps
 
+from benchmarks.promises.injected.training import Cost, Training, event_steps
 from gradguard.writers import read_jsonl
 
 KILLED = """
 import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from fault_training import Training
+from benchmarks.promises.injected.training import Training
 
 folder, resumes = Path(sys.argv[1]), sys.argv[3] == "True"
 training, saved = Training(folder), folder / "checkpoint.json"
@@ -41,7 +41,7 @@ def killed(times: int, folder: Path, *, resumes: bool) -> Cost:
     """Kill a training over and over, at any moment; with a checkpoint after each step, it goes on where it was."""
     finished, rng, bugs, stopped = Counter[int](), np.random.default_rng(0), 0, 0
     for _ in range(times):
-        command = [sys.executable, "-c", KILLED, folder, Path(__file__).parent, str(resumes)]
+        command = [sys.executable, "-c", KILLED, folder, Path(__file__).parents[3], str(resumes)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(int(rng.integers(1, 20)))]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 import numpy as np
-from fault_training import Fault, Training, renewed
+
+from benchmarks.promises.injected.training import Fault, Training, renewed
 
 LONGEST = 5e-3  # seconds into a check that a signal comes
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from benchmarks.support.tables import Row
 from gradguard import GradGuard, JSONLWriter, Report
 from gradguard.testing import LSTM, random_batch
 from gradguard.writers import read_jsonl
 
-Row = tuple[str, ...]
 Params = dict[str, NDArray[Any]]
 Fault = Callable[["Training", np.random.Generator], AbstractContextManager[object]]
 WATCHED = ("Wh", "V")  # the first check of two tensors is quicker than that of five

@@ -1,0 +1,1 @@
+"""Cost and memory: how much time and memory do checks take?"""

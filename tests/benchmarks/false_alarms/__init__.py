@@ -1,0 +1,1 @@
+"""False alarms: how often does gradguard report a bug in a correct gradient?"""

@@ -1,0 +1,1 @@
+"""Pages: how long does a reader wait for the TensorBoard tab?"""

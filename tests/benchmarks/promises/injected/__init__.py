@@ -1,0 +1,1 @@
+"""The training that faults are injected into, and the faults."""
