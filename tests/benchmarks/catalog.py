@@ -1,7 +1,7 @@
-"""Finds the benchmarks, from their source alone: no benchmark is imported, so none of its libraries is needed.
+"""Finds the benchmarks from their source alone: none is imported, so that the list needs none of their libraries.
 
-A folder of this package is a question, the docstring of its `__init__.py`. A benchmark is a module in such a folder that
-sets `USUAL_TIME`; the first line of its docstring is its sentence, and `main(arguments)` runs it.
+Each folder of this package is a question, the docstring of its `__init__.py`. A benchmark is a module in such a folder
+that sets `USUAL_TIME`. The first line of its docstring is its sentence, and its `main(arguments)` runs it.
 """
 
 import ast

@@ -26,7 +26,7 @@ SHOWN = {
     "random_networks": ("bugs", "inconclusive"),
     "random_trainings": ("alarms", "runs with a bug"),
     "false_alarm_bound": ("nominal", "alarmed", "of real trainings"),
-    "detection_delay": ("told", "median", "alarms"),
+    "detection_delay": ("reported", "median", "alarms"),
     "ablation": ("false", "caught", "all rules"),
     "tab": ("sentence and strip", "charts"),
     "peers": ("false alarms", "named", "timesteps"),

@@ -1,12 +1,13 @@
-"""What it gains to evaluate many points in one call of the loss: `gradguard.batched`.
+"""How much faster is a deep check if the loss evaluates many parameter points in one call (`gradguard.batched`)?
 
-What is measured: a deep check of LSTMs (39 timesteps) from small to large, whose loss takes one copy of the parameters
-or as many as it is handed; wall time, the two in turns, medians.
+What is measured: the wall time of deep checks of LSTMs from small to large (39 timesteps), whose loss takes one set
+of parameters or a stack of them, in turns; medians.
 
-How to read it: "calls" are about as many as evaluations where the check has found that a call for many copies is no
-faster, and few where it is. "gain" is the time of one by one over that of batched.
+How to read it: "calls" is far below "evaluations" where the check finds that a call with many points is faster, and
+about the same where it is not. "gain" is the time of the check that evaluates one point at a time, over that of the
+batched one.
 
-    python tests/benchmarks/batching.py
+    python tests/benchmarks batching
 """
 
 import statistics

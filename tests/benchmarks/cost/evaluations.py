@@ -1,16 +1,17 @@
-"""What a check costs: evaluations of the loss, and the time beside them.
+"""How many evaluations of the loss does a check need, and how much time does it take beside them?
 
-What is measured: how often a routine check and a deep check evaluate the loss of LSTMs of some sizes (T = 39, B = 4),
-and the processor time of a check over that of the loss within it. Times are medians of several. A routine check
-makes one evaluation at the parameters as they are, and four for each probe: one direction and three entries of each of
-the 5 tensors. The deep check measures all 250 entries of the smallest network, a sample of the larger ones' entries,
-and eight directions of each tensor.
+What is measured: the evaluations of the loss in routine checks and deep checks of LSTMs of several sizes (39
+timesteps, 4 sequences), and the processor time of a check relative to that of its evaluations; medians of several
+checks. A routine check evaluates the loss at the current parameters, and four times for each probe: one direction and
+three entries of each of the 5 tensors. The deep check measures all 250 entries of the smallest network, a sample of
+the entries of the larger ones, and eight directions of each tensor.
 
-How to read it: "an entry" is all of a check's evaluations over the entries it measured: four are the difference itself,
-the rest is directions, and finding steps and noise. What is over 1 in "overhead" is gradguard's own arithmetic. It
-depends on the machine; the evaluations do not.
+How to read it: "an entry" is the number of evaluations divided by the number of entries that the check measures: four
+are the difference itself, the others are for directions, step sizes and noise. "ms each" is the time of one
+evaluation and "ms" that of the check; "overhead" is the check over its evaluations, so that the part above 1 is
+gradguard's own arithmetic. The times depend on the machine, the numbers of evaluations do not.
 
-    python tests/benchmarks/evaluations.py
+    python tests/benchmarks evaluations
 """
 
 import statistics

@@ -1,15 +1,15 @@
-"""What a routine check costs as models grow: time and memory, from a thousand parameters to a hundred million.
+"""How do time and memory of a routine check grow from a thousand to a hundred million parameters?
 
-What is measured: a synthetic loss over n parameters in one tensor, which reads each of them once and so costs as little
-per parameter as a loss can, and the routine checks after the first: their processor time over that of the loss within
-them, and the peak of the memory they allocate in copies of the tensor.
+What is measured: routine checks after the first, with a synthetic loss over n parameters in one tensor. It reads each
+parameter once, so that it costs as little per parameter as a loss can. Measured are the processor time of a check
+relative to that of its evaluations of the loss, and the peak of the memory that the check allocates.
 
-How to read it: "time" levels off where the fixed costs of a check no longer count: a loss that reads its parameters
-more than once, as any network does, is that much closer to 1. "copies" are two: the tensor as it was, and the direction
-it is moved along.
+How to read it: "time" levels off where the fixed costs of a check no longer matter. Real networks read their
+parameters more than once, so their ratio is closer to 1. "copies" is the peak memory in copies of the tensor: two are
+the tensor as it was, and the direction along which it is moved.
 
-    python tests/benchmarks/growth.py
-    python tests/benchmarks/growth.py --largest 10000000
+    python tests/benchmarks growth
+    python tests/benchmarks growth --largest 10000000
 """
 
 import statistics

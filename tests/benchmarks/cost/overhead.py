@@ -1,13 +1,14 @@
-"""The share of a training's time that a guard with default settings takes.
+"""How much of the wall time of a training does a guard with default settings take?
 
-What is measured: LSTMs (39 timesteps) that train for some time under a guard with the defaults and TensorBoard events,
-from steps of a millisecond up. After the first check, wall time in `after_backward` over the wall time of all.
+What is measured: LSTMs (39 timesteps), from training steps of one millisecond upward, train for a fixed time under a
+guard with default settings that writes TensorBoard events.
 
-How to read it: "share" is to stay under 1 %: `max_overhead=0.01`. After the first there are as many checks as that pays
-for. The first one is given beside it: it is deep, and bounded to about ten seconds.
+How to read it: "share" is the wall time in `after_backward` over all wall time after the first check. It should stay
+below 1 %, because `max_overhead` is 0.01; "checks after" is the number of checks that this pays for. "first check, s"
+is the time of the first check, which is a deep one and takes about ten seconds at most.
 
-    python tests/benchmarks/share.py
-    python tests/benchmarks/share.py --seconds 300
+    python tests/benchmarks overhead
+    python tests/benchmarks overhead --seconds 300
 """
 
 import tempfile

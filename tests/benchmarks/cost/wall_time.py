@@ -1,14 +1,15 @@
-"""How long a deep check takes, and what it detects, beside the checkers of PyTorch, JAX and SciPy.
+"""How long does a deep check take, and what does it find, beside the checkers of PyTorch, JAX and SciPy?
 
-What is measured: the question's network (5-5-5, 39 timesteps, 4 sequences), untrained, its loss in NumPy. Every checker
-is handed that loss and the gradient by hand, in the precision it is made for: float64 for the peers, in which they do
-not need to be loosened, and float32 for gradguard, which is also handed the loss marked as `batched`, and as a function
-that float64 and complex copies may be put through. Wall time of a check of the correct gradient, medians.
+What is measured: the wall time of a check of the correct gradient of one untrained LSTM (5 inputs, 5 cells, 5
+outputs, 39 timesteps, 4 sequences) whose loss is in NumPy; medians. Each checker gets that loss and the handwritten
+gradient in the precision that it is made for: float64 for PyTorch and SciPy, which need no looser tolerances then,
+and float32 for JAX and gradguard. gradguard also gets the loss marked as `batched`, and may evaluate it with float64
+and complex copies of the parameters ("auto").
 
-How to read it: "of the loss" is the time over that of one evaluation in float32. The other columns say whether the
-gradient passes: the correct one should, a faulty one should not.
+How to read it: "of the loss" is the time of the check over that of one float32 evaluation of the loss. The other
+columns say whether a gradient passes the check: the "correct" one should, and those with a fault should not.
 
-    python tests/benchmarks/wall_time.py
+    python tests/benchmarks wall_time
 """
 
 import statistics

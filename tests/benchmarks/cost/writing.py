@@ -1,12 +1,12 @@
-"""What the records of a check cost: TensorBoard events and JSON lines.
+"""How much time and disk space do the TensorBoard events and the JSON lines of a check take?
 
-What is measured: routine checks of an LSTM (H = 5, 39 timesteps, 4 sequences) written to event files and to a JSONL
-file: time in the writer, events and bytes, with the files closed.
+What is measured: routine checks of an LSTM (5 cells, 39 timesteps, 4 sequences) that are written to event files and
+to a JSONL file: the time in the writer, and the number of events and bytes in the closed files.
 
-How to read it: "share of a check" is the writer's time over that of the whole check, the smallest and fastest network
-that anybody would guard: of a larger one it is less.
+How to read it: "share of a check" is the time in the writer over that of the whole check. This network is the
+smallest and fastest that anybody would guard; for larger ones the share is smaller.
 
-    python tests/benchmarks/writing.py
+    python tests/benchmarks writing
 """
 
 import statistics

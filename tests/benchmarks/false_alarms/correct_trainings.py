@@ -1,17 +1,18 @@
-"""How often gradguard cries wolf: routine probes of correct gradients over whole trainings.
+"""How often do routine checks report a bug in a correct gradient, over whole trainings?
 
-What is measured: networks of several sizes trained from the start at learning rates from low to so high that the loss
-jumps about, each under a guard with no bound on its overhead, in each form of the loss. Counted are the routine probes,
-the alarms that they raise (each starts a deep check on fresh probes), and the bugs told after that.
+What is measured: networks of several sizes train from their first step at learning rates from low to so high that the
+loss jumps, each under a guard without a limit on its overhead and with each form of the loss. Counted are the routine
+probes, the alarms that they raise (each starts a deep check on fresh samples), and the bugs that are reported after
+that.
 
-How to read it: every bug told is false, the goal is 0 (a training ends with its first). A raw alarm costs a deep check
-and nothing else. |Z| is what of n - g the bars do not explain, in standard deviations; for N(0, 1) it would be over 3
-in 0.27 % of the probes. "evidence" is the largest log10 of the sequential evidence; it alarms at about 7. "unclear" is
-the share of the checks of a tensor that end with "inconclusive". "from" and "to" are the losses of the first and of the
-last batch.
+How to read it: all "bugs" are false, and the goal is 0 (a training ends with its first). An alarm costs a deep check
+and nothing else. |Z| is the part of n - g that the error bars do not account for, in standard deviations; for N(0,
+1), |Z| > 3 would hold for 0.27 % of the probes. "evidence" is the largest log10 of the sequential evidence; a guard
+alarms at about 7. "unclear" is the share of checks of a tensor that end with "inconclusive". "from" and "to" are the
+losses of the first and the last batch.
 
-    python tests/benchmarks/null.py
-    python tests/benchmarks/null.py --probes 5000
+    python tests/benchmarks correct_trainings
+    python tests/benchmarks correct_trainings --probes 5000
 """
 
 import argparse

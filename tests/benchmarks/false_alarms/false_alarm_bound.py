@@ -1,21 +1,23 @@
-"""Is `Thresholds.false_alarms` kept: the chance that the routine probes of a whole run raise even one false alarm?
+"""Does `Thresholds.false_alarms` really limit the chance that the routine probes of a run raise an alarm?
 
-What is measured: runs of many checks on correct gradients, simulated from the evidence on: each check adds one probe
-along a direction and three along entries of every tensor to the sums of `gradguard.statistics.sequential`, and a run
-has an alarm when one of the sums passes the level that a guard computes from the number of tensors, of checks and
-`false_alarms`. An alarm starts a deep check and tells nobody yet, so that the chance of a bug told falsely is far
-below.
+What is measured: simulated runs of many checks on correct gradients. Each check adds the standardized error Z of one
+probe along a direction and of three probes along entries, for each tensor, to the sums of
+`gradguard.statistics.sequential`. A run has an alarm if one of the sums exceeds the level that a guard computes from
+the number of tensors, the number of checks and `false_alarms`. An alarm starts a deep check and reports nothing yet,
+so the chance of a false bug report is far lower.
 
-The probes' Z are drawn as N(0, 1), for which the bound is proven, and as they really are: drawn in stretches from those
-of real trainings under guard, or by their model, a Student's t with their deviation and their tails. And as they might
-be, in bars that are 1.1 times too wide, as a guard's are: rounded to half deviations, with a share that all probes of a
-check have in common, and with a memory from check to check, which a bound over all pasts does not allow for.
+Z is drawn from N(0, 1), for which the bound is proven, and from what real probes look like: stretches of Z from real
+trainings under guard, and a model of them, Student's t with their standard deviation and their tails. The other cases
+break an assumption of the proof, with error bars that are 1.1 times too wide, as a guard's are: Z rounded to half
+standard deviations, Z with a share in common among all probes of a check, and Z that is correlated from check to
+check.
 
-How to read it: "nominal" is `false_alarms`, "alarmed" the runs with an alarm, "share" their share with its 95 %
-Clopper-Pearson interval. The bound is broken where the interval lies above the nominal.
+How to read it: "nominal" is `false_alarms`; "alarmed" counts the runs with an alarm, and "share" is their share, with
+its 95 % Clopper-Pearson interval from "from" to "to". The bound is broken if the interval lies above the nominal
+share.
 
-    python tests/benchmarks/false_alarms.py
-    python tests/benchmarks/false_alarms.py --runs 200 --probes 1000
+    python tests/benchmarks false_alarm_bound
+    python tests/benchmarks false_alarm_bound --runs 200 --probes 1000
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""How often a deep check blames a correct gradient: many small networks, drawn at random with their state and loss.
+"""How often does a deep check report a bug in a correct gradient, over many random networks in unusual states?
 
-What is measured: `gradguard.check` on LSTMs and on plain recurrent networks (tanh, and ReLU, whose losses have kinks
-everywhere), of 1 to 20 timesteps and 1 to 16 sequences, untrained, trained at low and at high rates, and sharpened;
-with parameters scaled down or up, half of a tensor zero, a constant in the loss that swallows its digits, a loss scale;
-in each form of the loss (float64 where it takes). All gradients are correct.
+What is measured: `gradguard.check` on small LSTMs and plain recurrent networks (with tanh, and with ReLU, whose loss
+has kinks everywhere) of 1 to 20 timesteps and 1 to 16 sequences. They are untrained, or trained at low or high rates;
+their parameters may be scaled down or up, or be half zero; the loss may have a large constant added or be scaled.
+Each form of the loss is used in turn. All gradients are correct.
 
-How to read it: a row is a kind of network in one form of the loss. "bugs" are tensors called a bug, all falsely;
-the goal is 0. "cannot tell" are tensors without a verdict, which costs detection and nothing else. With 0 bugs among n
-tensors the chance of one is below 3/n (95 %).
+How to read it: a row is a kind of network with one form of the loss. "bugs" counts the tensors that are reported as a
+bug; all of them are false, and the goal is 0. With 0 bugs among n tensors, the chance of one is below 3/n at 95 %
+confidence. "inconclusive" counts the tensors without a verdict, which costs detection and nothing else.
 
-    python tests/benchmarks/deep_null.py
-    python tests/benchmarks/deep_null.py --tensors 2000 --first 50000
+    python tests/benchmarks random_networks
+    python tests/benchmarks random_networks --tensors 2000 --first 50000
 """
 
 import argparse

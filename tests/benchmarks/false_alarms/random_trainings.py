@@ -1,15 +1,15 @@
-"""A million routine probes of correct gradients: is anybody ever alarmed for nothing?
+"""Do a million routine probes of correct gradients report a bug, in trainings of random networks in unusual states?
 
-What is measured: the networks of `random_networks.py` (1 to 20 timesteps, 1 to 16 sequences, tiny parameters, zeros,
-saturated and tiny losses, ReLU kinks, constants and scales in the loss), each guarded while it goes on training for 50
-steps on changing batches, with a check at every step.
+What is measured: the networks of `random_networks` (tiny parameters, zeros, saturated and tiny losses, ReLU kinks,
+constants and scales in the loss). Each trains for 50 more steps on changing batches under a guard that checks at
+every step.
 
-How to read it: "alarms" are routine probes or their summed evidence past the level; each costs a deep check. "bugs" are
-tensors then called a bug, all of them falsely; the goal is 0. "runs" are trainings, "runs with a bug" those with any:
-the share that `Thresholds.false_alarms` bounds.
+How to read it: "alarms" counts the routine probes, or sums of their evidence, above the alarm level; each costs a
+deep check. "bugs" counts the tensors that are reported as a bug after that; all of them are false, and the goal is 0.
+"runs" are trainings, and "runs with a bug" those with any: `Thresholds.false_alarms` limits their share.
 
-    python tests/benchmarks/soak.py
-    python tests/benchmarks/soak.py --probes 20000 --first 5000
+    python tests/benchmarks random_trainings
+    python tests/benchmarks random_trainings --probes 20000 --first 5000
 """
 
 import argparse

@@ -1,13 +1,15 @@
-"""What each rule of the deep check is there for: what it costs in detection, and what it saves in false alarms.
+"""What does each rule of the deep check contribute: which bugs are missed or falsely reported without it?
 
-What is measured: the networks of `random_networks.py` with correct gradients, and those of `detection.py` with faults, in
-native precision, checked with all rules and then with one of them taken out at a time.
+What is measured: deep checks in native precision of the networks of `random_networks`, whose gradients are correct,
+and of those of `detection`, which have faults: once with all rules, and once without each rule.
 
-How to read it: "false" are correct tensors called a bug, of as many as "correct" says. "caught" are faulty tensors
-called a bug, "named" those with a verdict that is right for the fault. A rule that changes nothing here is there for a
-case that is rarer than these networks.
+How to read it: "without" is the rule that is left out. "false" counts the "correct" tensors that are reported as a
+bug, "caught" the "faulty" tensors that are, and "named" those with a verdict that is right for the fault.
+"evaluations" of the loss are the mean over the checks. A rule that changes nothing here exists for a case that is
+rarer than these networks.
 
-    python tests/benchmarks/ablation.py
+    python tests/benchmarks ablation
+    python tests/benchmarks ablation --networks 30 --every 10
 """
 
 import argparse

@@ -1,19 +1,21 @@
-"""Whether the error bars are honest, and how close the four-point differences come to the truth.
+"""Do the error bars cover the true derivative, and how accurate are the four-point differences?
 
-What is measured: differences of the 5-5-5 LSTM's loss (T = 39) along the gradient, Gaussian directions and
-single entries, in several states of training and at two batch sizes, against the gradient of a float64 twin, itself
-held to the complex step. Steps and noise are those that the code settles on: "deep" is the settling of a deep check,
-"routine" are a guard's streams over 60 checks that begin where a deep check left off, with a tiny step of training
-between checks.
+What is measured: finite differences of the loss of an LSTM (5 inputs, 5 cells, 5 outputs, 39 timesteps) along the
+gradient ("aligned"), along Gaussian directions and along single entries, in several states of training and at two
+batch sizes. The truth is the gradient of a float64 copy of the network, which is itself verified by the complex step.
+The step sizes and the noise estimates are those that gradguard finds by itself: "deep" is the step search of a deep
+check; "routine" is 60 routine checks that begin with the step sizes of a deep check, with a small training step
+between them.
 
-How to read it: a cell is one state at one batch size. "covered" is the share of differences that lie within 1.96 noise
-bars and one truncation bar of the truth; 0.95 is nominal. "error" is the root mean square error in units of that of a
-two-point difference at the best of a grid of steps, chosen by the truth for each tensor in each cell (the mean over
-cells is geometric): below 1, gradguard knows the derivative better than the classic check could if it knew the best
-step. Probes along which the true derivative is exactly 0 are not counted. "left out" is the share for which the code
-itself says that no step suits.
+How to read it: a cell is one state at one batch size. "covered" is the share of differences that lie within 1.96
+noise bars plus one truncation bar of the truth; the nominal share is 0.95. "worst" is the smallest share of a cell.
+"error" is the root mean square error, relative to that of the two-point difference at its best step size. That step
+size is chosen with knowledge of the truth, for each tensor in each cell, so that an "error" below 1 beats the classic
+check even at its best (the mean over cells is geometric). Probes with a true derivative of exactly 0 are not counted.
+"left out" is the share of probes for which gradguard itself reports that it found no reliable step size.
 
-    python tests/benchmarks/calibration.py
+    python tests/benchmarks calibration
+    python tests/benchmarks calibration --cells
 """
 
 import argparse

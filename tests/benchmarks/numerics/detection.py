@@ -1,14 +1,16 @@
-"""What the deep check makes of an LSTM with each of the faults of `gradguard.testing`, and of the correct one.
+"""Which gradient bugs does a deep check of an LSTM find, and does it report the right kind of bug?
 
-What is measured: `gradguard.check` on every fault and state of the network (untrained, trained, sharp: the trained
-weights times three), for each form of the loss. A tensor counts as faulty where the fault moves its gradient by more
-than 1e-6 of it.
+What is measured: `gradguard.check` on an LSTM with each of the faults of `gradguard.testing`, and on the correct one:
+in each state of the network (untrained, trained, and sharp: the trained weights times three) and for each form of the
+loss. A tensor counts as faulty if the fault changes its gradient by more than 1e-6 of its size.
 
-How to read it: "caught" are faulty tensors called a bug, "named" those with a verdict that is right for the fault.
-"below limit" are faulty tensors not called a bug, whose error is smaller than the smallest one that the report says it
-could have seen; "missed" those whose error is larger. "false" are correct tensors called a bug, of all correct ones.
+How to read it: "caught" counts the "faulty" tensors that are reported as a bug, "named" those with a verdict that is
+right for the fault. "below limit" counts faulty tensors that are not reported and whose error is below the smallest
+error that the report calls detectable; "missed" counts those whose error is above it. "false" counts the "correct"
+tensors that are reported as a bug; the goal is 0. "evaluations" of the loss are the mean over the checks.
 
-    python tests/benchmarks/detection.py
+    python tests/benchmarks detection
+    python tests/benchmarks detection --every 5 --processes 2
 """
 
 import argparse

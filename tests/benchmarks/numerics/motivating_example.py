@@ -1,15 +1,18 @@
-"""The question that gradguard grew from, reproduced: float precision, or a bug?
+"""Reproduces the question behind gradguard: is a gradient mismatch caused by float precision or by a bug?
 
-What is measured: the untrained 5-5-5 float32 LSTM on 39 bases of the demo's genome. First as the asker did it:
-d = ||g - n|| / (||g|| + ||n||) of each layer, n by two-point differences of the float32 loss at four step sizes, with
-the LSTM's gradient averaged over the timesteps once more (the bug) and without. Then what gradguard says of the same
-gradients.
+What is measured: an untrained float32 LSTM (5 inputs, 5 cells, 5 outputs) on 39 bases of the demo's genome, once with
+the bug of the question (the gradient of the LSTM is averaged over the timesteps a second time) and once without it.
+The first table is the check that the question used: d = ||g - n|| / (||g|| + ||n||) of each layer, where g is the
+backprop gradient and n the two-point difference of the float32 loss, at four step sizes. The second table is what
+`gradguard.check` reports for the same gradients.
 
-How to read it: with the bug, d of the LSTM is 0.95 at every step that moves the loss, and the dense layer is right. At
-a step too small the float32 loss hardly moves, at one too large the difference leaves the tangent: the best is in
-between, and it is not the same for both layers. gradguard's ratio is n / g; its interval is 95 %.
+How to read it: with the bug, d of the LSTM is 0.95 at every step size that changes the loss; the dense layer is
+correct. Without the bug, d still depends on the step size. A short step changes the float32 loss by little more than
+its rounding error, a long step adds truncation error, and the best step size is not the same for both layers. In the
+second table, "n / g" is the factor between the two gradients with its "95 % interval", and "floor" is the part of "d"
+that rounding and truncation account for.
 
-    python tests/benchmarks/question.py
+    python tests/benchmarks motivating_example
 """
 
 import argparse

@@ -1,26 +1,26 @@
-"""What other gradient checkers say of the same float32 LSTMs, correct and faulty, beside gradguard.
+"""What do the gradient checkers of PyTorch, JAX and SciPy report for the same float32 LSTMs, beside gradguard?
 
-What is measured: every checker on the correct network and on each of `gradguard.testing.FAULTS`, in each state
-(untrained, trained, sharp: the trained weights times three) and for each seed. The peers are handed one float32 loss
-and one gradient by hand, the very ones of the NumPy network: to torch as an `autograd.Function`, to JAX as a
-`custom_vjp` over a `pure_callback`, to SciPy as functions of a float64 vector that is rounded to float32.
+What is measured: each checker on the correct LSTM and on the LSTM with each of `gradguard.testing.FAULTS`, in each
+state (untrained, trained, and sharp: the trained weights times three) and for each seed. All other checkers get the
+float32 loss and the handwritten gradient of the same NumPy network: PyTorch as an `autograd.Function`, JAX as a
+`custom_vjp` over a `pure_callback`, SciPy as functions of a float64 vector that is rounded to float32.
 
-- torch: `gradcheck`, as it comes, and with the step and tolerances that people loosen it to for float32.
-- JAX: `check_grads(order=1, modes="rev")`, which is `check_vjp`: along one random direction; a `custom_vjp` has no
-  other mode.
-- SciPy: `check_grad` returns the norm of the error and leaves the threshold to its user: 1e-5 is the usual one in
-  published tests. Once more with the step that suits float32 and a threshold of 1e-2.
-- d = ||g - n|| / (||g|| + ||n||) > 1e-2, n by two-point differences with a step of 5e-3: of all tensors as one vector,
-  or of any tensor.
+- PyTorch: `gradcheck` with its defaults, and with a step and tolerances as loose as people use for float32.
+- JAX: `check_grads(order=1, modes="rev")`, which checks one random direction; a `custom_vjp` allows no other mode.
+- SciPy: `check_grad` returns the norm of the error and leaves the threshold to the user. 1e-5 is the usual one in
+  published tests; a second row has the best step for float32 and a threshold of 1e-2.
+- d = ||g - n|| / (||g|| + ||n||) > 1e-2, where n are two-point differences with a step of 5e-3: once over all tensors
+  as one vector, and once for each tensor.
 
-How to read it: "false alarms" are correct networks that the checker fails, "caught" faulty ones; gradguard fails a
-network where it calls a tensor a bug. "below limit" are faulty ones that it does not fail, and says of every faulty
-tensor that it could not have seen so small an error. "tensors named" are faulty tensors whose verdict is right for
-the fault, as in detection.py. No peer names a cause or a limit. "evaluations" of the loss are the mean of a check. The
-second table has the networks that each checker fails, by fault. A network whose gradient its fault does not move is
-left out.
+How to read it: "false alarms" counts the correct networks that fail the check, "caught" the faulty ones; a network
+fails in gradguard if one of its tensors is reported as a bug. "below limit" counts faulty networks that pass, and for
+each of whose faulty tensors the report says that so small an error is not detectable. "tensors named" counts the
+faulty tensors with a verdict that is right for the fault. The other checkers name neither a cause nor a limit.
+"evaluations" of the loss are the mean of a check. The second table counts the networks that fail, for each fault. A
+network is left out if the fault does not change its gradient.
 
-    python tests/benchmarks/peers.py
+    python tests/benchmarks peers
+    python tests/benchmarks peers --hidden 5
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""How long the GradGuard tab takes to open on a long run of a large model.
+"""How long does the GradGuard tab of TensorBoard take to open for a long run of a large model?
 
-What is measured: a log directory with 50 tensors and 10,000 checks, one of them wrong from the middle on, written with
-what TensorBoardWriter writes; TensorBoard loads it; then headless Chromium opens the tab with nothing in its cache,
-after TensorBoard's own start. "sentence and strip" is when the verdict and the strip can be read, "charts" is when the
-last of the charts is drawn, both in seconds from the click; "tensor" is the time from choosing another tensor to its
-charts.
+What is measured: a log directory with 50 tensors and 10,000 checks, in which one tensor is wrong from the middle on.
+Its events are those that TensorBoardWriter writes. TensorBoard loads it; then headless Chromium, with an empty cache,
+opens the tab after TensorBoard itself has started.
 
-How to read it: the first two are what a person waits for. TensorBoard keeps a sample of the checks, so that the number
-of checks makes no difference to them, the number of tensors does. Times depend on the machine. Loading is TensorBoard's
-own, reads all curves as well, and goes on in the background.
+How to read it: "sentence and strip" is the time from the click until the verdict and the strip of checks are visible,
+and "charts" the time until the last chart is drawn, in seconds; these two are what a person waits for. "tensor" is
+the time from the choice of another tensor until its charts are drawn. TensorBoard keeps a sample of the checks, so
+that the times depend on the number of tensors and not on the number of checks; they also depend on the machine. The
+loading time is TensorBoard's own: it reads all curves and continues in the background.
 
-    python tests/benchmarks/tab.py
+    python tests/benchmarks tab
 """
 
 import dataclasses

@@ -1,21 +1,21 @@
-"""Faults injected, and what they cost: is a training ever changed or stopped, or a record lost without a word?
+"""Does any fault change or stop a training, or lose a record without a warning?
 
-What is measured: gradient descent on a small network under a guard that checks at every step and logs to TensorBoard
-and to JSON lines, while something goes wrong at a random moment: in the loss, by signals in the middle of a check, in
-the places that reports go to, by SIGKILL. A twin trains along without a guard. Every gradient is correct.
+What is measured: gradient descent on a small network under a guard that checks at every step and writes TensorBoard
+events and JSON lines. At a random moment something goes wrong: in the loss, by a signal during a check, in the places
+where reports are written, or by SIGKILL. A second training without a guard runs beside it. Every gradient is correct.
 
-How to read it: "times" is how often the fault was injected. "changed" counts the times after which parameters,
-gradients or a random stream were not, bit for bit, those of the twin; "stopped" the times that a training did not go
-on (an exception that is the user's own is caught by the training, as the user's would be). "checks" are those that
-finished, "read back" those of them that both logs hold, each read by its own reader. "told lost" were lost while a
-place could not be written to, and a warning said so; "lost" are all others that are missing. "bugs" are tensors called
-wrong. The goals are 0 changed, 0 stopped, 0 lost, 0 bugs.
+How to read it: "times" is how often the fault is injected. "changed" counts the times after which parameters,
+gradients or random streams differ, in any bit, from the training without a guard. "stopped" counts the times that a
+training does not continue; an exception that the user's own code raises is caught by the training, as users would.
+"checks" counts the checks that finish, and "read back" those of them that are in both logs when these are read.
+"reported lost" are checks that could not be written and for which a warning says so; "lost" are all others that are
+missing. "bugs" counts tensors that are reported as wrong. The goals are 0 changed, 0 stopped, 0 lost and 0 bugs.
 
-The second table: what readers and writers of files make of input that is damaged or made up. "crashes" are exceptions
-that are no refusal with a message; the goal is 0.
+The second table counts what the readers and writers of files do with damaged or invented input. "crashes" are
+exceptions other than a refusal with a message; the goal is 0.
 
-    python tests/benchmarks/faults.py
-    python tests/benchmarks/faults.py --times 20 --inputs 1000
+    python tests/benchmarks faults
+    python tests/benchmarks faults --times 20 --inputs 1000
 """
 
 import argparse
@@ -71,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     times, inputs = (2, 20) if options.quick else (options.times, options.inputs)
     logging.getLogger("gradguard").addHandler(logging.NullHandler())
     print(
-        table(("fault", "times", "changed", "stopped", "checks", "read back", "told lost", "lost", "bugs"), rows(times))
+        table(
+            ("fault", "times", "changed", "stopped", "checks", "read back", "reported lost", "lost", "bugs"),
+            rows(times),
+        )
     )
     print()
     print(table(("input", "tried", "read", "refused", "crashes"), inputs_rows(inputs)))

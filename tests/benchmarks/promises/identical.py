@@ -1,12 +1,12 @@
-"""Whether a guard leaves a training as it is, bit for bit.
+"""Does a guard leave a training unchanged, bit for bit?
 
-What is measured: a training of 2,000 steps on the demo's genome, without a guard and with guards that check every 50
-steps in each form of the loss. All parameters are hashed after every step, in one running hash.
+What is measured: a training of 2,000 steps on the demo's genome, once without a guard and once under a guard that
+checks every 50 steps, for each form of the loss. All parameters are hashed after every step, into one running hash.
 
-How to read it: "same" is whether the running hash (every parameter after every step) and the parameters at the end are,
-bit for bit, those of the training without a guard. Anything but "yes" is a bug of gradguard.
+How to read it: "same" is "yes" if the "running hash" and the parameters at the end are, bit for bit, those of the
+training without a guard. Anything else is a bug of gradguard.
 
-    python tests/benchmarks/identical.py
+    python tests/benchmarks identical
 """
 
 import hashlib

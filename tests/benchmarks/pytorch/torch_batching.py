@@ -1,13 +1,14 @@
-"""What it gains that `torch.func.vmap` evaluates many points of a check in one call of the loss.
+"""How much faster is a check if `torch.func.vmap` evaluates many parameter points in one call of the loss?
 
-What is measured: a deep check of LSTMs with 8 units (39 timesteps) on batches from small to large, their gradients
-right or twice as large (then all is measured again in forward mode); processor time, one thread, the two in turns,
-medians.
+What is measured: the processor time, in one thread, of deep checks of LSTMs with 8 cells (39 timesteps) on batches
+from small to large. Their gradients are right or twice as large; the wrong ones are measured again in forward mode.
+Checks with and without vmap take turns; medians.
 
-How to read it: "calls" are few where vmap was found to take the loss and to be faster, and about as many as evaluations
-where not. "gain" is the time of one by one over that of the check as it is.
+How to read it: "calls" is far below "evaluations" where the check finds that vmap accepts the loss and is faster, and
+about the same where it does not. "gain" is the time of the check that evaluates one point at a time, over that of the
+check with vmap.
 
-    python tests/benchmarks/torch_batching.py
+    python tests/benchmarks torch_batching
 """
 
 import statistics

@@ -1,16 +1,17 @@
-"""What a TorchGuard costs beside the evaluations of the loss, from ten thousand parameters to a hundred million.
+"""How much does a TorchGuard cost beside the evaluations of the loss, from ten thousand parameters upward?
 
-What is measured: checks of a stack of `nn.Linear` with tanh, and of an `nn.LSTM`: the routine checks after the first,
-and, up to a million parameters, a deep check of a few entries of each tensor; processor time, one thread, medians. "ms
-raw" is the loss by itself under no_grad.
+What is measured: checks of a stack of `nn.Linear` with tanh and of an `nn.LSTM`: routine checks after the first and,
+up to a million parameters, a deep check of a few entries of each tensor. Times are processor time of one thread,
+medians; on an accelerator they are wall time.
 
-How to read it: "own" is the time of a check over that of the loss within it, so that what is over 1 is gradguard's own
-work; the goal is 1.05 where a forward pass takes 5 ms or more. "times raw" is the time of a check over that of as many
-evaluations of the loss by itself: in float64 the loss is slower, and that is in it.
+How to read it: "ms raw" is one evaluation of the loss alone, under `no_grad`; "ms in a check" is one evaluation
+within a check. "own" is the time of a check over that of its evaluations, so that the part above 1 is gradguard's own
+work; the goal is 1.05 where a forward pass takes 5 ms or more. "times raw" is the time of a check over that of as
+many raw evaluations; in float64 the loss itself is slower, and this is included.
 
-    python tests/benchmarks/torch_cost.py
-    python tests/benchmarks/torch_cost.py --largest 100000000 --batch 32
-    python tests/benchmarks/torch_cost.py --device cuda
+    python tests/benchmarks torch_cost
+    python tests/benchmarks torch_cost --largest 100000000 --batch 32
+    python tests/benchmarks torch_cost --device cuda
 """
 
 import argparse

@@ -1,20 +1,22 @@
-"""What a TorchGuard tells of correct LSTMs, and of the mistakes that are made with PyTorch.
+"""Does a TorchGuard report the usual PyTorch mistakes with the right cause, and nothing for correct LSTMs?
 
-What is measured, first: `nn.LSTM`, a cell in plain operations and a custom Function, trained on under guard from an
-untrained, a trained and a sharp state (the trained weights times three, at a high learning rate), in the precision of
-the training and in what the guard chooses. Counted are the routine probes, the alarms that they raise (each starts a
-deep check on fresh probes), and the bugs told after that.
+What is measured, first: an `nn.LSTM`, a cell in plain operations and a cell as a custom `autograd.Function` train
+under guard from an untrained, a trained and a sharp state (the trained weights times three, at a high learning rate),
+in the precision of the training and in the precision that the guard chooses. Counted are the routine probes, the
+alarms that they raise (each starts a deep check on fresh samples), and the bugs that are reported after that.
 
-Second: each mistake in a training that is checked at every step, made from the first step on, and again after some
-correct steps. A tensor counts as wrong where the mistake moves its gradient by more than 1e-6 of it.
+Second: trainings that are checked at every step, each with one mistake, which is made from the first step on or
+begins after some correct steps. A tensor counts as wrong if the mistake changes its gradient by more than 1e-6 of its
+size.
 
-How to read it: every bug of the first table is false, the goal is 0; |Z| is what of n - g the bars do not explain, in
-standard deviations. In the second, "from the start" and "set in" are the checks with the mistake until it was told, at
-most ten; "told" are the wrong tensors that were called a bug, of all that were wrong, "false" are correct ones. "named"
-is whether the report says what the mistake calls for, and in "as" it is said.
+How to read it: all "bugs" of the first table are false, and the goal is 0. |Z| is the part of n - g that the error
+bars do not account for, in standard deviations. In the second table, "from the start" and "set in" are the numbers of
+checks until a mistake of either kind is reported, at most ten. "reported" counts the wrong tensors that are reported
+as a bug, "false" the correct ones that are. "named" is "yes" if the report states the cause of the mistake; "as" is
+what it states.
 
-    python tests/benchmarks/torch_detection.py
-    python tests/benchmarks/torch_detection.py --probes 1000
+    python tests/benchmarks torch_detection
+    python tests/benchmarks torch_detection --probes 1000
 """
 
 import argparse
@@ -152,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(head, [*map(row, outcomes), sums(outcomes)]))
     print()
     causes = CAUSES[:2] if options.quick else CAUSES
-    head = ("mistake", "precision", "from the start", "set in", "told", "false", "verdict", "named", "as")
+    head = ("mistake", "precision", "from the start", "set in", "reported", "false", "verdict", "named", "as")
     print(table(head, cause_rows(causes, precisions, options.processes)))
     for outcome in outcomes:
         for bug in outcome.bugs:

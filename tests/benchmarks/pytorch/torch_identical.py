@@ -1,13 +1,13 @@
-"""Whether a TorchGuard leaves a training as it is, bit for bit, in each way that PyTorch trains.
+"""Does a TorchGuard leave a training unchanged, bit for bit, in each way of training with PyTorch?
 
-What is measured: a training without a guard, and the same with one that checks every fifth step. All parameters are
-hashed after every step, in one running hash; at the end everything else: gradients, optimizer, buffers, random streams.
-`DistributedDataParallel` and `fully_shard` train in two processes on gloo, each of which must be the same.
+What is measured: each training once without a guard and once with one that checks every fifth step. All parameters
+are hashed after every step, into one running hash; gradients, optimizer, buffers and random streams are hashed at the
+end. `DistributedDataParallel` and `fully_shard` train in two processes on gloo, and each process must be the same.
 
-How to read it: "same" is whether the running hash and all that is left at the end are, bit for bit, those of the
-training without a guard. Anything but "yes" is a bug of gradguard.
+How to read it: "same" is "yes" if the "running hash" and everything at the end are, bit for bit, those of the
+training without a guard. Anything else is a bug of gradguard.
 
-    python tests/benchmarks/torch_identical.py
+    python tests/benchmarks torch_identical
 """
 
 import hashlib

@@ -37,7 +37,7 @@ class LossForm:
 
 SCALAR = LossForm("scalar float32", "native", None)
 UNREDUCED = LossForm("unreduced float32", "native", "mean")
-FLOAT64 = LossForm("float64 shadow", "float64", None)
+FLOAT64 = LossForm("float64 copies", "float64", None)
 FORMS = (SCALAR, UNREDUCED, FLOAT64)
 
 
