@@ -32,3 +32,5 @@ def _mapped(work: Callable[[Item], Result], items: Sequence[Item], processes: in
         # spawn, not fork: the threads of NumPy and PyTorch do not survive a fork
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             yield from pool.imap(work, items)
+            pool.close()
+            pool.join()  # workers that are terminated at once leave semaphores behind, with a warning
