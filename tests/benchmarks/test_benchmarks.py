@@ -1,4 +1,4 @@
-"""The benchmarks run: each with its smallest settings, so that they keep up with the code."""
+"""Every benchmark runs, with its smallest settings, so that a change of gradguard cannot break one unnoticed."""
 
 import re
 import subprocess
@@ -44,7 +44,7 @@ def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Pat
         assert re.search(rf"^  {name} +about \d\S*( to \d+)? (s|min|h)  [A-Z].*[.?]$", listed, re.MULTILINE), name
 
 
-def test_a_benchmark_that_does_not_exist_is_told_with_a_similar_one(tmp_path: Path) -> None:
+def test_an_unknown_name_is_an_error_that_suggests_a_similar_one(tmp_path: Path) -> None:
     """The message names the benchmark that was probably meant, and the command that lists them all."""
     command = [sys.executable, FOLDER, "detectoin", "--quick"]
     failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -61,7 +61,7 @@ def test_the_command_runs_a_benchmark_in_several_processes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", sorted(benchmarks().keys() - WITH_A_TEST_OF_ITS_OWN))
 def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --quick it prints its heads, a rule and rows as wide."""
+    """With --quick it prints its column heads, a rule, and rows of the same width."""
     run(name, ["--quick"])
     printed = capsys.readouterr().out
     assert all(head in printed for head in SHOWN.get(name, ()))
@@ -72,13 +72,13 @@ def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[s
 
 
 def test_the_guarded_trainings_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """Twenty steps end, bit for bit, where they end without a guard."""
+    """Twenty steps end, bit for bit, as they do without a guard."""
     run("identical", ["--quick"])
     assert capsys.readouterr().out.count(" yes") == 4
 
 
-def test_no_fault_costs_more_than_it_must(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is changed, stopped or lost without a word, no bug is told, and no input crashes a reader."""
+def test_no_fault_changes_or_stops_a_training_or_loses_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is changed, stopped or lost without a warning, no bug is reported, and no input crashes a reader."""
     run("faults", ["--quick"])
     faults, inputs = capsys.readouterr().out.strip().split("\n\n")
     for row in faults.splitlines()[2:]:
@@ -89,14 +89,14 @@ def test_no_fault_costs_more_than_it_must(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, of its compiler
 def test_the_trainings_of_pytorch_are_the_same_under_guard(capsys: pytest.CaptureFixture[str]) -> None:
-    """In each way that it trains, several processes included."""
+    """In each way of training, including those with several processes."""
     pytest.importorskip("torch")
     run("torch_identical", ["--quick"])
     assert capsys.readouterr().out.count(" yes") == 7
 
 
-def test_the_mistakes_made_with_pytorch_are_told_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """At the first check, from the start and where they set in; and of correct networks no bug is told."""
+def test_the_usual_mistakes_with_pytorch_are_reported_with_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the first check with the mistake, from the first step or later; correct networks have no bug."""
     pytest.importorskip("torch")
     run("torch_detection", ["--quick"])
     correct, mistakes = capsys.readouterr().out.strip().split("\n\n")
@@ -116,7 +116,7 @@ def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture
 
 
 def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    """For each LSTM; PyTorch's own has no rule for it, and is called for each point."""
+    """For each LSTM, batch size, precision and gradient."""
     pytest.importorskip("torch")
     run("torch_batching", ["--quick"])
     head, rule, *rows = capsys.readouterr().out.splitlines()
@@ -128,7 +128,7 @@ def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_peer_that_is_not_installed_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its row says so, and the others are asked."""
+    """Its row says so, and the other checkers run."""
     monkeypatch.setitem(sys.modules, "torch", None)
     run("peers", ["--quick", "--checkers", "torch", "d"])
     printed = capsys.readouterr().out

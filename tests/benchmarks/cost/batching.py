@@ -24,7 +24,7 @@ from gradguard.testing import LSTM, Batch, random_batch
 USUAL_TIME = "about 10 min"
 
 SIZES = ((5, 1), (5, 16), (32, 8), (64, 16), (128, 16))  # H, B
-ENTRIES = 300  # of a tensor, of the smallest network; of the larger ones
+ENTRIES = 300  # measured in each tensor of the smallest network; FEW in the larger ones
 FEW = 20
 REPEATS = 3
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def rows(sizes: Sequence[tuple[int, int]], timesteps: int, repeats: int) -> Iterator[Row]:
-    """Both ways, for each network and precision."""
+    """A row for each network and precision."""
     runs = [(size, precision) for size in sizes for precision in ("native", "float64")]
     for (hidden, sequences), precision in tqdm(runs, desc="networks", leave=False):
         model = LSTM(hidden, hidden, hidden, seed=0)

@@ -73,7 +73,7 @@ def row(kind: str, hidden: int, form: LossForm, timings: Sequence[Timing]) -> Ro
 
 
 def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
-    """The checks of a training after the first, one a step."""
+    """The checks of a training after its first check, one at each step."""
     model, timings = LSTM(hidden=hidden), []
     loss = Timed(form.of(model, batch))
     guard = GradGuard(model.params, loss, every_n_steps=1, max_overhead=None, precision=form.precision)
@@ -111,7 +111,7 @@ class Timed:
 
 
 def timed(act: Callable[[], Report | None], loss: Timed) -> Timing | None:
-    """A check, if it was one, with its processor time."""
+    """A check with its processor time; None if the guard made no check."""
     loss.seconds, started = 0.0, time.process_time()
     report = act()
     spent = time.process_time() - started

@@ -88,7 +88,7 @@ def rows(sizes: Sequence[int]) -> Iterator[tuple[str, ...]]:
 
 
 def _timed(model: Sum, check: Callable[[], Report | None]) -> tuple[float, float, float]:
-    """A check's evaluations, its processor time, and that of the loss within it."""
+    """The evaluations of a check, its processor time, and that of the loss within it."""
     before, started = model.seconds, time.process_time()
     report = check()
     if report is None:
@@ -97,7 +97,7 @@ def _timed(model: Sum, check: Callable[[], Report | None]) -> tuple[float, float
 
 
 def _peak(check: Callable[[], object]) -> int:
-    """The most bytes that a check has allocated at a time."""
+    """The peak of the bytes that a check allocates."""
     tracemalloc.start()
     check()
     peak = tracemalloc.get_traced_memory()[1]

@@ -49,7 +49,7 @@ def rows(sizes: Sequence[tuple[int, int]], seconds: float) -> Iterator[tuple[str
 
 
 def trained(hidden: int, sequences: int, seconds: float) -> tuple[float, int, float, int, float]:
-    """Seconds of the first check; and after it: checks, seconds in the guard, steps, and seconds in all."""
+    """The seconds of the first check; after it: checks, seconds in the guard, steps, and seconds in all."""
     model = LSTM(hidden, hidden, hidden)
     first = spent = 0.0
     checks = step = 0

@@ -50,8 +50,8 @@ class Checker:
     Attributes:
         name: What it is.
         fails: Whether the gradient fails its check.
-        precision: Of what it is handed.
-        needs: The module without which it cannot be asked.
+        precision: Of the network that it gets.
+        needs: The module that has to be installed.
     """
 
     name: str
@@ -65,23 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quick = parser_of(__name__, "gradguard only, two timesteps").parse_args(arguments).quick
     batch = random_batch(2 if quick else 39, 4)
     known = ("gradguard",) if quick else ("gradguard", *filter(installed, INSTALL))
-    asked = [checker for checker in CHECKERS if checker.needs in known]
-    told = rows(asked, batch, 1 if quick else REPEATS)
-    print(table(("checker", "ms", "of the loss", "correct", *FAULTS), told), end="\n\n")
+    available = [checker for checker in CHECKERS if checker.needs in known]
+    results = rows(available, batch, 1 if quick else REPEATS)
+    print(table(("checker", "ms", "of the loss", "correct", *FAULTS), results), end="\n\n")
     print_missing(checker.needs for checker in CHECKERS)
 
 
-def rows(asked: Sequence[Checker], batch: Batch, repeats: int) -> Iterator[Row]:
-    """Time and verdicts of each checker."""
+def rows(available: Sequence[Checker], batch: Batch, repeats: int) -> Iterator[Row]:
+    """A row for each checker."""
     model = LSTM()
     loss = statistics.median(seconds(lambda: model.loss(batch)) for _ in range(EVALUATIONS))
-    for checker in tqdm(asked, desc="checkers", leave=False):
+    for checker in tqdm(available, desc="checkers", leave=False):
         right = case(model, batch, checker.precision)
-        checker.fails(right)  # what is compiled or imported at first is not of the check
+        checker.fails(right)  # compiles and imports, which is not part of the check
         took = statistics.median(seconds(partial(checker.fails, right)) for _ in range(repeats))
         wrong = (case(faulty(fault)(), batch, checker.precision) for fault in FAULTS)
-        said = ("fails" if checker.fails(one) else "passes" for one in (right, *wrong))
-        yield checker.name, f"{1e3 * took:.1f}", f"{took / loss:,.0f}", *said
+        verdicts = ("fails" if checker.fails(one) else "passes" for one in (right, *wrong))
+        yield checker.name, f"{1e3 * took:.1f}", f"{took / loss:,.0f}", *verdicts
 
 
 def case(model: LSTM, batch: Batch, precision: type[np.floating[Any]]) -> Case:
@@ -92,14 +92,14 @@ def case(model: LSTM, batch: Batch, precision: type[np.floating[Any]]) -> Case:
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """How long something takes."""
+    """The wall time of a call."""
     started = time.perf_counter()
     act()
     return time.perf_counter() - started
 
 
 def gradguard(case: Case, *, mark: Callable[..., Any] = lambda loss: loss, precision: str = "native") -> bool:
-    """Whether a deep check tells a bug."""
+    """Whether a deep check reports a bug."""
     return check(case.model.params, case.grads, mark(case.loss), precision=precision).verdict.is_bug is True
 
 

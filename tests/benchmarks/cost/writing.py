@@ -28,7 +28,7 @@ CHECKS = 100
 
 
 class Timed:
-    """A writer, and how long each of its records took."""
+    """A writer that measures the time of each record."""
 
     def __init__(self, writer: Writer) -> None:
         self.seconds: list[float] = []
@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def rows(checks: int) -> Iterator[tuple[str, ...]]:
-    """Both writers, each in a training of its own."""
+    """A row for each writer, in a training of its own."""
     yield row("TensorBoard", checks, TensorBoardWriter)
     yield row("JSON lines", checks, lambda folder: JSONLWriter(Path(folder) / "checks.jsonl"))
 
 
 def row(name: str, checks: int, make: Callable[[str], Writer]) -> tuple[str, ...]:
-    """One writer's costs."""
+    """A row for one writer."""
     model, batch = LSTM(), random_batch(39, 4)
     _, grads = model.loss_and_grads(batch)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,5 +76,5 @@ def row(name: str, checks: int, make: Callable[[str], Writer]) -> tuple[str, ...
         events = sum(len(list(EventFileLoader(str(path)).Load())) for path in files if "tfevents" in path.name)
     each = statistics.median(writer.seconds[1:])
     share = statistics.median(spent / check for spent, check in zip(writer.seconds[1:], whole[1:], strict=True))
-    told = (f"{events / checks:.0f}", f"{events / checks / each:,.0f}") if events else ("-", "-")
-    return name, str(checks), f"{1e3 * each:.2f}", f"{share:.1%}", *told, f"{size / checks:,.0f}"
+    of_events = (f"{events / checks:.0f}", f"{events / checks / each:,.0f}") if events else ("-", "-")
+    return name, str(checks), f"{1e3 * each:.2f}", f"{share:.1%}", *of_events, f"{size / checks:,.0f}"

@@ -35,7 +35,7 @@ from gradguard.testing import LSTM, Batch, random_batch
 USUAL_TIME = "about 10 min"
 
 EVERY_N_STEPS = 20
-STEPS_PER_PROBE = 3  # a training in which no step suits the probes ends, too
+STEPS_PER_PROBE = 3  # also ends a training whose probes find no reliable step size
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Training:
         batch: Sequences in a batch.
         timesteps: Their length.
         rate: The learning rate.
-        data: "genome" for the demo's, "one batch" for random targets learnt by heart.
+        data: "genome" for the demo's data, "one batch" for random targets that are learned by heart.
         form: Of the loss.
-        probes: To be made before it ends.
+        probes: After so many the training ends.
     """
 
     hidden: int
@@ -69,7 +69,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a guard made of one training.
+    """What a guard reported in one training.
 
     Attributes:
         training: The training.
@@ -77,9 +77,9 @@ class Outcome:
         losses: The first and the last.
         z: Of every routine probe.
         alarms: Raised by routine probes.
-        bugs: Told: all of them false.
-        unclear: The share of tensors' checks that end inconclusive.
-        evidence: The largest.
+        bugs: The messages of the reported bugs, all of them false.
+        unclear: The share of checks of a tensor that end with "inconclusive".
+        evidence: The largest log10 of the sequential evidence.
     """
 
     training: Training
@@ -136,11 +136,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def outcome_of(training: Training) -> Outcome:
-    """Train under guard until the probes are made."""
+    """Train under guard until there are enough probes."""
     logging.getLogger("gradguard").addHandler(logging.NullHandler())
-    model, told = LSTM(hidden=training.hidden), list[Alert]()
-    with recorded() as seen, guard_of(model, training, told) as guard:
-        reports, losses = trained(model, guard, training, seen, told)
+    model, alerts = LSTM(hidden=training.hidden), list[Alert]()
+    with recorded() as seen, guard_of(model, training, alerts) as guard:
+        reports, losses = trained(model, guard, training, seen, alerts)
     verdicts = [verdict for row in list(guard.history)[1:] for verdict in row.verdicts.values()]
     return Outcome(
         training=training,
@@ -148,28 +148,28 @@ def outcome_of(training: Training) -> Outcome:
         losses=(losses[0], losses[-1]),
         z=np.concatenate([np.empty(0), *seen]),
         alarms=sum(len(row.alarms) for row in guard.history),
-        bugs=tuple(alert.message for alert in told if alert.verdict.is_bug),
+        bugs=tuple(alert.message for alert in alerts if alert.verdict.is_bug),
         unclear=float(np.mean([verdict is Verdict.inconclusive for verdict in verdicts])),
         evidence=max(tensor.evidence for report in reports for tensor in report.tensors.values()),
     )
 
 
-def guard_of(model: LSTM, training: Training, told: list[Alert]) -> GradGuard:
-    """A guard that checks as often as it is due."""
+def guard_of(model: LSTM, training: Training, alerts: list[Alert]) -> GradGuard:
+    """A guard without a limit on its overhead."""
     return GradGuard(
         model.params,
         every_n_steps=EVERY_N_STEPS,
         max_overhead=None,
         precision=training.form.precision,
         reduction=training.form.reduction,
-        on_alert=told.append,
+        on_alert=alerts.append,
     )
 
 
 def trained(
-    model: LSTM, guard: GradGuard, training: Training, seen: Sequence[Float64], told: Sequence[Alert]
+    model: LSTM, guard: GradGuard, training: Training, seen: Sequence[Float64], alerts: Sequence[Alert]
 ) -> tuple[list[Report], list[float]]:
-    """Plain gradient descent until the probes are made or a bug is told; the reports, and the loss at each step."""
+    """Gradient descent until there are enough probes or a bug is reported; the reports, and the loss at each step."""
     reports, losses = [], []
     for step, batch in zip(range(STEPS_PER_PROBE * training.probes), training.stream(), strict=False):
         loss, grads = model.loss_and_grads(batch)
@@ -178,7 +178,7 @@ def trained(
         if report is not None:
             reports.append(report)
             enough = sum(z.size for z in seen) >= training.probes
-            if enough or not np.isfinite(loss) or any(alert.verdict.is_bug for alert in told):
+            if enough or not np.isfinite(loss) or any(alert.verdict.is_bug for alert in alerts):
                 break
         descend(model, grads, training.rate)
     return reports, losses
@@ -200,7 +200,7 @@ def sums(outcomes: Sequence[Outcome]) -> Iterator[Row]:
 
 
 def numbers(outcomes: Sequence[Outcome]) -> Row:
-    """What `HEAD` says of some trainings."""
+    """The columns of `HEAD` for some trainings."""
     z = np.abs(np.concatenate([outcome.z for outcome in outcomes]))
     return (
         str(z.size),

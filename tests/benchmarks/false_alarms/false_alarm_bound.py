@@ -41,53 +41,53 @@ from gradguard.training.monitor import CHECKS_IN_A_RUN, PROBES
 
 USUAL_TIME = "about 10 min"
 
-DEVIATION_IN_BARS = 1 / 1.1  # the bars of a probe are that much wider than its noise
-HEAVY = 4  # degrees of freedom of a Student's t with the measured deviation that is beyond 3 as often: in 0.7 %
+DEVIATION_IN_BARS = 1 / 1.1  # the error bars of a probe are wider than its noise by that much
+HEAVY = 4  # degrees of freedom of the Student's t that, with the measured deviation, exceeds 3 as often: in 0.7 %
 MEASURED_DEVIATION = 0.83
-STRETCH = 10  # probes that are drawn together from a real training
-ENTRY = 2  # the place of the stream of entries, behind those of the two kinds of directions
+STRETCH = 10  # successive probes of a real training that are drawn together
+ENTRY = 2  # the index of the stream of entries, after those of the two kinds of directions
 STREAMS = 3
 
 
 class Draw(Protocol):
-    """Z of the probes of a check: of so many tensors in so many runs, shape (PROBES, tensors)."""
+    """Draws Z of the probes of a check for many tensors, shape (PROBES, tensors)."""
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:
-        """Draw them, after those of the check `before`."""
+        """Draw them; `before` are those of the previous check."""
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, deviation: float = 1.0) -> Float64:  # noqa: ARG001 - a `Draw`
-    """As in the proof."""
+    """From N(0, 1), or with another deviation."""
     return deviation * rng.standard_normal(shape)
 
 
 def heavy(rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:  # noqa: ARG001 - a `Draw`
-    """With heavier tails."""
+    """From a distribution with heavier tails than N(0, 1)."""
     return MEASURED_DEVIATION / np.sqrt(HEAVY / (HEAVY - 2)) * rng.standard_t(HEAVY, shape)
 
 
 def discrete(rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:  # noqa: ARG001 - a `Draw`
-    """Of losses that are few quanta apart."""
+    """Rounded to half standard deviations, as from losses that differ by a few units in the last place."""
     return np.round(2 * DEVIATION_IN_BARS * rng.standard_normal(shape)) / 2
 
 
 def shared(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, share: float) -> Float64:  # noqa: ARG001 - a `Draw`
-    """With a share of the variance that all probes of a tensor have in common at a check."""
+    """With a share of the variance in common among all probes of a tensor at a check."""
     own, common = rng.standard_normal(shape), rng.standard_normal(shape[1:])
     return DEVIATION_IN_BARS * (np.sqrt(1 - share) * own + np.sqrt(share) * common)
 
 
 def lasting(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, memory: float) -> Float64:
-    """Correlated with those of the check before."""
+    """Correlated with those of the previous check."""
     return memory * before + DEVIATION_IN_BARS * np.sqrt(1 - memory**2) * rng.standard_normal(shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Some runs.
+    """Simulated runs of one kind.
 
     Attributes:
-        evidence: What Z is drawn as.
+        evidence: How Z is drawn, a key of `DRAWS` or `MEASURED`.
         tensors: Under guard.
         checks: In a run.
         false_alarms: The nominal chance.
@@ -115,7 +115,7 @@ MEASURED = "of real trainings"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a row for each case, and what the measured Z are like."""
+    """Print a row for each case, and the statistics of the measured Z."""
     options = parser().parse_args(arguments)
     hold_to_detector()
     runs, probes = (20, 900) if options.quick else (options.runs, options.probes)
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def all_cases(runs: int) -> list[Case]:
-    """Each kind of Z in runs as long as the level is made for; N(0, 1) with more tensors, fewer checks."""
+    """Each kind of Z in runs of the length that the level assumes, and N(0, 1) with more tensors and fewer checks."""
     usual = [
         Case(evidence, 1, CHECKS_IN_A_RUN, chance, runs) for evidence in (*DRAWS, MEASURED) for chance in (0.01, 0.1)
     ]
@@ -164,12 +164,12 @@ def row(case: Case, count: int) -> Row:
 
 
 def alarmed(case: Case, measured: Sequence[Float64]) -> int:
-    """How many of the runs have an alarm."""
+    """The number of runs with an alarm."""
     rng = np.random.default_rng(0)
     streams = [Detectors(case.runs * case.tensors) for _ in range(STREAMS)]
     level = 10 ** alarm_level(PROBES * case.tensors, case.checks, case.false_alarms)
     highest = np.zeros(case.runs * case.tensors)
-    with np.errstate(over="ignore"):  # of sums that have long passed the level
+    with np.errstate(over="ignore"):  # of sums far above the level
         for check, z in enumerate(checks(case, rng, measured)):
             gaussian = check % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
             streams[int(gaussian)].update(z[0])
@@ -195,7 +195,7 @@ def checks(case: Case, rng: np.random.Generator, measured: Sequence[Float64]) ->
 def stretches(
     rng: np.random.Generator, count: int, shape: tuple[int, int], measured: Sequence[Float64]
 ) -> Iterator[Float64]:
-    """Z as they followed each other in some stream of a real training, a stretch at a time."""
+    """Z in stretches of successive values from real trainings."""
     windows = np.concatenate(
         [np.lib.stride_tricks.sliding_window_view(z, STRETCH) for z in measured if z.size >= STRETCH]
     )
@@ -206,14 +206,14 @@ def stretches(
 
 
 class Detectors:
-    """Many of `gradguard.statistics.sequential.Detector` at once, of which none is ever restarted."""
+    """Many of `gradguard.statistics.sequential.Detector` at once, which are never restarted."""
 
     def __init__(self, count: int) -> None:
         self._sums = np.zeros((3, SIZES.size, count))
         self._damping = np.exp(-(SIZES**2) / 2)[:, None]
 
     def update(self, z: Float64) -> None:
-        """One more probe of each."""
+        """Add one probe to each."""
         grown = np.exp(SIZES[:, None] * np.clip(z, -CLIP, CLIP))
         shrunk = 1 / grown
         self._sums += 1
@@ -223,14 +223,14 @@ class Detectors:
 
     @property
     def evidence(self) -> Float64:
-        """That of each, not as a logarithm."""
+        """The evidence of each, not as a logarithm."""
         upward, downward, either = self._sums.mean(axis=1)
         total: Float64 = ((upward + downward) / 2 + either) / 2
         return total
 
 
 def hold_to_detector() -> None:
-    """Raise `ValueError` where the detectors simulated here are not those of the guard."""
+    """Raise `ValueError` if the simulated detectors differ from those of the guard."""
     z = np.random.default_rng(0).standard_normal((200, 3)) * [1, 2, 4] + [0, 0, 1]
     many, each = Detectors(3), [Detector() for _ in range(3)]
     for values in z:
@@ -242,7 +242,7 @@ def hold_to_detector() -> None:
 
 
 def measured_z(probes: int, *, quick: bool) -> list[Float64]:
-    """What the detectors were given, a row for each, in real trainings on correct gradients."""
+    """Z in real trainings with correct gradients, an array for each detector."""
     networks = correct_trainings.NETWORKS[3:4] if quick else correct_trainings.NETWORKS
     share = -(-probes // (len(networks) * len(FORMS)))
     streams: dict[int, tuple[Detector, list[float]]] = {}
@@ -254,11 +254,11 @@ def measured_z(probes: int, *, quick: bool) -> list[Float64]:
 
 
 def recording(streams: dict[int, tuple[Detector, list[float]]]) -> Callable[[Detector, float], None]:
-    """What replaces `Detector.update` and writes down what each is given."""
+    """A replacement of `Detector.update` that records its arguments."""
     update = Detector.update
 
     def updating(self: Any, z: float) -> None:
-        streams.setdefault(id(self), (self, []))[1].append(z)  # kept, so that no other takes its id
+        streams.setdefault(id(self), (self, []))[1].append(z)  # kept alive, so that no other object gets its id
         update(self, z)
 
     return updating

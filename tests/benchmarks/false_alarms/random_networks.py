@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     count = 9 if options.quick else -(-options.tensors // TENSORS)
     bugs: list[str] = []
-    told = ("ok", "float_precision", "inconclusive", "kink")
-    head = ("network, loss", "tensors", "bugs", *(word.replace("_", " ") for word in told), "evaluations")
-    print(table(head, rows(trials(options.first, count), options.processes, told, bugs)))
+    verdicts = ("ok", "float_precision", "inconclusive", "kink")
+    head = ("network, loss", "tensors", "bugs", *(word.replace("_", " ") for word in verdicts), "evaluations")
+    print(table(head, rows(trials(options.first, count), options.processes, verdicts, bugs)))
     print(*bugs, sep="\n")
 
 
@@ -50,19 +50,19 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def rows(drawn: Sequence[Trial], processes: int, told: Sequence[str], bugs: list[str]) -> Iterator[Row]:
-    """The verdicts, counted; the false bugs are added to `bugs`."""
+def rows(drawn: Sequence[Trial], processes: int, verdicts: Sequence[str], bugs: list[str]) -> Iterator[Row]:
+    """The number of tensors with each verdict; false bugs are added to `bugs`."""
     counts: dict[str, Counter[str]] = {}
     for trial, (count, wrong) in zip(drawn, in_parallel(judged, drawn, processes, "networks"), strict=True):
         counts.setdefault(trial.name, Counter()).update(count)
         bugs += wrong
     for name, count in [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]:
-        numbers = (str(count[word]) for word in ("tensors", "bugs", *told))
+        numbers = (str(count[word]) for word in ("tensors", "bugs", *verdicts))
         yield (name, *numbers, str(round(count["evaluations"] / max(1, count["checks"]))))
 
 
 def judged(trial: Trial) -> tuple[Counter[str], list[str]]:
-    """The verdicts on one network, and its false bugs."""
+    """The number of tensors with each verdict in one network, and the false bugs."""
     model, count = trial.model(), Counter({"checks": 1})
     with np.errstate(over="ignore", invalid="ignore"):
         grads = model.gradients(model.batch)

@@ -54,20 +54,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rows(drawn: Sequence[Trial], steps: int, processes: int, bugs: list[str]) -> Iterator[Row]:
-    """The counts; the false bugs are added to `bugs`."""
+    """The counts for each kind of network; false bugs are added to `bugs`."""
     counts: dict[str, Counter[str]] = {}
     done = in_parallel(partial(guarded, steps=steps), drawn, processes, "runs")
-    for trial, (count, told) in zip(drawn, done, strict=True):
+    for trial, (count, messages) in zip(drawn, done, strict=True):
         counts.setdefault(trial.name, Counter()).update(count)
-        bugs += [f"FALSE {trial}: {message}" for message in told]
+        bugs += [f"FALSE {trial}: {message}" for message in messages]
     for name, count in [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]:
         yield (name, *(str(count[what]) for what in ("runs", "checks", "probes", "alarms", "bugs", "runs with a bug")))
 
 
 def guarded(trial: Trial, steps: int) -> tuple[Counter[str], list[str]]:
-    """One training under guard: what was counted, and what was told falsely."""
+    """The counts of one training under guard, and the messages of its false bugs."""
     logging.getLogger("gradguard").addHandler(logging.NullHandler())
-    model, told = trial.model(), list[Alert]()
+    model, alerts = trial.model(), list[Alert]()
     params, batch = model.network.params, model.batch
     guard = GradGuard(
         params,
@@ -75,7 +75,7 @@ def guarded(trial: Trial, steps: int) -> tuple[Counter[str], list[str]]:
         max_overhead=None,
         precision="native" if trial.form.precision == "native" else "auto",
         reduction=trial.form.reduction,
-        on_alert=told.append,
+        on_alert=alerts.append,
         seed=trial.seed,
     )
     count, (timesteps, sequences, inputs) = Counter({"runs": 1}), batch.x.shape
@@ -93,6 +93,6 @@ def guarded(trial: Trial, steps: int) -> tuple[Counter[str], list[str]]:
     probes = [report for row in list(guard.history)[1:] for report in row.verdicts]
     count.update({"checks": len(guard.history), "probes": len(probes) * 4})
     count.update({"alarms": sum(len(row.alarms) for row in guard.history)})
-    wrong = [alert.message for alert in told if alert.verdict.is_bug]
+    wrong = [alert.message for alert in alerts if alert.verdict.is_bug]
     count.update({"bugs": len(wrong), "runs with a bug": bool(wrong)})
     return count, wrong

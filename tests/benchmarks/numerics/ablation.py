@@ -95,7 +95,7 @@ def as_if_smooth(found: Evidence) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a row for each rule that is taken out."""
+    """Print a row for each rule that is left out."""
     options = parser().parse_args(arguments)
     rules = list(RULES)[:2] if options.quick else list(RULES)
     work = [(rule, options.networks, options.every, options.quick) for rule in rules]
@@ -111,14 +111,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rows(work: Sequence[tuple[str, int, int, bool]], options: argparse.Namespace) -> Iterator[Row]:
-    """What each rule comes to."""
+    """A row for each rule."""
     for (rule, *_), count in zip(work, in_parallel(without, work, options.processes, "rules"), strict=True):
         told = (str(count[what]) for what in ("correct", "false", "faulty", "caught", "named"))
         yield (rule, *told, str(round(count["evaluations"] / count["checks"])))
 
 
 def without(given: tuple[str, int, int, bool]) -> Counter[str]:
-    """The counts without one rule."""
+    """The counts with one rule left out."""
     rule, networks, every, quick = given
     count: Counter[str] = Counter()
     with ExitStack() as stack:

@@ -67,10 +67,10 @@ class Amount:
     """How much is measured.
 
     Attributes:
-        repeats: Settlings of a deep check's eight directions, per tensor.
+        repeats: Step searches of the eight directions of a deep check, per tensor.
         entries: Entries per tensor, at most.
         checks: Routine checks.
-        oracle: Probes per tensor and kind that find the two-point difference's best step.
+        oracle: Probes per tensor and kind for the best step size of the two-point difference.
     """
 
     repeats: int = 4
@@ -101,7 +101,7 @@ class Measurement:
         kind: Of the probes.
         error: |n - the true derivative|.
         bar: 1.96 noise bars and one truncation bar.
-        usable: Whether the code found a step that suits.
+        usable: Whether gradguard found a reliable step size.
     """
 
     kind: str
@@ -120,9 +120,9 @@ class Sample:
         cell: State and batch size.
         kind: Of the probes.
         probes: How many.
-        left_out: For how many the code found no step.
-        covered: How many of the others the bar covers.
-        error: The others' root mean square error, in units of the two-point difference's.
+        left_out: Those without a reliable step size.
+        covered: Those of the others whose error bar covers the truth.
+        error: The root mean square error of the others, relative to the two-point difference.
     """
 
     source: str
@@ -215,7 +215,7 @@ def root_mean_square(values: Float64) -> float:
 
 
 def oracle(context: MeasurementContext, name: str, kind: str, count: int, rng: np.random.Generator) -> float:
-    """The rms error of two-point differences along `count` probes at the best of a grid of steps."""
+    """The root mean square error of two-point differences along `count` probes, at the best step of a grid."""
     chosen = drawn(context.gradients[name], kind, count, rng)
     errors = [two_point_errors(context, name, chosen, step) for step in GRID[context.objective.space.precision]]
     return min(root_mean_square(error) for error in errors)
@@ -230,7 +230,7 @@ def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) ->
 
 
 def two_point_errors(context: MeasurementContext, name: str, chosen: Iterable[Probe], step: float) -> Float64:
-    """Of two-point differences over the realised step, where the true derivative is not 0."""
+    """The errors of two-point differences over the step as rounded, where the true derivative is not 0."""
     errors = []
     with context.objective.space.moving(name) as place:
         for probe in chosen:
@@ -274,9 +274,9 @@ def settled(
     enough: float,
     rng: np.random.Generator,
 ) -> tuple[FourPoint, float, NDArray[np.bool_]]:
-    """Differences, their sigma and whether a step suited each, as `deep.examine` has them."""
-    heard = noise.estimate_noise(context.objective, name, context.centre, rng)
-    along = examine.Along(name, chosen, heard, rounding, steps, enough=enough)
+    """Differences, their sigma and whether each has a reliable step size, as a deep check finds them."""
+    noise_level = noise.estimate_noise(context.objective, name, context.centre, rng)
+    along = examine.Along(name, chosen, noise_level, rounding, steps, enough=enough)
     result = along.series(context, alone(context.objective, along.adapted(context))).settled
     return result.points, result.sigma, result.resolved
 
@@ -290,7 +290,7 @@ def routine_measurements(
     checks: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, Measurement]]:
-    """Every stream of every tensor, once a check, the way `routine.probe_tensors` runs them; by tensor."""
+    """One probe of each kind for each tensor and check, as routine checks make them."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
         context = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
@@ -304,7 +304,7 @@ def routine_measurements(
 def routine_measurement(
     context: MeasurementContext, name: str, kind: str, stream: Stream, probe: Sequence[Probe], floor: float
 ) -> Measurement:
-    """One probe of a stream, which learns from it."""
+    """One probe, from which the step size and the noise of the next one are learned."""
     points = context.measure(name, probe, np.array([stream.steps.start]))
     stream.variance = max(stream.variance, floor**2)
     sigma = float(np.sqrt(stream.variance))
@@ -314,7 +314,7 @@ def routine_measurement(
 
 
 def measurement(kind: str, points: FourPoint, sigma: float, usable: NDArray[np.bool_]) -> Measurement:
-    """Errors and bars of differences whose `g` is the true derivative; none where that is 0."""
+    """Errors and error bars of differences whose `g` is the true derivative, where this is not 0."""
     bar = (1.96 * NOISE_OF_NUMERICAL * sigma + points.truncation_bar(sigma)) / points.length
     counted = points.g != 0
     return Measurement(kind, np.abs(points.n - points.g)[counted], bar[counted], usable[counted])
@@ -330,7 +330,7 @@ def rows(samples: Sequence[Sample]) -> Iterator[Row]:
 
 
 def sums(samples: Sequence[Sample]) -> Iterator[Row]:
-    """A row for each source and form of the loss: a cell here is one state, batch size and kind of probe."""
+    """A row for each source and form of the loss; here a cell is one state, batch size and kind of probe."""
     for source, form in distinct(samples, "source", "form"):
         group = [each for each in samples if (each.source, each.form) == (source, form)]
         cells = distinct(group, "cell", "kind")
@@ -342,7 +342,7 @@ def sums(samples: Sequence[Sample]) -> Iterator[Row]:
 
 
 def cell_rows(samples: Sequence[Sample]) -> Iterator[Row]:
-    """A row for each cell as well."""
+    """A row for each cell."""
     fields = ("source", "form", "kind", "cell")
     for found in distinct(samples, *fields):
         group = [each for each in samples if tuple(getattr(each, field) for field in fields) == found]
@@ -356,7 +356,7 @@ def numbers(group: Sequence[Sample]) -> tuple[str, str, str, str]:
 
 
 def coverage(group: Iterable[Sample]) -> float:
-    """The share covered of what is not left out."""
+    """The share of covered probes, among those that are not left out."""
     covered, left = map(sum, zip(*((each.covered, each.probes - each.left_out) for each in group), strict=True))
     return covered / left if left else np.nan
 
@@ -367,7 +367,7 @@ def mean_error(group: Iterable[Sample]) -> float:
 
 
 def worst_cell(group: Sequence[Sample]) -> tuple[float, str]:
-    """The least coverage of a cell, and the cell."""
+    """The smallest coverage of a cell, and that cell."""
     return min((coverage([each for each in group if each.cell == cell]), cell) for (cell,) in distinct(group, "cell"))
 
 

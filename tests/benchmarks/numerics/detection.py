@@ -72,18 +72,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rows(trials: Sequence[Trial], processes: int) -> Iterator[Row]:
-    """The counts of each form and state."""
+    """A row for each form of the loss and each state."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for trial, count in zip(trials, in_parallel(judged, trials, processes, "checks"), strict=True):
         counts.setdefault((trial.form.name, trial.state), Counter()).update(count)
     for (form, state), count in counts.items():
-        told = ("faulty", "caught", "named", "below limit", "missed", "correct", "false")
+        counted = ("faulty", "caught", "named", "below limit", "missed", "correct", "false")
         evaluations = round(count["evaluations"] / count["checks"])
-        yield (f"{form}, {state}", *(str(count[what]) for what in told), str(evaluations))
+        yield (f"{form}, {state}", *(str(count[what]) for what in counted), str(evaluations))
 
 
 def judged(trial: Trial) -> Counter[str]:
-    """What the check makes of one network, counted by tensor."""
+    """The counts of the tensors of one network."""
     model, batch = network(trial)
     truth = LSTM()
     truth.params = model.params
@@ -124,12 +124,12 @@ def network(trial: Trial) -> tuple[LSTM, Batch]:
 
 @lru_cache(maxsize=2)
 def start_of(state: State, batch: int, hidden: int, seed: int) -> tuple[LSTM, Batch]:
-    """`State.reached`, trained once for the trials in a row that begin there."""
+    """`State.reached`, trained only once for successive trials in the same state."""
     return state.reached(batch, hidden, seed=seed)
 
 
 def distance(wrong: NDArray[Any], right: NDArray[Any]) -> float:
-    """||wrong - right|| relative to both; 1 where wrong is not finite."""
+    """||wrong - right|| / (||wrong|| + ||right||); 1 if `wrong` is not finite."""
     if not np.isfinite(wrong).all():
         return 1.0
     total = float(np.linalg.norm(wrong.astype(float)) + np.linalg.norm(right.astype(float)))

@@ -39,7 +39,7 @@ USUAL_TIME = "about 10 min"
 
 SHARES = (1e-2, 1e-3, 3e-4, 1e-4)
 TENSORS = ("Wh", "Wx", "V")
-CALM = 30  # checks before the fault
+CHECKS_BEFORE = 30  # with correct gradients, before the fault
 STEPS_A_CHECK = 5
 TIMESTEPS = 39
 
@@ -49,8 +49,8 @@ class Fault:
     """A gradient that is too small.
 
     Attributes:
-        tensor: Whose.
-        share: How much of it is missing; 0 for no fault.
+        tensor: Its name.
+        share: The part that is missing; 0 for no fault.
     """
 
     tensor: str
@@ -70,7 +70,7 @@ class Network:
         hidden: Cells.
         batch: Sequences in a batch.
         rate: The learning rate.
-        data: "genome" for the demo's, "one batch" for random targets learnt by heart.
+        data: "genome" for the demo's data, "one batch" for random targets that are learned by heart.
     """
 
     hidden: int
@@ -101,8 +101,8 @@ class Training:
         form: Of the loss.
         network: What is trained.
         seed: Of the network, of the batches and of the probes.
-        faults: Each sets in at the same step of its own copy of the training.
-        checks: That each copy has from then on, at most.
+        faults: Each begins at the same step, in its own copy of the training.
+        checks: The most that each copy has from then on.
     """
 
     form: LossForm
@@ -114,14 +114,14 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the guard said of one copy.
+    """What the guard reported in one copy of a training.
 
     Attributes:
-        fault: That it had.
-        delay: Checks until the fault was told; None where it was not.
-        checks: That there were.
+        fault: Of this copy.
+        delay: Checks until the fault was reported; None if it was not.
+        checks: In all.
         alarms: Raised by routine probes of tensors without a fault.
-        bugs: Tensors without a fault that were called one.
+        bugs: Tensors without a fault that were reported as a bug.
     """
 
     fault: Fault
@@ -135,9 +135,8 @@ NO_FAULT = Fault("", 0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the delays, and the false alarms of the same trainings."""
+    """Print the delays, and the false alarms in the same trainings."""
     options = parser().parse_args(arguments)
-    logging.getLogger("gradguard").setLevel(logging.CRITICAL)
     shares, tensors, networks, seeds = options.shares, TENSORS, NETWORKS, range(options.seeds)
     if options.quick:
         shares, tensors, networks, seeds, options.checks = SHARES[:1], TENSORS[:1], NETWORKS[:1], range(1), 2
@@ -149,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for network in networks
         for seed in seeds
     ]
-    told = dict(zip(trainings, in_parallel(outcomes_of, trainings, options.processes, "trainings"), strict=True))
-    print(table(("loss, tensor, missing share", "reported", "median", "last"), delays(told)))
+    results = dict(zip(trainings, in_parallel(outcomes_of, trainings, options.processes, "trainings"), strict=True))
+    print(table(("loss, tensor, missing share", "reported", "median", "last"), delays(results)))
     print()
-    print(table(("no fault", "trainings", "checks", "alarms", "bugs"), false_alarms(told)))
+    print(table(("no fault", "trainings", "checks", "alarms", "bugs"), false_alarms(results)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -166,19 +165,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def outcomes_of(training: Training) -> list[Outcome]:
-    """Train without a fault, then on from there with each."""
+    """Train without a fault, and continue from there with each fault."""
+    logging.getLogger("gradguard").addHandler(logging.NullHandler())
     model = LSTM(hidden=training.network.hidden, seed=training.seed)
-    data = list(islice(training.network.stream(training.seed), STEPS_A_CHECK * (CALM + training.checks)))
+    data = list(islice(training.network.stream(training.seed), STEPS_A_CHECK * (CHECKS_BEFORE + training.checks)))
     guard = guard_of(model, training)
-    before, after = data[: STEPS_A_CHECK * CALM], data[STEPS_A_CHECK * CALM :]
+    before, after = data[: STEPS_A_CHECK * CHECKS_BEFORE], data[STEPS_A_CHECK * CHECKS_BEFORE :]
     for step, given in enumerate(before):
         train(model, guard, training, step, given, NO_FAULT)
-    calm = outcome(guard, NO_FAULT)
-    return [calm, *(went_on(model, guard, training, after, fault) for fault in training.faults)]
+    without = outcome(guard, NO_FAULT)
+    return [without, *(continued(model, guard, training, after, fault) for fault in training.faults)]
 
 
 def guard_of(model: LSTM, training: Training) -> GradGuard:
-    """A guard that checks as often as it is due."""
+    """A guard without a limit on its overhead."""
     form = training.form
     return GradGuard(
         model.params,
@@ -197,36 +197,36 @@ def train(model: LSTM, guard: GradGuard, training: Training, step: int, batch: B
     descend(model, grads, training.network.rate)
 
 
-def went_on(model: LSTM, guard: GradGuard, training: Training, data: Sequence[Batch], fault: Fault) -> Outcome:
-    """A copy of the training with the fault, until it is told."""
+def continued(model: LSTM, guard: GradGuard, training: Training, data: Sequence[Batch], fault: Fault) -> Outcome:
+    """Continue a copy of the training with the fault, until it is reported."""
     twin = deepcopy(model)
     copied = guard_of(twin, training)
     copied.load_state_dict(guard.state_dict())
-    for step, batch in enumerate(data, start=STEPS_A_CHECK * CALM):
+    for step, batch in enumerate(data, start=STEPS_A_CHECK * CHECKS_BEFORE):
         train(twin, copied, training, step, batch, fault)
-        if fault.tensor in called_a_bug(copied.history[-1]):
+        if fault.tensor in bugs_in(copied.history[-1]):
             break
     return outcome(copied, fault)
 
 
 def outcome(guard: GradGuard, fault: Fault) -> Outcome:
-    """What a guard said from its first check to its last, at which a fault may have been told."""
+    """What a guard reported, from its first check to its last."""
     checks, rows = len(guard.history), list(guard.history)
-    delay = checks if fault.tensor in called_a_bug(rows[-1]) else None
+    delay = checks if fault.tensor in bugs_in(rows[-1]) else None
     alarms = sum(name != fault.tensor for row in rows for name in row.alarms)
-    wrongly = {name for row in rows for name in called_a_bug(row)} - {fault.tensor}
+    wrongly = {name for row in rows for name in bugs_in(row)} - {fault.tensor}
     return Outcome(fault, delay, checks, alarms, len(wrongly))
 
 
-def called_a_bug(row: HistoryRow) -> set[str]:
-    """The tensors that a check called a bug."""
+def bugs_in(row: HistoryRow) -> set[str]:
+    """The tensors that a check reported as a bug."""
     return {name for name, verdict in row.verdicts.items() if verdict.is_bug}
 
 
-def delays(told: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
-    """A row for each form and fault."""
+def delays(results: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
+    """A row for each form of the loss and fault."""
     groups: dict[tuple[str, Fault], list[int | None]] = {}
-    for training, outcomes in told.items():
+    for training, outcomes in results.items():
         for outcome in outcomes:
             if outcome.fault != NO_FAULT:
                 groups.setdefault((training.form.name, outcome.fault), []).append(outcome.delay)
@@ -236,11 +236,11 @@ def delays(told: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
         yield f"{form}, {fault.tensor}, {fault.share:g}", f"{len(caught)} of {len(found)}", median, last
 
 
-def false_alarms(told: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
-    """A row for each form: the copies without a fault."""
-    for form in dict.fromkeys(training.form for training in told):
-        right = [found for training, outcomes in told.items() if training.form == form for found in outcomes]
+def false_alarms(results: Mapping[Training, Sequence[Outcome]]) -> Iterator[Row]:
+    """A row for each form of the loss, over the trainings without a fault."""
+    for form in dict.fromkeys(training.form for training in results):
+        right = [found for training, outcomes in results.items() if training.form == form for found in outcomes]
         plain = [found for found in right if not found.fault.tensor]
         checks, alarms = sum(found.checks for found in plain), sum(found.alarms for found in plain)
-        trainings = sum(training.form == form for training in told)
+        trainings = sum(training.form == form for training in results)
         yield form.name, str(trainings), str(checks), str(alarms), str(sum(found.bugs for found in right))

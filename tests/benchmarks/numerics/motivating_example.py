@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
     options = parser().parse_args(arguments)
     batch = next(batches(read_genome(), 3 if options.quick else TIMESTEPS, options.batch))
-    print(table(("backward pass", "layer", *(f"d at {step:g}" for step in STEPS)), asked(batch)))
+    print(table(("backward pass", "layer", *(f"d at {step:g}" for step in STEPS)), classic_checks(batch)))
     print()
-    print(table(("backward pass", "loss", "tensor", "verdict", "n / g", "95 % interval", "d", "floor"), told(batch)))
+    print(table(("backward pass", "loss", "tensor", "verdict", "n / g", "95 % interval", "d", "floor"), reports(batch)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def asked(batch: Batch) -> Iterator[Row]:
-    """For each backward pass and layer, d at each step."""
+def classic_checks(batch: Batch) -> Iterator[Row]:
+    """The discrepancy d at each step size, for each backward pass and layer."""
     numerical = [differences(LSTM(), batch, step) for step in tqdm(STEPS, desc="differences", leave=False)]
     for code, network in CODES.items():
         _, grads = network().loss_and_grads(batch)
@@ -64,8 +64,8 @@ def asked(batch: Batch) -> Iterator[Row]:
             yield code, layer, *(f"{discrepancy(g, joined(n, tensors)):.2g}" for n in numerical)
 
 
-def told(batch: Batch) -> Iterator[Row]:
-    """For each backward pass, form of the loss and tensor, what gradguard says."""
+def reports(batch: Batch) -> Iterator[Row]:
+    """What gradguard reports, for each backward pass, form of the loss and tensor."""
     runs = [(code, network, form) for code, network in CODES.items() for form in (SCALAR, FLOAT64)]
     for code, network, form in tqdm(runs, desc="gradguard", leave=False):
         model = network()

@@ -59,10 +59,10 @@ AUTO = LossForm("scalar float32", "auto", None)
 
 
 class Tallied(LSTM):
-    """A network whose loss counts how often it is asked for, and is worked out once a point: every fault has the same.
+    """A network that counts the evaluations of its loss and computes each point once: all faults share the points.
 
     Attributes:
-        evaluations: How often.
+        evaluations: Of the loss, so far.
     """
 
     def __init__(self, params: Grads) -> None:
@@ -72,7 +72,7 @@ class Tallied(LSTM):
         self._known: dict[bytes, np.floating[Any]] = {}
 
     def loss(self, batch: Batch, params: Grads | None = None) -> np.floating[Any]:
-        """As `LSTM.loss`, of one and the same batch."""
+        """As `LSTM.loss`; every call must pass the same batch."""
         self.evaluations += 1
         point = self.params if params is None else params
         digest = hashlib.blake2b(digest_size=16)
@@ -84,8 +84,8 @@ class Tallied(LSTM):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a checker made of a network.
+class Outcome:
+    """The result of one check of one network.
 
     Attributes:
         failed: Whether the network failed the check.
@@ -104,24 +104,24 @@ class Checker:
 
     Attributes:
         name: What it is, and its settings.
-        ask: What it says of a network.
-        needs: The module without which it cannot be asked.
+        check: Runs it on a network.
+        needs: The module that has to be installed.
     """
 
     name: str
-    ask: Callable[[Trial], Said]
+    check: Callable[[Trial], Outcome]
     needs: str = "gradguard"
 
 
 @dataclass(frozen=True, slots=True)
-class LossRequest:
-    """One network for one checker."""
+class Run:
+    """A network that a checker runs on."""
 
     trial: Trial
     checker: str
 
 
-Answers = dict[LossRequest, Said]
+Outcomes = dict[Run, Outcome]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -151,104 +151,104 @@ def parser() -> argparse.ArgumentParser:
 def section(options: argparse.Namespace, hidden: int) -> str:
     """Both tables for one size of the network."""
     faults = ["timesteps"] if options.quick else list(FAULTS)[:: options.every]
-    asked = [key for key in options.checkers if installed(CHECKERS[key].needs)]
-    questions = [
-        LossRequest(Trial(SCALAR, state, fault, options.batch, hidden, seed), key)
+    available = [key for key in options.checkers if installed(CHECKERS[key].needs)]
+    runs = [
+        Run(Trial(SCALAR, state, fault, options.batch, hidden, seed), key)
         for seed in range(0, 2 * options.seeds, 2)  # even: batch 1 is the one before in `stale` and `accumulated`
         for state in options.states
         for fault in (CORRECT, *faults)
-        for key in asked
+        for key in available
     ]
-    said = in_parallel(answer, questions, options.processes, f"checks, H = {hidden}")
-    answers = {question: words for question, words in zip(questions, said, strict=True) if words}
-    told = ("false alarms", "caught", "below limit", "tensors named", "evaluations")
-    totals = table((f"checker, H = {hidden}", *told), (total(answers, key) for key in options.checkers))
-    by_fault = table((f"fault, H = {hidden}", "of", *asked), details(answers, asked))
+    found = in_parallel(outcome_of, runs, options.processes, f"checks, H = {hidden}")
+    outcomes = {run: outcome for run, outcome in zip(runs, found, strict=True) if outcome}
+    head = ("false alarms", "caught", "below limit", "tensors named", "evaluations")
+    totals = table((f"checker, H = {hidden}", *head), (total(outcomes, key) for key in options.checkers))
+    by_fault = table((f"fault, H = {hidden}", "of", *available), details(outcomes, available))
     return f"{totals}\n\n{by_fault}"
 
 
-def total(answers: Answers, key: str) -> Row:
+def total(outcomes: Outcomes, key: str) -> Row:
     """The counts of one checker over all networks."""
     checker = CHECKERS[key]
-    own = {question: said for question, said in answers.items() if question.checker == key}
+    own = {run: outcome for run, outcome in outcomes.items() if run.checker == key}
     if not own:
         return checker.name, "not installed", *[""] * 4
-    correct = [said for question, said in own.items() if question.trial.fault == CORRECT]
-    wrong = [said for question, said in own.items() if question.trial.fault != CORRECT]
-    evaluations = round(float(np.mean([said.evaluations for said in own.values()])))
+    correct = [outcome for run, outcome in own.items() if run.trial.fault == CORRECT]
+    wrong = [outcome for run, outcome in own.items() if run.trial.fault != CORRECT]
+    evaluations = round(float(np.mean([outcome.evaluations for outcome in own.values()])))
     return checker.name, failures(correct), failures(wrong), *verdicts(wrong), str(evaluations)
 
 
-def failures(said: Sequence[Said]) -> str:
+def failures(outcomes: Sequence[Outcome]) -> str:
     """How many networks fail, of how many."""
-    return f"{sum(words.failed for words in said)} of {len(said)}"
+    return f"{sum(outcome.failed for outcome in outcomes)} of {len(outcomes)}"
 
 
-def verdicts(wrong: Sequence[Said]) -> Row:
-    """What a checker says beyond pass or fail: how many networks it tells its limits of, and the faults by name."""
-    tensors = sum((said.tensors for said in wrong), Counter[str]())
+def verdicts(wrong: Sequence[Outcome]) -> Row:
+    """The columns "below limit" and "tensors named"; "cannot" for a checker that only passes or fails."""
+    tensors = sum((outcome.tensors for outcome in wrong), Counter[str]())
     if not tensors:
         return "cannot", "cannot"
-    unseen = sum(not said.failed and not said.tensors["missed"] for said in wrong)
+    unseen = sum(not outcome.failed and not outcome.tensors["missed"] for outcome in wrong)
     return str(unseen), f"{tensors['named']} of {tensors['faulty']}"
 
 
-def details(answers: Answers, keys: Sequence[str]) -> Iterator[Row]:
+def details(outcomes: Outcomes, keys: Sequence[str]) -> Iterator[Row]:
     """The networks of each fault that each checker fails."""
     counts: dict[str, Counter[str]] = {}
-    for question, said in answers.items():
-        count = counts.setdefault(question.trial.fault, Counter())
-        count.update({question.checker: int(said.failed), "of": int(question.checker == keys[0])})
+    for run, outcome in outcomes.items():
+        count = counts.setdefault(run.trial.fault, Counter())
+        count.update({run.checker: int(outcome.failed), "of": int(run.checker == keys[0])})
     for fault, count in counts.items():
         yield fault, str(count["of"]), *(str(count[key]) for key in keys)
 
 
-def answer(question: LossRequest) -> Said | None:
-    """What the checker says of the network; None where the fault leaves the gradient right."""
-    trial = question.trial
+def outcome_of(run: Run) -> Outcome | None:
+    """The result of a check; None if the fault does not change the gradient."""
+    trial = run.trial
     if trial.fault != CORRECT and not is_wrong(gradient(trial), gradient(replace(trial, fault=CORRECT))):
         return None
-    return CHECKERS[question.checker].ask(trial)
+    return CHECKERS[run.checker].check(trial)
 
 
 def gradient(trial: Trial) -> Grads:
-    """The gradient by hand."""
+    """The handwritten gradient."""
     model, batch = network(trial)
     return model.loss_and_grads(batch)[1]
 
 
 def is_wrong(grads: Grads, right: Grads) -> bool:
-    """Whether some tensor's gradient is one that a checker should fail."""
+    """Whether the gradient of any tensor is one that a checker should reject."""
     return any(distance(grad, right[name]) > FAULTY for name, grad in grads.items())
 
 
-def peer(fails: Callable[[Case], bool]) -> Callable[[Trial], Said]:
-    """Asks a checker that is handed a loss and a gradient, and says pass or fail."""
+def passes_or_fails(fails: Callable[[Case], bool]) -> Callable[[Trial], Outcome]:
+    """Makes a `Checker.check` of a function that returns whether a loss and a gradient fail."""
 
-    def ask(trial: Trial) -> Said:
+    def check(trial: Trial) -> Outcome:
         model, batch = tallied(replace(trial, fault=CORRECT))
         before = model.evaluations
         failed = fails(Case(model, batch, gradient(trial)))
-        return Said(failed, model.evaluations - before)
+        return Outcome(failed, model.evaluations - before)
 
-    return ask
+    return check
 
 
 @lru_cache(maxsize=1)
 def tallied(trial: Trial) -> tuple[Tallied, Batch]:
-    """The network whose loss the peers of all its faults share, and its batch."""
+    """The correct network whose loss all faults share, and its batch."""
     model, batch = network(trial)
     return Tallied(model.params), batch
 
 
-def gradguard(form: LossForm) -> Callable[[Trial], Said]:
-    """Asks gradguard as detection.py does."""
+def gradguard(form: LossForm) -> Callable[[Trial], Outcome]:
+    """Makes a `Checker.check` that runs gradguard as the benchmark `detection` does."""
 
-    def ask(trial: Trial) -> Said:
+    def check(trial: Trial) -> Outcome:
         tensors = judged(replace(trial, form=form))
-        return Said(tensors["caught"] + tensors["false"] > 0, tensors["evaluations"], tensors)
+        return Outcome(tensors["caught"] + tensors["false"] > 0, tensors["evaluations"], tensors)
 
-    return ask
+    return check
 
 
 def global_discrepancy(case: Case) -> bool:
@@ -264,21 +264,23 @@ def tensor_discrepancy(case: Case) -> bool:
 
 
 CHECKERS = {
-    "torch": Checker("torch gradcheck, defaults", peer(torch_gradcheck), "torch"),
+    "torch": Checker("torch gradcheck, defaults", passes_or_fails(torch_gradcheck), "torch"),
     "torch-loose": Checker(
         "torch gradcheck, eps 5e-3, atol and rtol 1e-2",
-        peer(partial(torch_gradcheck, eps=STEP, atol=THRESHOLD, rtol=THRESHOLD)),
+        passes_or_fails(partial(torch_gradcheck, eps=STEP, atol=THRESHOLD, rtol=THRESHOLD)),
         "torch",
     ),
-    "jax": Checker("jax check_grads, defaults", peer(jax_check_grads), "jax"),
-    "scipy": Checker("scipy check_grad < 1e-5, defaults", peer(partial(scipy_check_grad, threshold=1e-5)), "scipy"),
+    "jax": Checker("jax check_grads, defaults", passes_or_fails(jax_check_grads), "jax"),
+    "scipy": Checker(
+        "scipy check_grad < 1e-5, defaults", passes_or_fails(partial(scipy_check_grad, threshold=1e-5)), "scipy"
+    ),
     "scipy-loose": Checker(
         "scipy check_grad < 1e-2, epsilon 5e-3",
-        peer(partial(scipy_check_grad, threshold=THRESHOLD, epsilon=STEP)),
+        passes_or_fails(partial(scipy_check_grad, threshold=THRESHOLD, epsilon=STEP)),
         "scipy",
     ),
-    "d": Checker("one global d > 1e-2, step 5e-3", peer(global_discrepancy)),
-    "d-tensor": Checker("d of a tensor > 1e-2, step 5e-3", peer(tensor_discrepancy)),
+    "d": Checker("one global d > 1e-2, step 5e-3", passes_or_fails(global_discrepancy)),
+    "d-tensor": Checker("d of a tensor > 1e-2, step 5e-3", passes_or_fails(tensor_discrepancy)),
     "native": Checker("gradguard, native", gradguard(SCALAR)),
     "auto": Checker("gradguard, auto", gradguard(AUTO)),
 }

@@ -33,7 +33,7 @@ from gradguard.writers.tensorboard.records import summarize_record
 
 USUAL_TIME = "about 10 min"
 
-DISTINCT = 20  # reports; writing 10,000 different ones would take longer than all the rest
+DISTINCT = 20  # reports; to write 10,000 different ones would take longer than everything else
 VISITS = 3
 
 
@@ -52,26 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write(folder: Path, tensors: int, checks: int) -> None:
-    """A run's event file."""
+    """Write the event file of a run."""
     names = [f"layer{number // 2}/{'Wb'[number % 2]}" for number in range(tensors)]
     right = [report(names, seed, "") for seed in range(DISTINCT)]
     wrong = [report(names, seed, names[-1]) for seed in range(DISTINCT)]
     kinds = [[(summarize(one), History().record(one)) for one in several] for several in (right, wrong)]
-    began = {name: [(0, "ok")] for name in names}
-    changes = (began, {**began, names[-1]: [(0, "ok"), (checks // 2, "scale")]})
+    start = {name: [(0, "ok")] for name in names}
+    changes = (start, {**start, names[-1]: [(0, "ok"), (checks // 2, "scale")]})
     file = LocalEventFile(folder)
     for step in range(checks):
         kind = int(step >= checks // 2)
         summary, record = kinds[kind][step % DISTINCT]
-        told: Record = record | {"step": step, "began": 0, "checks": step + 1, "changes": changes[kind]}
-        event = event_pb2.Event(wall_time=float(step), step=step, summary=summarize_record(told))
+        complete: Record = record | {"step": step, "began": 0, "checks": step + 1, "changes": changes[kind]}
+        event = event_pb2.Event(wall_time=float(step), step=step, summary=summarize_record(complete))
         event.summary.MergeFrom(summary)
         file.add(event)
     file.close()
 
 
 def report(names: Sequence[str], seed: int, wrong: str) -> Report:
-    """What a check found, with noise of its own."""
+    """The report of a check, with random noise."""
     rng = np.random.default_rng(seed)
     found = {name: tensor(name, rng, 39.0 if name == wrong else 1.0) for name in names}
     verdict = Verdict.scale if wrong else Verdict.ok
@@ -79,7 +79,7 @@ def report(names: Sequence[str], seed: int, wrong: str) -> Report:
 
 
 def tensor(name: str, rng: np.random.Generator, factor: float) -> TensorReport:
-    """A tensor's report as a routine check gives it, or a deep one where the gradient is wrong."""
+    """The report of a tensor: from a routine check, or from a deep check if the gradient is wrong."""
     size = 100 if factor != 1 else 3
     g = rng.normal(size=size)
     n = g * factor * (1 + 1e-4 * rng.normal(size=size))
@@ -101,7 +101,7 @@ def _is_whole(address: str, run: str, checks: int) -> bool:
 
 
 def visit(chromium: Browser, address: str, number: int) -> tuple[str, ...]:
-    """The seconds to the sentence, to the charts, and from one tensor to another."""
+    """The seconds until the sentence, until the charts, and from one tensor to another."""
     chromium.forget()
     chromium.open(address)
     chromium.wait_for_tabs()

@@ -46,7 +46,7 @@ from benchmarks.support.tables import table
 
 USUAL_TIME = "about 10 min"
 
-KILLS = 10  # times of another fault to one that needs a process of its own
+KILLS = 10  # a SIGKILL needs a process of its own, so that it is injected that many times less often
 
 FAULTS: dict[str, Fault] = {
     "the loss raises": loss_raises,
@@ -60,7 +60,7 @@ FAULTS: dict[str, Fault] = {
     "logs deleted": deleted,
     "a file where a folder was": in_the_way,
     "a writer raises": writer_raises,
-    "a line that is no JSON": unserialisable,
+    "a report that is not JSON": unserialisable,
     "on_alert raises": alert_raises,
 }
 
@@ -99,10 +99,10 @@ def rows(times: int) -> Iterator[Row]:
 
 
 def injected(fault: Fault, times: int, folder: Path) -> Cost:
-    """Inject a fault over and over into one training."""
+    """Inject a fault into one training, again and again."""
     rng = np.random.default_rng(0)
     twin, training = Training(None), Training(folder)
-    changed = missing = checks = told = 0
+    changed = missing = checks = reported = 0
     for _ in range(times):
         for one in (twin, training):
             one.train(1)
@@ -119,7 +119,7 @@ def injected(fault: Fault, times: int, folder: Path) -> Cost:
             checks, missing = checks + len(training.finished), missing + len(lost(training))
     if fault is not deleted:
         checks, missing = len(training.finished), len(lost(training))
-        told = len(set(training.told) & lost(training))
+        reported = len(set(training.reported) & lost(training))
     assert training.guard is not None
     training.guard.close()
-    return Cost(times, changed, training.stopped, checks, told, missing - told, training.bugs)
+    return Cost(times, changed, training.stopped, checks, reported, missing - reported, training.bugs)

@@ -35,12 +35,12 @@ EVERY_N_STEPS = 50
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One training as it went.
+    """The course of one training.
 
     Attributes:
-        hash: Of all parameters after each step, running.
-        end: The bytes of all parameters after the last.
-        loss: The last.
+        hash: The running hash of all parameters after each step.
+        end: The bytes of all parameters after the last step.
+        loss: Of the last step.
         evaluations: Of the loss, by the guard.
         checks: By the guard.
     """
@@ -73,12 +73,12 @@ def rows(steps: int, timesteps: int) -> Iterator[Row]:
 
 
 def row(guard: str, steps: int, of: Course, same: str) -> Row:
-    """One training, its hash shortened."""
+    """A row for one training."""
     return guard, str(steps), str(of.checks), str(of.evaluations), f"{of.loss:.9g}", of.hash[:12], same
 
 
 def course(form: LossForm | None, steps: int, timesteps: int, bar: tqdm) -> Course:
-    """Train, under a guard that is handed that form of the loss, if any."""
+    """Train under a guard that gets that form of the loss; None for no guard."""
     model, running, loss = LSTM(), hashlib.sha256(), 0.0
     guard = None if form is None else guard_of(model, form)
     stream = batches(read_genome(), timesteps, 4)
@@ -96,7 +96,7 @@ def course(form: LossForm | None, steps: int, timesteps: int, bar: tqdm) -> Cour
 
 
 def guard_of(model: LSTM, form: LossForm) -> GradGuard:
-    """A guard that checks as often as it is due."""
+    """A guard without a limit on its overhead."""
     return GradGuard(
         model.params,
         every_n_steps=EVERY_N_STEPS,

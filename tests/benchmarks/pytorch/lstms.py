@@ -1,4 +1,4 @@
-"""An LSTM in three ways: PyTorch's own, a cell in plain operations, and a cell with its backward pass by hand."""
+"""An LSTM in three ways: PyTorch's own, a cell in plain operations, and a cell with a handwritten backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,19 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Library(nn.Module):
-    """`nn.LSTM`; the last h."""
+    """`nn.LSTM`, of which only the last h is returned."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(INPUTS, HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Over (T, B, inputs)."""
+        """The last h; `x` is (T, B, inputs)."""
         last: Tensor = self.lstm(x)[0][-1]
         return last
 
 
-class Written(nn.Module):
+class PlainCell(nn.Module):
     """A cell in plain operations, whose backward pass is autograd's."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Written(nn.Module):
         self.b = nn.Parameter(torch.zeros(4 * HIDDEN))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Over (T, B, inputs)."""
+        """The last h; `x` is (T, B, inputs)."""
         h = c = x.new_zeros(x.shape[1], HIDDEN)
         for at in x:
             h, c = self.cell(at, h, c)
@@ -45,8 +45,8 @@ class Written(nn.Module):
         return o.sigmoid() * c.tanh(), c
 
 
-class ByHand(Written):
-    """The same with its backward pass by hand."""
+class ByHand(PlainCell):
+    """The same cell with a handwritten backward pass."""
 
     def cell(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The next h and c."""
@@ -55,7 +55,7 @@ class ByHand(Written):
 
 
 class Cell(torch.autograd.Function):
-    """One step of an LSTM, and its backward pass by hand."""
+    """One step of an LSTM, with a handwritten backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Cell(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        """The chain rule, by hand."""
+        """The gradients of the inputs."""
         dh, dc = grads
         joined, c, w, i, f, g, o, after = ctx.saved_tensors
         dc = dc + dh * o * (1 - after.tanh() ** 2)
@@ -79,17 +79,17 @@ class Cell(torch.autograd.Function):
         return back[:, :INPUTS], back[:, INPUTS:], dc * f, joined.t() @ da, da.sum(0)
 
 
-LSTMS: dict[str, Callable[[], nn.Module]] = {"nn.LSTM": Library, "a cell": Written, "a Function": ByHand}
+LSTMS: dict[str, Callable[[], nn.Module]] = {"nn.LSTM": Library, "a cell": PlainCell, "a Function": ByHand}
 
 
 def classifier(lstm: str, seed: int = 0) -> nn.Sequential:
-    """A dense layer on the last h of one of them."""
+    """A dense layer on the last h of one of `LSTMS`."""
     torch.manual_seed(seed)
     return nn.Sequential(LSTMS[lstm](), nn.Linear(HIDDEN, CLASSES))
 
 
 def random_batch(timesteps: int, size: int, generator: torch.Generator) -> Batch:
-    """Sequences, and what is to be learnt of each: which of its inputs is the largest on average, the last left out."""
+    """Random sequences; the target of each is which of its first `CLASSES` inputs has the largest mean."""
     x = torch.randn(timesteps, size, INPUTS, generator=generator)
     return x, x[:, :, :CLASSES].mean(0).argmax(1)
 

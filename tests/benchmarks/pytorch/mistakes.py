@@ -1,4 +1,4 @@
-"""The mistakes that are made with PyTorch around a correct model, each with a switch that it sets in with."""
+"""The usual PyTorch mistakes, each as a training loop that makes it from some step on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from benchmarks.pytorch.lstms import CLASSES, HIDDEN, INPUTS, Batch, loss_of
 
 MICRO_BATCHES = 5
-LAST_WINDOW = 3  # micro-batches that are left at the end of an epoch
+LAST_WINDOW = 3  # micro-batches in the last, shorter window of an epoch
 LOSS_SCALE = 1024.0
 LARGEST_NORM = 1e-2
 LARGEST_ENTRY = 1e-3
-WEIGHT = 2.0  # of the loss of a Function that forgets what it is handed
+WEIGHT = 2.0  # of the loss whose Function ignores grad_output
 
 
 class Plain(nn.Module):
     """Two layers on the last step of a sequence.
 
     Attributes:
-        wrong: Whether its mistake has set in.
+        wrong: Whether its mistake is made.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Plain(nn.Module):
 
 
 class Fused(torch.autograd.Function):
-    """A fused softmax and cross-entropy, whose gradient is made in the forward pass."""
+    """A fused softmax and cross-entropy that computes its gradient in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, y: Tensor, forgets: bool) -> Tensor:
-        """The mean."""
+        """The mean cross-entropy."""
         p = logits.softmax(1)
         ctx.save_for_backward((p - nn.functional.one_hot(y, p.shape[1])) / len(y))
         ctx.forgets = forgets
@@ -51,13 +51,13 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """Times the gradient that it is handed, or not."""
+        """The saved gradient, times `grad_output` unless the Function ignores it."""
         (slope,) = ctx.saved_tensors
         return (slope if ctx.forgets else slope * grads[0]), None, None
 
 
 class Detached(Plain):
-    """The inner layer's output is cut off."""
+    """The output of the inner layer is detached."""
 
     def hidden(self, x: Tensor) -> Tensor:  # noqa: D102 - as in Plain
         h = super().hidden(x)
@@ -65,7 +65,7 @@ class Detached(Plain):
 
 
 class Overwritten(Plain):
-    """What the outer layer has saved is written over behind autograd's back."""
+    """A tensor that the outer layer saved is overwritten without autograd noticing."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - as in Plain
         h = self.hidden(x[-1])
@@ -76,11 +76,11 @@ class Overwritten(Plain):
 
 
 class Dropping(torch.autograd.Function):
-    """Dropout; wrong, its mask is drawn once more for the backward pass."""
+    """Dropout; the wrong variant draws another mask for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, forgets: bool) -> Tensor:
-        """Half of the numbers, times two."""
+        """Keep a random half of the numbers, times two."""
         mask = (torch.rand_like(x) < 0.5) * 2
         ctx.save_for_backward(mask)
         ctx.forgets = forgets
@@ -88,7 +88,7 @@ class Dropping(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Through the same mask, or another."""
+        """Through the same mask, or another one."""
         (mask,) = ctx.saved_tensors
         return grads[0] * ((torch.rand_like(grads[0]) < 0.5) * 2 if ctx.forgets else mask), None
 
@@ -105,25 +105,25 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def fused(module: nn.Module, batch: Batch) -> Tensor:
-    """The weighted loss by the Function of one's own."""
+    """The weighted loss, by the custom Function."""
     loss: Tensor = Fused.apply(module(batch[0]), batch[1], module.wrong)  # type: ignore[no-untyped-call]  # PyTorch's
     return WEIGHT * loss
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A mistake.
+    """A mistake in a training loop or in a module.
 
     Attributes:
         name: For the table.
-        says: What a report that names it has to say.
-        model: Makes the module, whose `wrong` switches the mistakes of a forward or backward pass.
+        says: The text that a report with the right cause contains.
+        model: Makes the module; its `wrong` switches a mistake in the forward or backward pass.
         loss: Of a micro-batch.
         micro_batches: Of a step.
-        divides_by: What the loop divides each micro-batch's loss by once it is wrong; None where it stays right.
-        scale: Of the gradients, once it is wrong.
-        clips: What the loop does before the check, once it is wrong.
-        keeps: Whether it leaves out `zero_grad`, once it is wrong.
+        divides_by: The wrong divisor of the loss of each micro-batch; None for the right one.
+        scale: Of the wrong gradients.
+        clips: Clips the gradients before the check.
+        keeps: Whether the wrong loop leaves out `zero_grad`.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Cause:
     keeps: bool = False
 
     def gradients(self, module: nn.Module, window: list[Batch], *, wrong: bool) -> None:
-        """What one step of the loop leaves in `grad`; those of the step before are still there."""
+        """Run the backward passes of one step, on top of the gradients of the step before."""
         module.wrong = wrong  # type: ignore[assignment]  # a flag, which modules hold too
         if not (self.keeps and wrong):
             module.zero_grad()
@@ -148,23 +148,23 @@ class Cause:
             self.clips(module)
 
     def whole(self, module: nn.Module, window: list[Batch]) -> Tensor:
-        """The loss that the gradients are meant to be of."""
+        """The loss whose gradients the step should compute."""
         return sum((self.loss(module, batch) for batch in window), torch.zeros(())) / len(window)
 
     def constants(self, window: list[Batch]) -> dict[str, float]:
-        """What the loop tells the guard."""
+        """The constants that the loop passes to the guard."""
         is_short = 1 < len(window) < MICRO_BATCHES
         known = {"accumulation": float(MICRO_BATCHES), "loss_scale": LOSS_SCALE}
         return known | ({"window": float(len(window))} if is_short else {})
 
 
 def clip_norm(module: nn.Module) -> None:
-    """All gradients together."""
+    """Clip the norm of all gradients."""
     nn.utils.clip_grad_norm_(module.parameters(), LARGEST_NORM)
 
 
 def clip_entries(module: nn.Module) -> None:
-    """Each by itself."""
+    """Clip each entry."""
     nn.utils.clip_grad_value_(module.parameters(), LARGEST_ENTRY)
 
 

@@ -31,7 +31,7 @@ USUAL_TIME = "about 10 min"
 
 TIMESTEPS = 39
 SIZES = (1, 16, 256)
-ENTRIES = 12  # of a tensor
+ENTRIES = 12  # measured in each tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
     sizes, timesteps, entries = (SIZES[:1], 2, 1) if chosen.quick else (SIZES, TIMESTEPS, ENTRIES)
-    head = ("LSTM", "batch", "precision", "gradients", "evaluations", "calls", "one by one, s", "as it is, s", "gain")
+    head = ("LSTM", "batch", "precision", "gradients", "evaluations", "calls", "one by one, s", "with vmap, s", "gain")
     print(table(head, rows(sizes, timesteps, entries, chosen.repeats)))
 
 
 def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> Iterator[Row]:
-    """Both ways, of each."""
+    """A row for each LSTM, batch size, precision and gradient."""
     kinds = [(precision, scale) for precision in ("native", "auto") for scale in (1.0, 2.0)]
     runs = [(name, size, *kind) for name in LSTMS for size in sizes for kind in kinds]
     for name, size, precision, scale in tqdm(runs, desc="LSTMs", leave=False):
@@ -69,7 +69,7 @@ def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> It
 
 
 def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> tuple[Timing, Timing]:
-    """A check point by point, and one as it is."""
+    """A check that evaluates one point at a time, and one with vmap."""
     with patch("gradguard.measurement.precision.tried_at_once", lambda *_: 1):
         alone = timed(module, batch, precision, scale, entries)
     return alone, timed(module, batch, precision, scale, entries)

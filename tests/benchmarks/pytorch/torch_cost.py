@@ -37,25 +37,25 @@ LAYERS = 2
 TIMESTEPS = 16
 CHECKS = 3
 ENTRIES = 3  # of a tensor, in a deep check
-DEEP = 10**6  # parameters up to which it is measured
+DEEP = 10**6  # parameters, at most, of a model whose deep check is measured
 
 
 class Recurrent(nn.Module):
-    """`nn.LSTM`; the last h."""
+    """`nn.LSTM`, of which only the last h is returned."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of rows that are taken as sequences."""
+        """The last h; the rows of `x` are split into sequences."""
         sequences = x.reshape(TIMESTEPS, -1, x.shape[1])
         last: Tensor = self.lstm(sequences)[0][-1]
         return last
 
 
 def stack(width: int) -> nn.Module:
-    """Layers of Linear and tanh."""
+    """Layers of `nn.Linear` and tanh."""
     return nn.Sequential(*(part for _ in range(LAYERS) for part in (nn.Linear(width, width), nn.Tanh())))
 
 
@@ -71,13 +71,13 @@ class Timing:
     of_loss: float
 
 
-class CheckTarget:
-    """A model on one batch, its loss, and the seconds that this took.
+class TimedModel:
+    """A model, its loss on one batch, and the time of its evaluations.
 
     Attributes:
         module: The model.
         parameters: How many it has.
-        seconds: Of the evaluations so far.
+        seconds: Of all evaluations so far.
     """
 
     def __init__(self, name: str, size: int, batch: int, device: str) -> None:
@@ -95,14 +95,14 @@ class CheckTarget:
         return self.module(self._x).square().mean()
 
     def loss(self) -> Tensor:
-        """The same, timed."""
+        """The loss; its time is added to `seconds`."""
         started = self._clock()
         value = self.raw()
         self.seconds += self._clock() - started
         return value
 
     def timed(self, act: Callable[[], Report | None]) -> Timing:
-        """A check."""
+        """The timing of a check."""
         self.seconds, started = 0.0, self._clock()
         report = act()
         if report is None:
@@ -110,7 +110,7 @@ class CheckTarget:
         return Timing(report.evaluations, self._clock() - started, self.seconds)
 
     def alone(self) -> float:
-        """Seconds of one evaluation by itself."""
+        """Seconds of one evaluation outside a check."""
         with torch.no_grad():
             started = self._clock()
             self.raw().item()
@@ -118,7 +118,7 @@ class CheckTarget:
 
 
 def clock_of(device: str) -> Callable[[], float]:
-    """Processor time; on an accelerator the time on the wall, all work done."""
+    """Processor time; on an accelerator, wall time after all its work is done."""
     if device == "cpu":
         return time.process_time
 
@@ -152,14 +152,14 @@ def rows(sizes: Sequence[int], batch: int, device: str) -> Iterator[Row]:
     """Routine and deep checks of models of some sizes."""
     runs = [(name, size, precision) for size in sizes for name in MODELS for precision in ("native", "auto")]
     for name, size, precision in tqdm(runs, desc="models", leave=False):
-        subject = CheckTarget(name, size, batch, device)
+        subject = TimedModel(name, size, batch, device)
         kinds = {"routine": routine_checks} | ({"deep": deep_checks} if size <= DEEP else {})
         for kind, checks in kinds.items():
             timings, alone = checks(subject, precision), [subject.alone() for _ in range(5)]
             yield row(kind, name, subject, precision, timings, statistics.median(alone))
 
 
-def row(kind: str, name: str, subject: CheckTarget, precision: str, timings: Sequence[Timing], raw: float) -> Row:
+def row(kind: str, name: str, subject: TimedModel, precision: str, timings: Sequence[Timing], raw: float) -> Row:
     """One kind of check of one model."""
     evaluations = statistics.median(timing.evaluations for timing in timings)
     each = statistics.median(timing.of_loss / timing.evaluations for timing in timings)
@@ -169,8 +169,8 @@ def row(kind: str, name: str, subject: CheckTarget, precision: str, timings: Seq
     return *what, f"{1e3 * raw:.2f}", f"{1e3 * each:.2f}", f"{own:.3f}", f"{times:.2f}"
 
 
-def routine_checks(subject: CheckTarget, precision: str) -> list[Timing]:
-    """Those of a training after the first, one a step."""
+def routine_checks(subject: TimedModel, precision: str) -> list[Timing]:
+    """The checks of a training after its first check, one at each step."""
     options = {"every_n_steps": 1, "max_overhead": None, "precision": precision}
     with TorchGuard(subject.module, loss=subject.loss, **options) as guard:
         timings = []
@@ -181,8 +181,8 @@ def routine_checks(subject: CheckTarget, precision: str) -> list[Timing]:
     return timings[1:]
 
 
-def deep_checks(subject: CheckTarget, precision: str) -> list[Timing]:
-    """One, of a few entries of each tensor."""
+def deep_checks(subject: TimedModel, precision: str) -> list[Timing]:
+    """One deep check of a few entries of each tensor."""
     with TorchGuard(subject.module, max_overhead=None) as guard:
         subject.module.zero_grad()
         subject.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's

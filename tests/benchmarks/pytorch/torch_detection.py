@@ -10,7 +10,7 @@ begins after some correct steps. A tensor counts as wrong if the mistake changes
 size.
 
 How to read it: all "bugs" of the first table are false, and the goal is 0. |Z| is the part of n - g that the error
-bars do not account for, in standard deviations. In the second table, "from the start" and "set in" are the numbers of
+bars do not account for, in standard deviations. In the second table, "from the start" and "later" are the numbers of
 checks until a mistake of either kind is reported, at most ten. "reported" counts the wrong tensors that are reported
 as a bug, "false" the correct ones that are. "named" is "yes" if the report states the cause of the mistake; "as" is
 what it states.
@@ -44,11 +44,11 @@ USUAL_TIME = "about 10 min"
 TIMESTEPS, BATCH = 13, 8
 STATES = {"untrained": 0.3, "trained": 0.3, "sharp": 3.0}  # the learning rate under guard
 PRECISIONS = ("native", "auto")
-TRAINED = 1000  # steps of Adam before
+TRAINED = 1000  # steps of Adam in the trained state
 SHARPER = 3.0
-STEPS_PER_PROBE = 3  # a training in which no step suits the probes ends, too
-FINE = 4  # checks before a mistake sets in
-CHECKS = 10  # with it, at most
+STEPS_PER_PROBE = 3  # also ends a training whose probes find no reliable step size
+CHECKS_BEFORE = 4  # correct ones, before the mistake begins
+CHECKS = 10  # with the mistake, at most
 FAULTY = 1e-6
 
 
@@ -60,7 +60,7 @@ class Training:
         lstm: How it is written.
         state: That it begins in.
         precision: Of the checks.
-        probes: To be made before it ends.
+        probes: After so many the training ends.
     """
 
     lstm: str
@@ -71,14 +71,14 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a guard made of one training.
+    """What a guard reported in one training.
 
     Attributes:
         training: The training.
         z: Of every routine probe.
         checks: After the first.
         alarms: Raised by routine probes.
-        bugs: Told: all of them false.
+        bugs: The messages of the reported bugs, all of them false.
         losses: The first and the last.
     """
 
@@ -97,7 +97,7 @@ class Trial:
     Attributes:
         cause: The mistake.
         precision: Of the checks.
-        correct: Steps before it sets in.
+        correct: Steps before it begins.
     """
 
     cause: Cause
@@ -107,34 +107,34 @@ class Trial:
 
 @dataclass(slots=True)
 class Found:
-    """What has been told of a training with a mistake.
+    """What a guard has reported in a training with a mistake.
 
     Attributes:
-        checks: With the mistake, until it was told; None as long as it was not.
+        checks: With the mistake, until it was reported; None if it was not.
         wrong: The tensors with a wrong gradient.
-        told: Those of them that were called a bug.
-        false: Others that were.
-        verdicts: What the wrong ones were called.
-        text: The reports.
-        sentence: The cause of the first.
+        reported: Those of them that were reported as a bug.
+        false: Correct tensors that were reported as a bug.
+        verdicts: Of the wrong tensors.
+        text: The explanations and causes of the wrong tensors.
+        sentence: The cause of the first wrong tensor.
     """
 
     checks: int | None = None
     wrong: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     false: set[str] = field(default_factory=set)
     verdicts: dict[str, None] = field(default_factory=dict)
     text: str = ""
     sentence: str = ""
 
     def see(self, report: Report, wrong: set[str], check: int) -> None:
-        """Take in one check."""
+        """Add the results of one check."""
         bugs = {name: tensor for name, tensor in report.tensors.items() if tensor.verdict.is_bug}
         self.wrong |= wrong
         self.false |= bugs.keys() - wrong
         for name in [name for name in bugs if name in wrong]:
             self.checks = check if self.checks is None else self.checks
-            self.told.add(name)
+            self.reported.add(name)
             self.verdicts[str(bugs[name].verdict)] = None
             self.text += f"{bugs[name].explanation}; {bugs[name].cause}\n"
             self.sentence = self.sentence or bugs[name].cause or bugs[name].explanation
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(head, [*map(row, outcomes), sums(outcomes)]))
     print()
     causes = CAUSES[:2] if options.quick else CAUSES
-    head = ("mistake", "precision", "from the start", "set in", "reported", "false", "verdict", "named", "as")
+    head = ("mistake", "precision", "from the start", "later", "reported", "false", "verdict", "named", "as")
     print(table(head, cause_rows(causes, precisions, options.processes)))
     for outcome in outcomes:
         for bug in outcome.bugs:
@@ -169,30 +169,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def outcome_of(training: Training) -> Outcome:
-    """Train under guard until the probes are made."""
+    """Train under guard until there are enough probes."""
     torch.set_num_threads(1)
     module, generator = reached(training), torch.Generator().manual_seed(1)
-    told, losses = list[Alert](), list[float]()
-    guard = guard_of(module, training.precision, told)
+    alerts, losses = list[Alert](), list[float]()
+    guard = guard_of(module, training.precision, alerts)
     with recorded() as seen, guard:
         for step in range(STEPS_PER_PROBE * training.probes):
             batch = random_batch(TIMESTEPS, BATCH, generator)
             losses.append(descended(module, batch, STATES[training.state], guard, step))
-            if sum(z.size for z in seen) >= training.probes or any(alert.verdict.is_bug for alert in told):
+            if sum(z.size for z in seen) >= training.probes or any(alert.verdict.is_bug for alert in alerts):
                 break
     return Outcome(
         training=training,
         z=np.abs(np.concatenate([np.empty(0), *seen])),
         checks=len(guard.history) - 1,
         alarms=sum(len(row.alarms) for row in guard.history),
-        bugs=tuple(alert.message for alert in told if alert.verdict.is_bug),
+        bugs=tuple(alert.message for alert in alerts if alert.verdict.is_bug),
         losses=(losses[0], losses[-1]),
     )
 
 
-def guard_of(module: nn.Module, precision: str, told: list[Alert]) -> TorchGuard:
-    """A guard that checks every step, whatever it costs."""
-    return TorchGuard(module, every_n_steps=1, max_overhead=None, precision=precision, on_alert=told.append)
+def guard_of(module: nn.Module, precision: str, alerts: list[Alert]) -> TorchGuard:
+    """A guard that checks at every step, without a limit on its overhead."""
+    return TorchGuard(module, every_n_steps=1, max_overhead=None, precision=precision, on_alert=alerts.append)
 
 
 def reached(training: Training) -> nn.Module:
@@ -211,7 +211,7 @@ def reached(training: Training) -> nn.Module:
 
 
 def descended(module: nn.Module, batch: Batch, rate: float, guard: TorchGuard | None = None, step: int = 0) -> float:
-    """One step of plain gradient descent; the loss before it."""
+    """Take one step of gradient descent; return the loss before it."""
     module.zero_grad()
     loss = loss_of(module, batch)
     loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's
@@ -222,7 +222,7 @@ def descended(module: nn.Module, batch: Batch, rate: float, guard: TorchGuard | 
 
 
 def update(module: nn.Module, rate: float) -> None:
-    """Against the gradient."""
+    """Subtract the gradients, times the rate."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.grad is not None:
@@ -230,18 +230,18 @@ def update(module: nn.Module, rate: float) -> None:
 
 
 def row(outcome: Outcome) -> Row:
-    """One training."""
+    """A row for one training."""
     of = outcome.training
     return (of.lstm, of.state, of.precision, *(f"{loss:.2f}" for loss in outcome.losses), *numbers([outcome]))
 
 
 def sums(outcomes: Sequence[Outcome]) -> Row:
-    """All of them."""
+    """A row for all trainings together."""
     return ("all", "", "", "", "", *numbers(outcomes))
 
 
 def numbers(outcomes: Sequence[Outcome]) -> Row:
-    """What the last columns say of some trainings."""
+    """The last columns for some trainings."""
     z = np.concatenate([outcome.z for outcome in outcomes])
     counts = (
         sum(outcome.checks for outcome in outcomes),
@@ -253,21 +253,26 @@ def numbers(outcomes: Sequence[Outcome]) -> Row:
 
 
 def cause_rows(causes: Sequence[Cause], precisions: Sequence[str], processes: int) -> Iterator[Row]:
-    """What was found of each mistake, in each precision."""
-    trials = [Trial(cause, precision, correct) for cause in causes for precision in precisions for correct in (0, FINE)]
+    """A row for each mistake and precision."""
+    trials = [
+        Trial(cause, precision, correct)
+        for cause in causes
+        for precision in precisions
+        for correct in (0, CHECKS_BEFORE)
+    ]
     found = list(in_parallel(found_of, trials, processes, "mistakes"))
     for trial, start, later in zip(trials[::2], found[::2], found[1::2], strict=True):
         both = (start, later)
-        told, wrong = (sum(len(getattr(one, what)) for one in both) for what in ("told", "wrong"))
+        reported, wrong = (sum(len(getattr(one, what)) for one in both) for what in ("reported", "wrong"))
         checks = ("never" if one.checks is None else str(one.checks) for one in both)
         verdicts = ", ".join({verdict: None for one in both for verdict in one.verdicts})
         named = "yes" if all(trial.cause.says in one.text for one in both) else "NO"
-        counts = (f"{told} of {wrong}", str(sum(len(one.false) for one in both)))
+        counts = (f"{reported} of {wrong}", str(sum(len(one.false) for one in both)))
         yield trial.cause.name, trial.precision, *checks, *counts, verdicts, named, start.sentence or later.sentence
 
 
 def found_of(trial: Trial) -> Found:
-    """Train until every wrong tensor is told, or ten checks with the mistake are over."""
+    """Train until every wrong tensor is reported, for at most ten checks with the mistake."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module, generator, found = trial.cause.model(), torch.Generator().manual_seed(1), Found()
@@ -277,7 +282,7 @@ def found_of(trial: Trial) -> Found:
             check = step - trial.correct + 1
             report, wrong = checked(trial.cause, module, window, guard, step, wrong=check > 0)
             found.see(report, wrong, check)
-            if check > 0 and found.wrong and found.told == found.wrong:
+            if check > 0 and found.wrong and found.reported == found.wrong:
                 break
             update(module, 0.1)
     return found
@@ -286,8 +291,8 @@ def found_of(trial: Trial) -> Found:
 def checked(
     cause: Cause, module: nn.Module, window: list[Batch], guard: TorchGuard, step: int, *, wrong: bool
 ) -> tuple[Report, set[str]]:
-    """The check of one step, and which of its gradients are wrong."""
-    twin = copy.deepcopy(module)  # of its forward passes the guard sees nothing
+    """The report of one step, and the names of its wrong gradients."""
+    twin = copy.deepcopy(module)  # the guard does not see its forward passes
     for one, is_wrong in ((twin, False), (module, wrong)):
         torch.manual_seed(step)
         cause.gradients(one, window, wrong=is_wrong)

@@ -57,10 +57,10 @@ class Way:
     Attributes:
         name: For the table.
         module: Makes what is trained.
-        wrapped: What the training calls in its place.
+        wrapped: Wraps the module for the training.
         autocast: Whether the forward pass is in bfloat16.
         parts: Micro-batches of a step.
-        processes: That train together.
+        processes: The number of processes that train together.
     """
 
     name: str
@@ -84,11 +84,11 @@ WAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One training as it went.
+    """The course of one training.
 
     Attributes:
-        hash: Of all parameters after each step, running.
-        end: Of all that is left.
+        hash: The running hash of all parameters after each step.
+        end: The hash of everything at the end.
         checks: By the guard.
         evaluations: Of the loss, by the guard.
     """
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def rows(steps: int) -> Iterator[Row]:
-    """One for each way."""
+    """A row for each way to train."""
     for way in tqdm(WAYS, desc="ways", leave=False):
         pairs = together(way, steps) if way.processes > 1 else [both(way, steps)]
         same = all((alone.hash, alone.end) == (guarded.hash, guarded.end) for alone, guarded in pairs)
@@ -149,24 +149,24 @@ def course(way: Way, steps: int, *, guarded: bool) -> Course:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Drawn anew."""
+    """A random batch."""
     return torch.randn(BATCH, INPUTS), torch.randint(CLASSES, (BATCH,))
 
 
 def loss_of(way: Way, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Of a batch, in float32 at the end."""
+    """The loss of a batch, in float32."""
     with torch.autocast("cpu", dtype=torch.bfloat16) if way.autocast else nullcontext():
         return nn.functional.cross_entropy(module(x).float(), y)
 
 
 def contents(tensors: Sequence[Any]) -> bytes:
-    """Every bit of what this process holds of them."""
+    """Every bit of the parts of the tensors that this process holds."""
     local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     return b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in local)
 
 
 def together(way: Way, steps: int) -> list[tuple[Course, Course]]:
-    """Both trainings in several processes, as each of them saw them."""
+    """Both trainings in several processes; one pair for each process."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         ranks = [context.Process(target=worker, args=(way, steps, rank, folder)) for rank in range(way.processes)]
@@ -179,9 +179,9 @@ def together(way: Way, steps: int) -> list[tuple[Course, Course]]:
 
 
 def worker(way: Way, steps: int, rank: int, folder: str) -> None:
-    """One of them."""
+    """One of the processes."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=way.processes)
     (Path(folder) / str(rank)).write_bytes(pickle.dumps(both(way, steps)))
     distributed.barrier()
-    os._exit(0)  # what the process group tears down is not of interest
+    os._exit(0)  # skips the teardown of the process group, which is not measured

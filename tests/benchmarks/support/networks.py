@@ -18,12 +18,12 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LossForm:
-    """A form in which the same loss is handed to gradguard.
+    """A form in which gradguard gets the same loss.
 
     Attributes:
         name: For the tables.
-        precision: What gradguard evaluates it in.
-        reduction: None for the scalar loss, else how its unreduced losses are reduced.
+        precision: In which gradguard evaluates it.
+        reduction: None for a scalar loss; for unreduced losses, how they are reduced.
     """
 
     name: str
@@ -31,7 +31,7 @@ class LossForm:
     reduction: Reduction | None
 
     def of(self, model: LSTM, batch: Batch) -> Callable[[], object]:
-        """The loss, as a guard is given it."""
+        """The loss function for a check or a guard."""
         return (lambda: model.losses(batch)) if self.reduction else (lambda: model.loss(batch))
 
 
@@ -43,12 +43,12 @@ FORMS = (SCALAR, UNREDUCED, FLOAT64)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A network after some training on one batch, over and over.
+    """A network after some steps of training on a single batch.
 
     Attributes:
         name: For the tables.
-        steps: Of plain gradient descent.
-        rate: The learning rate: a high one ends where the loss is sharply curved.
+        steps: Of plain gradient descent before.
+        rate: The learning rate; a high one ends at parameters where the loss is strongly curved.
     """
 
     name: str
@@ -77,14 +77,14 @@ def descend(model: LSTM, grads: Mapping[str, NDArray[Any]], rate: float) -> None
 
 
 def true_gradient(model: LSTM, batch: Batch) -> dict[str, Float64]:
-    """The gradient at the parameters as they are, by the network's float64 twin."""
+    """The gradient at the current parameters, from a float64 copy of the network."""
     twin = LSTM(dtype=np.float64)
     twin.params = {name: param.astype(np.float64) for name, param in model.params.items()}
     return {name: grad.astype(np.float64) for name, grad in twin.loss_and_grads(batch)[1].items()}
 
 
 def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float64]) -> None:
-    """Raise `ValueError` where the gradient is not that of the complex step, which shares no code with backprop."""
+    """Raise `ValueError` if the complex step, which shares no code with backprop, gives another gradient."""
     rng = np.random.default_rng(0)
     for name, grad in gradient.items():
         direction = rng.standard_normal(grad.shape)
@@ -96,6 +96,6 @@ def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float
 
 
 def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> CheckTarget:
-    """What is checked, as `gradguard.check` makes it; nothing needs to be put back."""
+    """The object that `gradguard.check` makes of its arguments, without a rollback."""
     state = Rollback(gradient, together(None))
     return CheckTarget(model.params, dict(model.params), form.of(model, batch), form.reduction, state)

@@ -18,12 +18,12 @@ INSTALL = {"torch": "torch==2.13.0", "jax": "jax", "scipy": "scipy"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a peer checks.
+    """What a checker gets.
 
     Attributes:
         model: The parameters, and the loss.
-        batch: What the loss is of.
-        grads: The gradient by hand, right or wrong.
+        batch: The data of the loss.
+        grads: The handwritten gradient, right or wrong.
     """
 
     model: LSTM
@@ -41,7 +41,7 @@ def installed(module: str) -> bool:
 
 
 def print_missing(modules: Iterable[str]) -> None:
-    """Say how to install the modules that are not installed."""
+    """Print how to install those of the modules that are not installed."""
     for module in dict.fromkeys(modules):
         if not installed(module):
             print(f"{module} is not installed: pip install {INSTALL[module]}, or gradguard[benchmarks] for all peers")
@@ -53,12 +53,12 @@ def torch_gradcheck(case: Case, **settings: float) -> bool:
 
     inputs = [torch.tensor(param, requires_grad=True) for param in case.model.params.values()]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Input #")  # that they are not float64 is what is measured
+        warnings.filterwarnings("ignore", "Input #")  # gradcheck warns of float32, which is what is measured here
         return not torch.autograd.gradcheck(torch_function(case), inputs, raise_exception=False, **settings)
 
 
 def torch_function(case: Case) -> Callable[..., Any]:
-    """The loss as an `autograd.Function` of the tensors, with the gradient by hand."""
+    """The loss as an `autograd.Function` of the tensors, with the handwritten gradient."""
     import torch
 
     names = list(case.model.params)
@@ -88,7 +88,7 @@ def jax_check_grads(case: Case) -> bool:
 
 
 def jax_function(case: Case) -> Callable[..., Any]:
-    """The loss as a `custom_vjp` of the mapping, with the gradient by hand."""
+    """The loss as a `custom_vjp` of the mapping, with the handwritten gradient."""
     import jax
 
     def outside(params: Mapping[str, object]) -> np.floating[Any]:
@@ -126,7 +126,7 @@ def differences(model: LSTM, batch: Batch, step: float) -> dict[str, Float64]:
 
 
 def differences_of(param: NDArray[Any], model: LSTM, batch: Batch, step: float) -> Float64:
-    """The differences along the entries of one live parameter, shape as it."""
+    """The differences along the entries of one tensor, in its shape; the tensor is changed and restored."""
     n = np.empty(param.shape)
     for index in np.ndindex(param.shape):
         start = param[index]

@@ -15,7 +15,7 @@ from gradguard.measurement.context import MeasurementContext
 
 @contextmanager
 def recorded() -> Iterator[list[Float64]]:
-    """Z of the routine probes that guards make meanwhile."""
+    """Z of the routine probes of all guards in the `with` block, an array for each check of a tensor."""
     seen: list[Float64] = []
 
     def probe(

@@ -53,8 +53,8 @@ class PlainRNN:
 
     def losses(self, batch: Batch) -> NDArray[Any]:
         """The cross-entropies, one a timestep and sequence."""
-        _, told = self.forward(batch)
-        return np.asarray(-np.take_along_axis(told, batch.y[..., None], axis=-1)[..., 0])
+        _, log_p = self.forward(batch)
+        return np.asarray(-np.take_along_axis(log_p, batch.y[..., None], axis=-1)[..., 0])
 
     def loss(self, batch: Batch) -> Any:
         """Their mean, in the precision of the parameters."""
@@ -62,11 +62,11 @@ class PlainRNN:
 
     def loss_and_grads(self, batch: Batch) -> tuple[Any, Mapping[str, NDArray[Any]]]:
         """Backpropagation through time."""
-        states, told = self.forward(batch)
+        states, log_p = self.forward(batch)
         p, grads = self.params, {name: np.zeros_like(param) for name, param in self.params.items()}
-        error = np.exp(told)
+        error = np.exp(log_p)
         np.put_along_axis(error, batch.y[..., None], np.take_along_axis(error, batch.y[..., None], -1) - 1, -1)
-        error /= error.dtype.type(told.shape[0] * told.shape[1])
+        error /= error.dtype.type(log_p.shape[0] * log_p.shape[1])
         carried = np.zeros_like(states[0])
         for t in reversed(range(len(batch.x))):
             grads["V"] += states[t + 1].T @ error[t]
@@ -76,7 +76,7 @@ class PlainRNN:
             grads["W"] += states[t].T @ out
             grads["b"] += out.sum(axis=0)
             carried = out @ p["W"].T
-        return -np.take_along_axis(told, batch.y[..., None], -1).mean(), grads
+        return -np.take_along_axis(log_p, batch.y[..., None], -1).mean(), grads
 
 
 @dataclass(frozen=True, slots=True)

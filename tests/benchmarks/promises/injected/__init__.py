@@ -1,1 +1,1 @@
-"""The training that faults are injected into, and the faults."""
+"""The faults of the benchmark `faults`, and the training into which they are injected."""

@@ -1,4 +1,4 @@
-"""Input from elsewhere that is damaged or made up."""
+"""Damaged and invented input for the readers of files."""
 
 import tempfile
 import warnings
@@ -52,7 +52,7 @@ def inputs_rows(count: int) -> Iterator[Row]:
 
 
 def logged(pattern: str) -> bytes:
-    """What a training has written."""
+    """The content of a file that a training has written."""
     with tempfile.TemporaryDirectory() as folder:
         training = Training(Path(folder))
         training.train(2)
@@ -62,7 +62,7 @@ def logged(pattern: str) -> bytes:
 
 
 def damaged(whole: bytes, count: int) -> Iterator[bytes]:
-    """The content cut off, with bytes flipped, pieces put in, doubled, or something made of pieces alone."""
+    """Variants of the content: cut off, with random bytes, with text inserted, repeated, or replaced by random text."""
     rng = np.random.default_rng(0)
     for number in range(count):
         content, place = bytearray(whole), int(rng.integers(len(whole) + 1))
@@ -83,7 +83,7 @@ def damaged(whole: bytes, count: int) -> Iterator[bytes]:
 
 
 def attempted(read: Callable[[Path], object], content: bytes) -> str:
-    """What a reader makes of a file; a refusal is a message of few characters."""
+    """What a reader does with a file: "read", "refused" with a message below 1,000 characters, or "crash"."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log.jsonl"
         path.write_bytes(content)
@@ -93,13 +93,13 @@ def attempted(read: Callable[[Path], object], content: bytes) -> str:
                 read(path)
             except (Failure, ValueError, TypeError) as error:
                 return "refused" if len(str(error)) < 1000 else "crash"
-            except Exception:  # any other is what is counted
+            except Exception:  # any other exception is a crash, and is counted
                 return "crash"
     return "read"
 
 
 def renamed(path: Path) -> Path:
-    """The folder of an event file."""
+    """The folder of the file, which gets the name of an event file."""
     path.rename(path.with_name("events.out.tfevents.0000000000.here.1.000000"))
     return path.parent
 
@@ -110,7 +110,7 @@ def diagnosed(columns: Any) -> str:
 
 
 def diagnosed_pairs(content: bytes) -> str:
-    """The verdict on numbers made of bytes, as many g as n or not."""
+    """The verdict on arrays of arbitrary bytes, which may differ in length."""
     half = len(content) // 2
     g, n = (
         np.frombuffer(part.ljust(8 * (len(part) // 8 + 1), b"\1"), np.float64)

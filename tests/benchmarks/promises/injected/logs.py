@@ -1,4 +1,4 @@
-"""Faults in the places that reports go to."""
+"""Faults in the places where reports are written."""
 
 import contextlib
 import resource
@@ -12,7 +12,7 @@ from benchmarks.promises.injected.training import Training
 
 @contextlib.contextmanager
 def disk_full(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """No file may grow by more than a few bytes, in the middle of a record."""
+    """No file can grow by more than a few bytes, so that a record is cut off."""
     assert training.folder is not None
     sizes = [path.stat().st_size for path in sorted(training.folder.rglob("*")) if path.is_file()]
     size = int(rng.choice(sizes)) + int(rng.integers(0, 400))
@@ -25,7 +25,7 @@ def disk_full(training: Training, rng: np.random.Generator) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deleted(training: Training, rng: np.random.Generator) -> Iterator[None]:  # noqa: ARG001 - a `Fault`
-    """The folders are removed, with all they hold: what comes after that is to be on record."""
+    """The folders of the logs are removed; later checks must be logged."""
     assert training.folder is not None
     shutil.rmtree(training.folder)
     training.finished.clear()
@@ -34,7 +34,7 @@ def deleted(training: Training, rng: np.random.Generator) -> Iterator[None]:  # 
 
 @contextlib.contextmanager
 def in_the_way(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """A file stands where a folder was, so that not even root can write there."""
+    """A file takes the place of a folder, so that not even root can write there."""
     assert training.folder is not None
     folder = training.folder / str(rng.choice(["run", "log"]))
     folder.rename(folder.with_name("moved"))
@@ -48,7 +48,7 @@ def in_the_way(training: Training, rng: np.random.Generator) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writer_raises(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """Some exception."""
+    """A writer raises some exception."""
     errors = [OSError(5, "Input/output error"), ValueError("no"), KeyError("k"), MemoryError(), RecursionError()]
     training.writer.error = errors[rng.integers(len(errors))]
     yield
@@ -57,7 +57,7 @@ def writer_raises(training: Training, rng: np.random.Generator) -> Iterator[None
 
 @contextlib.contextmanager
 def unserialisable(training: Training, rng: np.random.Generator) -> Iterator[None]:  # noqa: ARG001 - a `Fault`
-    """A report holds what JSON cannot."""
+    """A report holds an object that JSON cannot represent."""
     training.writer.is_odd = True
     yield
     training.writer.is_odd = False
@@ -65,7 +65,7 @@ def unserialisable(training: Training, rng: np.random.Generator) -> Iterator[Non
 
 @contextlib.contextmanager
 def alert_raises(training: Training, rng: np.random.Generator) -> Iterator[None]:  # noqa: ARG001 - a `Fault`
-    """A user's `on_alert` raises at a gradient that is wrong; the record of that check is on disk by then."""
+    """The user's `on_alert` raises at a wrong gradient; the record of that check must be on disk by then."""
     right = {name: grad.copy() for name, grad in training.grads.items()}
     training.is_wrong = True
     for grad in training.grads.values():

@@ -1,4 +1,4 @@
-"""Faults in the loss."""
+"""Faults in the loss function."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,28 +10,28 @@ from benchmarks.promises.injected.training import StoppedError, Training, renewe
 
 @contextlib.contextmanager
 def loss_raises(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """At some evaluation."""
+    """Some evaluation raises."""
     with failing(training, rng, StoppedError()):
         yield
 
 
 @contextlib.contextmanager
 def loss_is_nan(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """At some evaluation."""
+    """Some evaluation returns nan."""
     with failing(training, rng, np.float32(np.nan)):
         yield
 
 
 @contextlib.contextmanager
 def ctrl_c(training: Training, rng: np.random.Generator) -> Iterator[None]:
-    """In the middle of some evaluation."""
+    """Ctrl-C arrives during some evaluation."""
     with failing(training, rng, KeyboardInterrupt()):
         yield
 
 
 @contextlib.contextmanager
 def failing(training: Training, rng: np.random.Generator, outcome: object) -> Iterator[None]:
-    """At a random evaluation, perhaps of the first and deep check of a new guard."""
+    """A random evaluation fails, perhaps in the first check of a new guard, which is a deep one."""
     is_new = renewed(training, rng)
     training.fails_at = training.calls + int(rng.integers(1, 400 if is_new else 80))
     training.outcome = outcome

@@ -1,4 +1,4 @@
-"""Trainings that are killed over and over."""
+"""Trainings that are killed by SIGKILL, again and again."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ while True:
 
 
 def killed(times: int, folder: Path, *, resumes: bool) -> Cost:
-    """Kill a training over and over, at any moment; with a checkpoint after each step, it goes on where it was."""
+    """Kill a training again and again at random moments; with `resumes`, continue from a checkpoint each time."""
     finished, rng, bugs, stopped = Counter[int](), np.random.default_rng(0), 0, 0
     for _ in range(times):
         command = [sys.executable, "-c", KILLED, folder, Path(__file__).parents[3], str(resumes)]
@@ -59,7 +59,7 @@ def killed(times: int, folder: Path, *, resumes: bool) -> Cost:
 
 
 def same_as_unguarded(folder: Path) -> bool:
-    """Whether a training that was killed and resumed all the time is where one without a guard is."""
+    """Whether a training that was killed and resumed ends where one without a guard does."""
     state = json.loads((folder / "checkpoint.json").read_text())
     alone = Training(None)
     alone.train(state["step"])

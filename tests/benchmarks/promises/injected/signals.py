@@ -1,4 +1,4 @@
-"""Faults by signals."""
+"""Signals during a check, as faults."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ import numpy as np
 
 from benchmarks.promises.injected.training import Fault, Training, renewed
 
-LONGEST = 5e-3  # seconds into a check that a signal comes
+LONGEST = 5e-3  # seconds from the start of a check to a signal, at most
 
 
 def signals(number: int, error: type[BaseException], most: int) -> Fault:
-    """Up to so many signals in quick succession, whose handler raises."""
+    """Up to `most` signals in quick succession, whose handler raises `error`."""
 
     @contextlib.contextmanager
     def fault(training: Training, rng: np.random.Generator) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The training that faults are injected into, and what they cost it."""
+"""The training into which faults are injected, and the cost of a fault."""
 
 import random
 import warnings
@@ -23,11 +23,11 @@ WATCHED = ("Wh", "V")  # the first check of two tensors is quicker than that of 
 
 
 class StoppedError(Exception):
-    """What a fault raises."""
+    """Raised by a fault."""
 
 
 class Writer(JSONLWriter):
-    """JSON lines, or what a fault has in their place."""
+    """Writes JSON lines, or fails as a fault demands."""
 
     error: Exception | None = None
     is_odd = False
@@ -40,7 +40,7 @@ class Writer(JSONLWriter):
 
 
 class Training:
-    """Gradient descent on a random network, with a guard or without; it draws from every random stream."""
+    """Gradient descent on a random network, with or without a guard."""
 
     def __init__(self, folder: Path | None) -> None:
         self.model = LSTM(2, 1, 2)
@@ -49,7 +49,7 @@ class Training:
         self.folder = folder
         self.grads: Params = {}
         self.finished: list[int] = []
-        self.told: list[int] = []
+        self.reported: list[int] = []
         self.bugs = self.stopped = 0
         self.is_wrong = self.is_checking = False
         self.guard = None if folder is None else self.guarded(folder)
@@ -63,7 +63,7 @@ class Training:
         return GradGuard(params, self.loss, **options)
 
     def loss(self) -> Any:
-        """The loss of this step's batch, or what a fault has in its place."""
+        """The loss of this step's batch, or the outcome that a fault demands."""
         self.calls += 1
         if self.calls == self.fails_at:
             if isinstance(self.outcome, BaseException):
@@ -72,14 +72,14 @@ class Training:
         return self.model.loss(self.batch)
 
     def alerted(self, _: object) -> None:
-        """A user's own function."""
+        """The user's `on_alert`."""
         if self.is_wrong:
             self.finished.append(self.step)
             raise StoppedError
 
     @property
     def batch(self) -> Any:
-        """That of this step."""
+        """The batch of this step."""
         return random_batch(3, 2, inputs=2, outputs=2, seed=self.step)
 
     def backward(self) -> None:
@@ -87,10 +87,10 @@ class Training:
         self.grads = {name: self.model.loss_and_grads(self.batch)[1][name] for name in WATCHED}
 
     def check(self, *, is_faulty: bool = False) -> None:
-        """What the guard makes of this step; what a fault raises is caught, as a user would."""
+        """Check this step; exceptions of a fault are caught, as a user would do."""
         if self.guard is None:
             return
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 self.is_checking = True
@@ -100,12 +100,12 @@ class Training:
                 return
             finally:
                 self.is_checking = False
-                is_told = any("is lost" in str(warning.message) for warning in told)
+                is_reported = any("is lost" in str(warning.message) for warning in caught)
         assert report is not None
         self.finished.append(self.step)
         self.bugs += 0 if self.is_wrong else sum(tensor.verdict.is_bug is True for tensor in report.tensors.values())
-        if is_told:
-            self.told.append(self.step)
+        if is_reported:
+            self.reported.append(self.step)
 
     def update(self) -> None:
         """One step of the optimizer."""
@@ -114,20 +114,20 @@ class Training:
         self.step += 1
 
     def train(self, steps: int) -> None:
-        """Some undisturbed steps."""
+        """Train for some steps without a fault."""
         for _ in range(steps):
             self.backward()
             self.check()
             self.update()
 
     def bits(self) -> list[object]:
-        """All that training goes on with."""
+        """Everything that the rest of the training depends on."""
         arrays = [*self.model.params.values(), *self.grads.values()]
         return [*(array.tobytes() for array in arrays), repr(np.random.get_state()[1:]), random.getstate()]  # noqa: NPY002 - users have it
 
 
 def renewed(training: Training, rng: np.random.Generator) -> bool:
-    """Whether the guard was replaced by a new one, as it is once in ten times."""
+    """Replace the guard by a new one, in one of ten cases; True if it was replaced."""
     if rng.random() > 0.1:
         return False
     assert training.guard is not None
@@ -139,27 +139,27 @@ def renewed(training: Training, rng: np.random.Generator) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a fault has cost."""
+    """The cost of a fault: counts, as the docstring of `faults` defines them."""
 
     times: int
     changed: int
     stopped: int
     checks: int
-    told: int
+    reported: int
     lost: int
     bugs: int
 
     @property
     def row(self) -> Row:
         """For the table."""
-        read = self.checks - self.told - self.lost
+        read = self.checks - self.reported - self.lost
         return tuple(
-            map(str, (self.times, self.changed, self.stopped, self.checks, read, self.told, self.lost, self.bugs))
+            map(str, (self.times, self.changed, self.stopped, self.checks, read, self.reported, self.lost, self.bugs))
         )
 
 
 def lost(training: Training) -> set[int]:
-    """Steps whose checks have finished and that one of the two logs has not."""
+    """Steps whose checks finished and that are missing in one of the two logs."""
     assert training.folder is not None
     log = training.folder / "log" / "log.jsonl"
     lines = {report["step"] for report in read_jsonl(log)} if log.exists() else set()
