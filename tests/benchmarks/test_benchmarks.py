@@ -36,7 +36,7 @@ WITH_A_TEST_OF_ITS_OWN = {"faults", "torch_identical", "torch_detection", "torch
 
 def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Path) -> None:
     """Every module with a `main` is listed, from whatever folder the command is run in."""
-    command = [sys.executable, FOLDER, "list"]
+    command = [sys.executable, str(FOLDER), "list"]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     modules = [path.stem for path in FOLDER.glob("*/**/*.py") if "\ndef main(" in path.read_text(encoding="utf-8")]
     assert len(modules) > 20
@@ -46,7 +46,7 @@ def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Pat
 
 def test_an_unknown_name_is_an_error_that_suggests_a_similar_one(tmp_path: Path) -> None:
     """The message names the benchmark that was probably meant, and the command that lists them all."""
-    command = [sys.executable, FOLDER, "detectoin", "--quick"]
+    command = [sys.executable, str(FOLDER), "detectoin", "--quick"]
     failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert "'detectoin'. Did you mean detection? To see them all: python tests/benchmarks list" in failed.stderr
@@ -54,7 +54,7 @@ def test_an_unknown_name_is_an_error_that_suggests_a_similar_one(tmp_path: Path)
 
 def test_the_command_runs_a_benchmark_in_several_processes(tmp_path: Path) -> None:
     """The processes find the work, from whatever folder the command is run in."""
-    command = [sys.executable, FOLDER, "correct_trainings", "--quick", "--processes", "2"]
+    command = [sys.executable, str(FOLDER), "correct_trainings", "--quick", "--processes", "2"]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert re.search("^all +3 ", printed, re.MULTILINE)
 

@@ -40,9 +40,9 @@ from benchmarks.promises.injected.logs import (
 from benchmarks.promises.injected.loss import ctrl_c, loss_is_nan, loss_raises
 from benchmarks.promises.injected.sigkill import killed
 from benchmarks.promises.injected.signals import signals
-from benchmarks.promises.injected.training import Cost, Fault, Row, StoppedError, Training, lost
+from benchmarks.promises.injected.training import Cost, Fault, StoppedError, Training, lost
 from benchmarks.support.options import parser_of
-from benchmarks.support.tables import table
+from benchmarks.support.tables import Row, table
 
 USUAL_TIME = "about 10 min"
 

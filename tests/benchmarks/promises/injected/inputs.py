@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
-from benchmarks.promises.injected.training import Row, Training
+from benchmarks.promises.injected.training import Training
+from benchmarks.support.tables import Row
 from gradguard import JSONLWriter, diagnose
 from gradguard.cli.columns import read_columns
 from gradguard.cli.output import Failure
