@@ -32,9 +32,9 @@ from benchmarks.support.networks import (
     Float64,
     LossForm,
     State,
+    check_target_of,
     descend,
     hold_to_complex_step,
-    subject_of,
     true_gradient,
 )
 from benchmarks.support.options import parser_of
@@ -174,7 +174,7 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     """Deep and routine differences of one form of the loss."""
     rng = np.random.default_rng(0)
     truth = true_gradient(model, batch)
-    context = subject_of(model, batch, form, truth).context(form.precision)
+    context = check_target_of(model, batch, form, truth).context(form.precision)
     oracles = {(name, kind): oracle(context, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
     effort = Effort(cell.amount.entries)
     examined = examine.examine(context, list(truth), effort, rng, {})
@@ -293,7 +293,9 @@ def routine_measurements(
     """One probe of each kind for each tensor and check, as routine checks make them."""
     for _ in range(checks):
         descend(model, true_gradient(model, batch), CREEP)
-        context = subject_of(model, batch, form, true_gradient(model, batch)).reopened(found.proven, list(model.params))
+        context = check_target_of(model, batch, form, true_gradient(model, batch)).reopened(
+            found.proven, list(model.params)
+        )
         for name, state in carried.items():
             floor = state.noise.floor_at(context.objective, context.centre)
             for kind in KINDS:

@@ -152,40 +152,40 @@ def rows(sizes: Sequence[int], batch: int, device: str) -> Iterator[Row]:
     """Routine and deep checks of models of some sizes."""
     runs = [(name, size, precision) for size in sizes for name in MODELS for precision in ("native", "auto")]
     for name, size, precision in tqdm(runs, desc="models", leave=False):
-        subject = TimedModel(name, size, batch, device)
+        model = TimedModel(name, size, batch, device)
         kinds = {"routine": routine_checks} | ({"deep": deep_checks} if size <= DEEP else {})
         for kind, checks in kinds.items():
-            timings, alone = checks(subject, precision), [subject.alone() for _ in range(5)]
-            yield row(kind, name, subject, precision, timings, statistics.median(alone))
+            timings, alone = checks(model, precision), [model.alone() for _ in range(5)]
+            yield row(kind, name, model, precision, timings, statistics.median(alone))
 
 
-def row(kind: str, name: str, subject: TimedModel, precision: str, timings: Sequence[Timing], raw: float) -> Row:
+def row(kind: str, name: str, model: TimedModel, precision: str, timings: Sequence[Timing], raw: float) -> Row:
     """One kind of check of one model."""
     evaluations = statistics.median(timing.evaluations for timing in timings)
     each = statistics.median(timing.of_loss / timing.evaluations for timing in timings)
     own = statistics.median(timing.seconds / timing.of_loss for timing in timings)
     times = statistics.median(timing.seconds / timing.evaluations for timing in timings) / raw
-    what = (kind, name, f"{subject.parameters:,}", precision, f"{evaluations:g}")
+    what = (kind, name, f"{model.parameters:,}", precision, f"{evaluations:g}")
     return *what, f"{1e3 * raw:.2f}", f"{1e3 * each:.2f}", f"{own:.3f}", f"{times:.2f}"
 
 
-def routine_checks(subject: TimedModel, precision: str) -> list[Timing]:
+def routine_checks(model: TimedModel, precision: str) -> list[Timing]:
     """The checks of a training after its first check, one at each step."""
     options = {"every_n_steps": 1, "max_overhead": None, "precision": precision}
-    with TorchGuard(subject.module, loss=subject.loss, **options) as guard:
+    with TorchGuard(model.module, loss=model.loss, **options) as guard:
         timings = []
         for step in range(1 + CHECKS):
-            subject.module.zero_grad()
-            subject.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
-            timings.append(subject.timed(partial(guard.after_backward, step)))
+            model.module.zero_grad()
+            model.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
+            timings.append(model.timed(partial(guard.after_backward, step)))
     return timings[1:]
 
 
-def deep_checks(subject: TimedModel, precision: str) -> list[Timing]:
+def deep_checks(model: TimedModel, precision: str) -> list[Timing]:
     """One deep check of a few entries of each tensor."""
-    with TorchGuard(subject.module, max_overhead=None) as guard:
-        subject.module.zero_grad()
-        subject.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
-        loss = guard._evaluated(subject.loss)
+    with TorchGuard(model.module, max_overhead=None) as guard:
+        model.module.zero_grad()
+        model.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
+        loss = guard._evaluated(model.loss)
         deep = partial(check, guard._params, guard._params.gradients(), loss, precision=precision, entries=ENTRIES)
-        return [subject.timed(deep)]
+        return [model.timed(deep)]

@@ -95,7 +95,7 @@ def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float
             raise ValueError(f"the gradient of {name} gives {np.vdot(grad, direction)}, the complex step {slope}")
 
 
-def subject_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> CheckTarget:
+def check_target_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> CheckTarget:
     """The object that `gradguard.check` makes of its arguments, without a rollback."""
     state = Rollback(gradient, together(None))
     return CheckTarget(model.params, dict(model.params), form.of(model, batch), form.reduction, state)
