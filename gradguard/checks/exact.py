@@ -1,56 +1,57 @@
-"""Exact derivatives, of a loss that carries tangents of its parameters along: what is in doubt is told by them.
+"""Exact derivatives of the loss, where it has them: tensors in doubt are measured again with them.
 
-They have neither noise nor truncation, and see no kink but those at x itself. There are two ways to them:
+Exact derivatives have neither noise nor truncation, and see no kink but one at x itself. There are two methods:
 
 - The complex step, of a loss that takes complex parameters: Im L(x + i h v) / h has no difference in it that could
   cancel, so that h can be far below all roundings. Source: Squire and Trapp 1998 (10.1137/S003614459631241X).
 - Forward mode, where a framework has it: each operation of the forward pass has a derivative of its own, and no
-  backward pass has a part in it.
+  backward pass takes part.
 
-A loss that is no analytic function of complex parameters, or that drops tangents (an abs, a comparison, a cast) says
-something else: the derivatives are believed where they agree with differences in float64.
+A loss that is not analytic in complex parameters, or that drops tangents (an abs, a comparison, a cast), gives wrong
+derivatives. So they are used only where they agree with differences in float64.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from gradguard.arrays.named_blocks import Masks, held
 from gradguard.arrays.types import Array, Float64
-from gradguard.checks.examine import Examined, Series, coverage
+from gradguard.checks.effort import Deadline
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences.four_point import MARGIN
 from gradguard.loss.attempts import attempted
 from gradguard.loss.objective import LossRequest
 from gradguard.measurement.context import Derivative, MeasurementContext
+from gradguard.measurement.measured import Measured, TensorMeasurement
 from gradguard.perturbation.directions import EntryProbe, Probe
 from gradguard.statistics.pairs import DerivativePairs
 
-ASIDE = 1e-9  # distance between the slopes to both sides, in the largest of all probes, from which x is at a corner
-PROVING = 1e-5  # the step of the differences that prove it, in typical sizes: kinks are seldom so near
-ROUNDED = 1e-14  # relative error of an exact derivative: the loss is still rounded, in float64
-SAME = 1e-8  # relative distance between derivatives in two ways
-SURE = 6.0  # error bars by which they may differ
-CLEAR = 1e-3  # of the largest derivative, that the bars must be below
+ONE_SIDED = 1e-9  # difference of the slopes to both sides, relative to the largest, above which x is at a kink
+PROOF_STEP = 1e-5  # step of the differences that prove a derivative, in typical sizes: kinks are seldom so near
+ROUNDING_OF_LOSS = 1e-14  # relative error of an exact derivative: the loss is still rounded in float64
+SAME_DERIVATIVE = 1e-8  # relative distance within which two derivatives agree
+AGREEMENT = 6.0  # error bars of a difference within which they must agree beyond that
+SHARP_PROOF = 1e-3  # error bar of a proving difference, relative to the largest derivative, that proves enough
 
 
 def remeasured(
     context: MeasurementContext,
-    examined: Mapping[str, Examined],
+    measured: Mapping[str, TensorMeasurement],
     doubtful: Mapping[str, Evidence],
     masks: Masks,
-    is_late: Callable[[], bool],
+    deadline: Deadline,
 ) -> dict[str, Evidence]:
-    """The evidence of some tensors with exact derivatives; of none where the loss has none.
+    """The evidence on some tensors from exact derivatives; empty if the loss has none.
 
     Args:
         context: What they were measured with.
-        examined: How, by name.
-        doubtful: What the differences say of them.
+        measured: The measurements by differences.
+        doubtful: The evidence from them.
         masks: Named blocks, by tensor.
-        is_late: Whether no further tensor is to be begun.
+        deadline: When no further tensor is begun.
     """
     make = context.derivative
     if make is None or not doubtful:
@@ -62,28 +63,22 @@ def remeasured(
 
     def measure() -> None:
         for name, evidence in doubtful.items():
-            if name not in found and not is_late():
-                found[name] = _exactly(context, derivative, examined[name], evidence, masks)
+            if name not in found and not deadline.is_over:
+                found[name] = _exactly(derivative, measured[name], evidence, masks)
 
-    with warnings.catch_warnings():  # of a loss that drops the imaginary part, which is found out
+    with warnings.catch_warnings():  # a loss that drops the imaginary part is found out by the proof
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-        attempted(measure)  # whatever it raises, the loss carries no tangents
+        attempted(measure)  # a loss that raises here carries no tangents
     context.objective.evaluations += derivative.objective.evaluations
     return {name: evidence for name, evidence in found.items() if evidence.method != "differences"}
 
 
-def _exactly(
-    context: MeasurementContext,
-    derivative: Derivative,
-    measured: Examined,
-    evidence: Evidence,
-    masks: Masks,
-) -> Evidence:
-    """The evidence with exact derivatives; as it was where they are not proven along the directions."""
-    directions, _ = _pairs(context, derivative, evidence.name, measured.directions)
-    if not _is_proven(context, measured, directions):
+def _exactly(derivative: Derivative, measured: TensorMeasurement, evidence: Evidence, masks: Masks) -> Evidence:
+    """The evidence from exact derivatives; unchanged where they are not proven along the directions."""
+    directions, _ = _pairs(derivative, measured.directions)
+    if not _is_proven(measured.directions, directions):
         return evidence
-    entries, probes = _pairs(context, derivative, evidence.name, measured.entries)
+    entries, probes = _pairs(derivative, measured.entries)
     index = tuple(probe.index for probe in probes if isinstance(probe, EntryProbe))
     return replace(
         evidence,
@@ -91,8 +86,8 @@ def _exactly(
         index=index,
         directions=directions,
         unresolved=0,
-        kinks=len(measured.entries.probes) - len(index),
-        coverage=coverage(context.gradients[evidence.name], index, evidence.norm),
+        kinks=len(measured.entries.plan.probes) - len(index),
+        coverage=measured.tensor.coverage(index),
         blocks=held(masks, evidence.name, index),
         method=derivative.method,
     )
@@ -101,49 +96,47 @@ def _exactly(
 def slopes(
     derivative: Derivative, name: str, probes: Sequence[Probe], gradient: Array, typical: float
 ) -> tuple[Float64, Float64, Float64]:
-    """The derivatives of the loss along some probes, how uncertain they are, and what the gradient predicts; all (K,).
+    """The derivatives of the loss along some probes, their error bars, and what the gradient predicts; each (K,).
 
-    They are nan where the loss has a corner at x, so that its slopes to both sides differ, or is not finite.
+    A derivative is nan where the loss has a kink at x, so that its slopes to both sides differ, or is not finite.
 
     Args:
-        derivative: Of the loss.
+        derivative: The exact derivative of the loss.
         name: The tensor.
         probes: K directions.
-        gradient: Of the tensor.
-        typical: The size of the tensor.
+        gradient: The gradient of the tensor.
+        typical: The typical size of the tensor.
     """
     objective, step = derivative.objective, derivative.step * typical
-    (answer,) = objective.evaluate([LossRequest(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
+    (values,) = objective.evaluate([LossRequest(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
     with np.errstate(invalid="ignore"):
-        sides = objective.totals(answer.losses) / answer.along
-        apart = np.abs(sides[:, 0] - sides[:, 1])
+        sides = objective.totals(values.losses) / values.along
+        difference = np.abs(sides[:, 0] - sides[:, 1])
     largest = np.abs(sides[np.isfinite(sides)]).max(initial=0.0)
-    n = np.where(apart <= ASIDE * largest, sides.mean(axis=1), np.nan)
-    return n, ROUNDED * largest + apart / 2, (answer.against / answer.along).mean(axis=1)
+    n = np.where(difference <= ONE_SIDED * largest, sides.mean(axis=1), np.nan)
+    return n, ROUNDING_OF_LOSS * largest + difference / 2, (values.against / values.along).mean(axis=1)
 
 
-def _pairs(
-    context: MeasurementContext, derivative: Derivative, name: str, series: Series
-) -> tuple[DerivativePairs, list[Probe]]:
+def _pairs(derivative: Derivative, measured: Measured) -> tuple[DerivativePairs, list[Probe]]:
     """The exact pairs along some probes, and those probes.
 
-    None that start from a corner, or so near one that the backward pass, rounded, may have seen the other side of it.
+    Left out are probes that start from a kink, or so near one that the rounded backward pass may be beyond it.
     """
-    n, error, g = slopes(derivative, name, series.probes, context.gradients[name], context.typical(name))
-    smooth = np.isfinite(n) & ~series.settled.nonquadratic
-    rounding, own = series.settled.rounding, series.settled.own
+    tensor, probes = measured.plan.tensor, measured.plan.probes
+    n, error, g = slopes(derivative, tensor.name, probes, tensor.gradient, tensor.typical)
+    smooth = np.isfinite(n) & ~measured.nonquadratic
+    rounding = measured.rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(n == g, 0.0, (n - g) / (MARGIN * np.hypot(rounding, error)))
-    pairs = DerivativePairs(n, g, error, rounding, z, own)
-    return pairs.where(smooth), [probe for probe, kept in zip(series.probes, smooth, strict=True) if kept]
+    pairs = DerivativePairs(n, g, error, rounding, z, measured.own)
+    return pairs.where(smooth), [probe for probe, kept in zip(probes, smooth, strict=True) if kept]
 
 
-def _is_proven(context: MeasurementContext, measured: Examined, exact: DerivativePairs) -> bool:
-    """Whether differences over short steps in float64 agree along all directions, and clearly."""
-    name, series = measured.evidence.name, measured.directions
-    steps = np.full(len(series.probes), PROVING * context.typical(name))
-    points = context.measure(name, series.probes, steps)
-    bars, largest = points.bar(series.settled.sigma), float(np.abs(exact.n).max(initial=0.0))
-    if exact.size != len(series.probes) or not (bars <= CLEAR * largest).all():
+def _is_proven(measured: Measured, exact: DerivativePairs) -> bool:
+    """Whether differences over short steps in float64 agree along all directions, with small error bars."""
+    tensor, probes = measured.plan.tensor, measured.plan.probes
+    points = tensor.measure(probes, np.full(len(probes), PROOF_STEP * tensor.typical))
+    bars, largest = points.bar(measured.sigma), float(np.abs(exact.n).max(initial=0.0))
+    if exact.size != len(probes) or not (bars <= SHARP_PROOF * largest).all():
         return False
-    return bool((np.abs(points.n - exact.n) <= SURE * bars + SAME * largest).all())
+    return bool((np.abs(points.n - exact.n) <= AGREEMENT * bars + SAME_DERIVATIVE * largest).all())

@@ -1,17 +1,41 @@
 """What must hold before a difference of the loss means anything: finite, repeatable, dependent on the parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gradguard.arrays.reductions import is_finite
 from gradguard.arrays.types import Array
 from gradguard.diagnosis.across_tensors import unmeasured
 from gradguard.measurement.context import MeasurementContext
+from gradguard.measurement.measured import TensorMeasurement
 from gradguard.report.results import TensorReport
 from gradguard.report.verdict import Verdict
 
-REPEATS = 64  # in a row; a loss that changes at every so many calls, or oftener, is found out
-SHARE_OF_REPEATS = 0.03  # of all calls of the loss, where all is clear
+# Evaluations in a row that must repeat before a doubtful report: a loss that changes at every 50th call was seen.
+REPEATS = 64
+REPEATS_SHARE = 0.03  # of all evaluations, that repeat the loss where all tensors agree
+REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
+
+
+def shapes_of(context: MeasurementContext, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of some tensors."""
+    return {name: context.arrays[name].shape for name in names}
+
+
+def unmeasurable(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of the tensors that cannot be measured: all, if the loss is not finite."""
+    if not np.isfinite(context.centre).all():
+        says = f"the loss is {context.loss}, nothing can be differenced"
+        cause = "the training has diverged, or the forward pass overflows: look there first"
+        return unmeasured(shapes_of(context, names), Verdict.inconclusive, says, cause)
+    reports: dict[str, TensorReport] = {}
+    for name in names:
+        if not is_finite(context.gradients[name]):
+            reports |= _nonfinite(name, context.gradients[name])
+        elif not context.gradients[name].size:
+            reports |= unmeasured(shapes_of(context, [name]), Verdict.ok, "it has no entries", "")
+    return reports
 
 
 def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
@@ -22,35 +46,50 @@ def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
     return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
 
 
-def _times(context: MeasurementContext, reports: Mapping[str, TensorReport]) -> int:
-    """How often the loss must repeat before these reports are told."""
+def repeats_needed(context: MeasurementContext, reports: Mapping[str, TensorReport]) -> int:
+    """How many evaluations must repeat before these reports are given."""
     if all(map(_is_clear, reports.values())):
-        return min(REPEATS, 1 + round(SHARE_OF_REPEATS * context.objective.evaluations / context.objective.at_once))
+        evaluations = context.objective.evaluations / context.objective.at_once
+        return min(REPEATS, 1 + round(REPEATS_SHARE * evaluations))
     return REPEATS
 
 
-def _agrees(report: TensorReport) -> bool:
+def agrees(report: TensorReport) -> bool:
+    """Whether a gradient agrees with the differences of the loss."""
     return report.verdict in (Verdict.ok, Verdict.float_precision)
 
 
 def _is_clear(report: TensorReport) -> bool:
-    return _agrees(report) and not report.unresolved and not report.kinks
+    return agrees(report) and not report.unresolved and not report.kinks
 
 
-def nondeterministic(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
+def nondeterministic(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
     """The reports of tensors at a check whose loss does not repeat."""
     says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
     cause = (
         "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
         "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')"
     )
-    return unmeasured(shapes, Verdict.nondeterministic, says, cause)
+    return unmeasured(shapes_of(context, names), Verdict.nondeterministic, says, cause)
 
 
-def _detached(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorReport]:
+def is_detached(context: MeasurementContext, measured: Mapping[str, TensorMeasurement]) -> bool:
+    """Whether the loss did not change at all, whichever tensor of the whole model was moved."""
+    whole_model = {name for name, array in context.arrays.items() if array.size}
+    return set(measured) == whole_model and all(map(_is_unchanged, measured.values()))
+
+
+def _is_unchanged(measurement: TensorMeasurement) -> bool:
+    both = (measurement.entries, measurement.directions)
+    return all(measured.points.loss_unchanged.all() for measured in both)
+
+
+def detached(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of tensors with a gradient at a check whose loss does not change at all."""
     says = "the loss does not move at all, whichever tensor is moved"
     cause = (
         "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), the snapshot puts "
         "the parameters themselves back, or the loss is a value kept from before"
     )
-    return unmeasured(shapes, Verdict.inconclusive, says, cause)
+    wrong = [name for name in names if context.gradients[name].any()]
+    return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause)

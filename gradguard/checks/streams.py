@@ -1,27 +1,28 @@
-"""What a tensor carries from one routine check to the next: a stream for each kind of probe."""
+"""What is carried from one routine check of a tensor to the next: a stream for each kind of probe."""
 
 from dataclasses import dataclass, field
 
-from gradguard.checks.examine import CAUTION, Examined
+from gradguard.checks.examine import CAUTION
 from gradguard.differences import noise
 from gradguard.differences.noise import Noise
 from gradguard.differences.step_size import Steps, next_step
+from gradguard.measurement.measured import TensorMeasurement
 from gradguard.statistics.sequential import Detector
 
-FAR_TOO_LONG_Z3 = 30.0
-STRAYS = 5
+FAR_TOO_LONG_Z3 = 30.0  # truncation, in its noise, above which a probe is no evidence either way
+STRAYS = 5  # probes in a row with far too long a step, after which the steps must be searched anew
 
 
 @dataclass(slots=True)
 class Stream:
-    """What one kind of probe of one tensor carries from check to check.
+    """The state of one kind of probe of one tensor.
 
     Attributes:
-        steps: h of the next probe, and the range it may creep in.
-        variance: Of the loss's noise along such probes.
-        checks: Probes so far.
-        strays: Probes in a row whose step was far too long.
-        detector: Their evidence.
+        steps: The step of the next probe, and its range.
+        variance: The variance of the loss's noise along such probes.
+        checks: The number of probes so far.
+        strays: The number of probes in a row whose step was far too long.
+        detector: The sequential evidence of the probes.
     """
 
     steps: Steps
@@ -31,12 +32,12 @@ class Stream:
     detector: Detector = field(default_factory=Detector)
 
     def learn(self, z3: float, fourth: float, z: float) -> None:
-        """Take over what one probe says of the step, the noise and the gradient.
+        """Update the step, the noise and the evidence after one probe.
 
         Args:
             z3: Truncation in standard deviations of its noise.
             fourth: The fourth difference.
-            z: About N(0, 1) on a correct gradient.
+            z: n - g in standard deviations, about N(0, 1) on a correct gradient.
         """
         if z3 <= FAR_TOO_LONG_Z3:
             self.strays = 0
@@ -50,15 +51,15 @@ class Stream:
 
 @dataclass(slots=True)
 class TensorState:
-    """What one tensor carries from check to check: a stream for each kind of probe.
+    """The state of the routine probes of one tensor.
 
     Attributes:
-        aligned: Along the gradient.
-        gaussian: Along Gaussian vectors.
-        entry: Along single entries.
-        noise: The noise of the loss when the deep check was made.
-        amplification: How much larger backprop's own rounding error is than its usual bound.
-        checks: Routine checks so far.
+        aligned: Probes along the gradient.
+        gaussian: Probes along Gaussian vectors.
+        entry: Probes along single entries.
+        noise: The noise of the loss at the last examination.
+        amplification: How much larger backprop's rounding error is than its usual bound.
+        checks: The number of routine checks so far.
     """
 
     aligned: Stream
@@ -69,19 +70,20 @@ class TensorState:
     checks: int = 0
 
     @classmethod
-    def after(cls, examined: Examined) -> "TensorState":
-        """Begin where a deep check left off."""
-        along = (examined.directions.steps, examined.directions.settled.sigma**2)
+    def after(cls, measurement: TensorMeasurement) -> "TensorState":
+        """The state after an examination."""
+        entries, directions = measurement.entries, measurement.directions
+        along = (directions.usual_steps, directions.sigma**2)
         return cls(
             aligned=Stream(*along),
             gaussian=Stream(*along),
-            entry=Stream(examined.entries.steps, examined.entries.settled.sigma**2),
-            noise=examined.noise,
-            amplification=examined.amplification,
+            entry=Stream(entries.usual_steps, entries.sigma**2),
+            noise=measurement.noise,
+            amplification=measurement.amplification,
         )
 
-    def borrowed(self, entries: Steps, directions: Steps) -> "TensorState":
-        """What another tensor may begin with, of which nothing is known but the steps it may take."""
+    def inherited(self, entries: Steps, directions: Steps) -> "TensorState":
+        """The first state of another tensor, of which only the range of its steps is known."""
         along = (directions.starting_at(CAUTION * self.aligned.steps.start), self.aligned.variance)
         return TensorState(
             aligned=Stream(*along),
@@ -93,7 +95,7 @@ class TensorState:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the steps no longer suit the loss, and a deep check must find them anew."""
+        """Whether the steps no longer suit the loss, and must be searched anew."""
         return max(self.aligned.strays, self.gaussian.strays, self.entry.strays) >= STRAYS
 
     @property

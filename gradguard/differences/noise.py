@@ -1,7 +1,7 @@
-"""How noisy the loss is.
+"""The rounding noise of the loss.
 
-The rounding noise of a loss is no fixed multiple of its last digit: 0.005 to 73 units in the last place were seen. It
-is measured, never assumed. sigma is always the standard deviation of one evaluation of the (reduced) loss.
+It is no fixed multiple of the last digit of the loss: 0.005 to 73 units in the last place were seen. So it is measured,
+never assumed. sigma is always the standard deviation of one evaluation of the reduced loss.
 """
 
 import math
@@ -21,28 +21,28 @@ from gradguard.loss.interleaving import Search, alone
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import Direction
 
-JITTER = 256  # in unit roundoffs: closer points share their rounding errors
-PAIRS = 16
-PRIOR = 2
-WIDENINGS = (1, 2**4, 2**8, 2**12, 2**16, 2**24, 2**32, 2**45)  # of the jitter, while the loss hardly moves
-NARROWINGS = tuple(4.0**-power for power in range(1, 7))  # of that, where the loss may bend within it
-NEAREST = 1 / 64  # of the jitter: 4 roundoffs
-FEWEST = 4  # points, of a loss that moves at some only, that tell how far it jumps
-LOUD = 10.0  # floors, from which what is heard may be a bend
-BENDS = 2.0  # times less is heard so much closer: of a bend 16 times less
-MOVING = 0.75  # of the times that a loss moves, if it ever does, from which its quanta show
+JITTER = 256  # unit roundoffs between points: closer ones share their rounding errors and read up to 100 times low
+PAIRS = 16  # antithetic pairs of points: sigma is known to about 18 %
+PRIOR = 2  # fourth differences that an earlier sigma counts as
+WIDENINGS = (1, 2**4, 2**8, 2**12, 2**16, 2**24, 2**32, 2**45)  # factors on the jitter while the loss hardly changes
+NARROWINGS = tuple(4.0**-power for power in range(1, 7))  # factors on the jitter where curvature may pass for noise
+NEAREST = 1 / 64  # of the jitter, that is 4 roundoffs: nearer points are rounded to each other
+FEWEST_CHANGES = 4  # points with a changed loss, of those in a narrower jitter, that still give a sigma
+TOO_NOISY = 10.0  # ratio of sigma to the rounding of the losses above which it may be curvature
+CURVATURE = 2.0  # ratio of sigma to that at a quarter of the jitter above which it is curvature, which makes it 16
+CHANGING = 0.75  # share of points at which a loss changes from which its quanta show
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How noisy the loss is near the unperturbed parameters.
+    """The rounding noise of the loss near the unperturbed parameters, in units of the loss.
 
     Attributes:
-        sigma: Standard deviation of one evaluation.
-        floor: What rounding the losses to their quanta adds by itself; sigma is not less.
+        sigma: The standard deviation of one evaluation.
+        floor: The part of sigma that rounding of the losses to their quanta makes; sigma is not less.
         dtype: The coarsest dtype that holds the losses.
-        least: What rounding to `dtype` would add.
-        is_unknown: Whether the loss did not move at all, so that nothing is known of its quanta.
+        least: The part that rounding to `dtype` alone would make.
+        is_unknown: Whether the loss did not change at all, so that its quanta are unknown.
     """
 
     sigma: float
@@ -52,66 +52,86 @@ class Noise:
     is_unknown: bool = False
 
     def at_least(self, sigma: float) -> "Noise":
-        """The same, where the noise is known from elsewhere to be no less."""
+        """This noise, or a larger one known from elsewhere."""
         return replace(self, sigma=max(self.sigma, sigma), floor=max(self.floor, sigma))
 
     def floor_at(self, objective: Objective, centre: Float64) -> float:
-        """The floor for other losses, of another batch: as much coarser than their dtype as these were."""
+        """The floor on another batch, whose losses are as much coarser than their dtype as these."""
         coarseness = self.floor / self.least if self.least > 0 else 1.0
         return coarseness * _rounding(objective, ulp(centre, self.dtype))
 
 
 def estimate_noise(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
-    """The noise of the loss near the unperturbed parameters, along one tensor."""
+    """The noise of the loss near the unperturbed parameters x, along one tensor."""
     return alone(objective, noise_search(objective, name, centre, rng))
 
 
-def noise_search(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Search[Noise]:
-    """The noise of the loss, from antithetic pairs of points some hundred roundoffs from x.
+def noise_search(
+    objective: Objective, name: str, centre: Float64, rng: np.random.Generator, *, narrowed: bool = True
+) -> Search[Noise]:
+    """Generator form of `estimate_noise`: the noise from antithetic pairs of points some hundred roundoffs from x.
 
-    The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. Two
-    evaluations a pair; more where the loss hardly moves so close: what stays the same tells nothing of its quanta; and
-    where it bends so close, as a sharp recurrence does: what falls as the square of the distance is no noise. Of
-    unreduced losses each is listened to where it begins to move: at the first timesteps that may be far from where the
-    last ones bend.
+    The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. One pair
+    takes two evaluations. The points move further away where the loss hardly changes so near, since an unchanged loss
+    does not show its quanta; and nearer where the loss curves so near, as a sharp recurrence does: what falls as the
+    square of the distance is no noise. Unreduced losses are each measured where they begin to change, which may be far
+    from x for the first timesteps, where the last ones already curve.
+
+    Args:
+        objective: The loss.
+        name: The tensor.
+        centre: The unreduced losses at x, shape (m,).
+        rng: Draws the points.
+        narrowed: Whether to move nearer where the loss curves.
 
     Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
     """
     reach = JITTER * unit_roundoff(objective.space.arrays[name].dtype)
-    left, lattice, variance = np.ones(centre.size, bool), np.empty(centre.size), 0.0
-    for widening in WIDENINGS:  # at last by all of the tensor
+    remaining, lattice, variance = np.ones(centre.size, bool), np.empty(centre.size), 0.0
+    for widening in WIDENINGS:  # the last one moves each entry by all of itself
         distance = min(1.0, widening * reach)
         pairs = yield from _pairs(objective, name, distance, rng)
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
         dtype = resolution(losses.reshape(-1), objective.dtype)
-        moved = losses[1:] != centre
-        is_last = _moving(moved[:, left]) >= MOVING or distance == 1
-        heard = left if is_last else left & (moved.mean(axis=0) >= MOVING)
-        lattice[heard] = quanta(losses, dtype)[heard]
-        part, rounded = _Part(objective, centre, heard), _rounding(objective, lattice[heard])
-        sigma = before = part.sigma(pairs)
-        for narrowing in NARROWINGS if sigma > LOUD * rounded else ():
-            if narrowing * distance < NEAREST * reach or sigma <= LOUD * rounded:
-                break
-            pairs = yield from _pairs(objective, name, narrowing * distance, rng)
-            share = part.moving(pairs)
-            if share * 2 * PAIRS < FEWEST:
-                break
-            nearer = part.sigma(pairs) / math.sqrt(share)
-            sigma, before = (nearer if BENDS * nearer <= before else sigma), nearer
+        changed = losses[1:] != centre
+        is_last = _share_changed(changed[:, remaining]) >= CHANGING or distance == 1
+        which = remaining if is_last else remaining & (changed.mean(axis=0) >= CHANGING)
+        lattice[which] = quanta(losses, dtype)[which]
+        part, rounded = _Part(objective, name, centre, which), _rounding(objective, lattice[which])
+        sigma = part.sigma(pairs)
+        if narrowed and sigma > TOO_NOISY * rounded:
+            sigma = yield from _without_curvature(part, sigma, rounded, distance, NEAREST * reach, rng)
         variance += sigma**2
-        left = left & ~heard
+        remaining = remaining & ~which
         if is_last:
             break
     floor, least = _rounding(objective, lattice), _rounding(objective, ulp(centre, dtype))
-    return Noise(max(math.sqrt(variance), floor), floor, dtype, least, is_unknown=not moved.any())
+    return Noise(max(math.sqrt(variance), floor), floor, dtype, least, is_unknown=not changed.any())
+
+
+def _without_curvature(
+    part: "_Part", sigma: float, rounded: float, distance: float, nearest: float, rng: np.random.Generator
+) -> Search[float]:
+    """Sigma from ever nearer points, for as long as it falls as curvature does."""
+    before = sigma
+    for narrowing in NARROWINGS:
+        if narrowing * distance < nearest or sigma <= TOO_NOISY * rounded:
+            break
+        pairs = yield from _pairs(part.objective, part.name, narrowing * distance, rng)
+        share = part.share_changed(pairs)
+        if share * 2 * PAIRS < FEWEST_CHANGES:
+            break
+        nearer = part.sigma(pairs) / math.sqrt(share)
+        sigma, before = (nearer if CURVATURE * nearer <= before else sigma), nearer
+    return sigma
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Those of the unreduced losses that begin to move at much the same distance."""
+    """Those of the unreduced losses that begin to change at much the same distance."""
 
     objective: Objective
+    name: str
     centre: Float64
     which: NDArray[np.bool_]
 
@@ -122,18 +142,18 @@ class _Part:
         finite = sums[np.isfinite(sums)]
         return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
 
-    def moving(self, pairs: Float64) -> float:
-        """The share of the points at which they move, those of them that do."""
-        return _moving((pairs != self.centre)[..., self.which].reshape(2 * len(pairs), -1))
+    def share_changed(self, pairs: Float64) -> float:
+        """The share of points at which a loss changes, over the losses that change anywhere."""
+        return _share_changed((pairs != self.centre)[..., self.which].reshape(2 * len(pairs), -1))
 
 
-def _moving(moved: NDArray[np.bool_]) -> float:
-    """The share of the points at which losses move, those that move at all; shape (k, m)."""
-    return float(np.mean(moved[:, moved.any(axis=0)])) if moved.any() else 0.0
+def _share_changed(changed: NDArray[np.bool_]) -> float:
+    """The share of points at which a loss changes, over the losses that change anywhere; `changed` is (k, m)."""
+    return float(np.mean(changed[:, changed.any(axis=0)])) if changed.any() else 0.0
 
 
 def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Search[Float64]:
-    """Losses at antithetic pairs of points, each entry moved by about a share `reach` of it; shape (PAIRS, 2, m)."""
+    """Losses at antithetic pairs of points, each entry moved by about `reach` times its value; shape (PAIRS, 2, m)."""
     base = objective.space.arrays[name]
     typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
 
@@ -147,23 +167,25 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
         return drawn
 
     pairs = [Direction(offset) for _ in range(PAIRS)]
-    nothing = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-    answer = yield LossRequest(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), nothing)
-    return answer.losses
+    no_gradient = np.broadcast_to(np.zeros((), base.dtype), base.shape)
+    values = yield LossRequest(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), no_gradient)
+    return values.losses
 
 
 def _rounding(objective: Objective, quantum: Float64) -> float:
-    """The sigma that rounding each loss to its quantum adds by itself."""
+    """The sigma that rounding each loss to its quantum makes: a uniform error has quantum / sqrt(12)."""
     return objective.spread(quantum) / float(np.sqrt(12))
 
 
 def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> float:
-    """Sigma from the fourth differences of many probes: their winsorised RMS about their mean.
+    """Sigma from the fourth differences of many probes: their winsorized root mean square about their median.
+
+    The factor 1.02 makes up for the winsorizing at three standard deviations; 0.6745 is the median of |N(0, 1)|.
 
     Args:
         points: Differences at steps where truncation hardly shows.
-        prior: An earlier sigma, perhaps of points that share their roundings; it counts as much as two differences.
-        floor: sigma is not less than that.
+        prior: An earlier sigma; it counts as much as `PRIOR` differences.
+        floor: The least sigma.
     """
     fourth = points.fourth[np.isfinite(points.fourth)]
     if fourth.size < 2:
@@ -178,12 +200,12 @@ def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> fl
 
 
 def updated_variance(variance: float, fourth: float, checks: int) -> float:
-    """The running noise variance after one more fourth difference (all five points): an average of the last thirty.
+    """The running noise variance after one more fourth difference: an exponential average over about thirty.
 
     Args:
-        variance: Before.
-        fourth: x4, whose variance is 70 sigma^2.
-        checks: How many fourth differences came before; the average is faster at first.
+        variance: The variance before.
+        fourth: The fourth difference of all five points, whose variance is 70 sigma^2.
+        checks: The number of fourth differences before; the average moves faster at first.
     """
     weight = max(0.03, 1 / (checks + 8))
     return (1 - weight) * variance + weight * 1.02 * min(fourth**2 / 70, 9 * variance)

@@ -1,48 +1,46 @@
 """Backprop's rounding error where the forward pass amplifies roundings, as a sharp recurrence does."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from gradguard.arrays.types import Float64
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL
-from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.measured import Measured
-from gradguard.perturbation.directions import Probe
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
-NUDGES = 2
-NUDGED = 16  # differences measured there
-ASTRAY = 2  # roundings all through a pass, in moves of the parameters by one roundoff
-ROUNDINGS = 16  # roundoffs by which parameters are moved to see whether x is that close to a corner
-SIDES = (1, -1)  # there and back: one of them crosses it
-BEYOND = 3.0  # times what a smooth loss would do, from which it is one
-CLEARLY = 5.0  # standard deviations of the noise, too
+NUDGES = 2  # such moves, of which the larger effect counts
+NUDGED_PROBES = 16  # differences measured after each move
+ROUNDINGS_OF_A_PASS = 2  # roundings all through a forward pass, in moves of the parameters by one roundoff
+NEAR_KINK = 16  # roundoffs by which the parameters are moved to see whether a kink is that close
+SIDES = (1, -1)  # of the parameters; a move to one of them crosses a kink
+BEYOND_SMOOTH = 3.0  # ratio of a change to that of a smooth loss above which a kink was crossed
+BEYOND_NOISE = 5.0  # standard deviations of the noise that the change must also exceed
 
 
-def amplified(context: MeasurementContext, name: str, chosen: Sequence[Probe], settled: Measured) -> Float64:
-    """Backprop's own rounding error along each probe, (K,), no less than it was known to be.
+def amplified(measured: Measured) -> Float64:
+    """Backprop's rounding error along each probe, shape (K,), not less than it was known to be.
 
-    Backprop follows the rounded forward pass. How far that leads it astray is how far the derivatives move when the
-    parameters do by a rounding; they are moved further, so that it shows, and the effect is scaled back. At a corner
-    they jump, and backprop may be on the other side of it; in native precision no step is so short that it would show.
+    Backprop follows the rounded forward pass. Its derivatives are off by as much as they move when the parameters move
+    by a rounding; the parameters are moved further, so that the effect shows, and the effect is scaled back. At a kink
+    the derivatives jump, and backprop may be on the other side of it; no step in native precision is short enough to
+    show that.
     """
-    suspects = settled.suspects[:NUDGED]
-    before = settled.points.take(suspects)
+    plan, context = measured.plan, measured.plan.tensor.context
+    suspects = measured.suspects[:NUDGED_PROBES]
+    before, probes = measured.points.take(suspects), [plan.probes[i] for i in suspects]
 
-    def moved(amount: float, seed: int) -> Float64:
-        with context.nudged(amount, seed) as nudged:
-            after = nudged.measure(name, [chosen[i] for i in suspects], before.step)
+    def change(amount: float, seed: int) -> Float64:
+        after = plan.tensor.after_nudge(probes, before.step, amount, seed)
         return np.nan_to_num(np.abs(after.n - before.n), nan=np.inf)
 
-    furthest = np.max([moved(NUDGE, seed) for seed in range(NUDGES)], axis=0)
-    astray = ASTRAY * context.unit / NUDGE * furthest
-    if context.objective.space.precision != "native":
-        close = ROUNDINGS * context.unit
-        jump = np.max([moved(side * close, 0) for side in SIDES], axis=0)
-        noisy = CLEARLY * math.sqrt(2) * NOISE_OF_NUMERICAL * settled.sigma / before.length
-        astray = np.where(jump > np.maximum(BEYOND * close / NUDGE * furthest, noisy), jump, astray)
-    rounding: Float64 = np.maximum(settled.rounding, np.sqrt(np.mean(astray**2)))
-    rounding[suspects] = np.maximum(rounding[suspects], astray)
+    largest = np.max([change(NUDGE, seed) for seed in range(NUDGES)], axis=0)
+    error = ROUNDINGS_OF_A_PASS * context.unit / NUDGE * largest
+    if not context.is_native:
+        near = NEAR_KINK * context.unit
+        jump = np.max([change(side * near, 0) for side in SIDES], axis=0)
+        noisy = BEYOND_NOISE * math.sqrt(2) * NOISE_OF_NUMERICAL * measured.sigma / before.length
+        error = np.where(jump > np.maximum(BEYOND_SMOOTH * near / NUDGE * largest, noisy), jump, error)
+    rounding: Float64 = np.maximum(measured.rounding, np.sqrt(np.mean(error**2)))
+    rounding[suspects] = np.maximum(rounding[suspects], error)
     return rounding

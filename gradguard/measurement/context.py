@@ -1,47 +1,60 @@
-"""One check's bench: the loss, the tensors and their gradients, proven fit to be measured."""
+"""What a check measures with: the loss in one precision, the tensors and their gradients."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays.reductions import typical_size_among
+from gradguard.arrays import reductions
 from gradguard.arrays.types import Array, Float64
 from gradguard.diagnosis.evidence import Method
-from gradguard.differences.four_point import FourPoint, measure_each, measuring
 from gradguard.differences.noise import Noise
-from gradguard.differences.step_size import Steps
-from gradguard.loss.interleaving import Search, alone
 from gradguard.loss.objective import Objective
-from gradguard.measurement.tensor import (
-    BACKPROP_ROUNDING,
-    LONGEST,
-    ROUNDOFFS_OF_A_STEP,
-    SATURATED_ROUNDING,
-    SHARPEST,
-    START,
-    Rounding,
-    Size,
-)
-from gradguard.perturbation.directions import Probe
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 
-FLOAT32_UNIT = 2.0**-24
-LARGEST_ROUNDOFF = 1e-3
+FLOAT32_UNIT = 2.0**-24  # unit roundoff of float32
+# A loss that cancels to almost nothing is noisier than this relative to its value; that says nothing of its gradient.
+MAX_ROUNDOFF = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a tensor and its gradient are.
+
+    Attributes:
+        typical: The root mean square of the tensor; 0 for a tensor of zeros.
+        largest: The largest |g|.
+        norm: ||g||.
+    """
+
+    typical: float
+    largest: float
+    norm: float
+
+    @classmethod
+    def of(cls, array: Array, gradient: Array) -> "Size":
+        """The size of one tensor."""
+        largest = reductions.largest(gradient)
+        return cls(reductions.typical_size(array, 0.0), largest, reductions.norm(gradient, largest))
+
+    @property
+    def sensitivity(self) -> float:
+        """The change of the loss for a relative change of 1 of the entry with the largest |g|."""
+        return self.largest * (self.typical or 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenSetup:
-    """What the first check has found out of the loss, and what later ones take over.
+    """What the first check has proven about the loss; later checks start from it.
 
     Attributes:
-        precision: The one that takes.
-        unit: The unit roundoff of what the gradients are computed with.
+        precision: The precision in which the loss is evaluated.
+        unit: The unit roundoff of the arithmetic that computed the gradients.
         noise: sigma of the loss in native precision.
-        sizes: Of each tensor, when last looked at.
-        at_once: How many points one call of the loss takes.
+        sizes: The size of each tensor when it was last measured.
+        at_once: The number of points that one call of the loss takes.
     """
 
     precision: str
@@ -53,12 +66,12 @@ class ProvenSetup:
 
 @dataclass(frozen=True, slots=True)
 class Derivative:
-    """The exact derivative of a loss that carries tangents along.
+    """An exact derivative of the loss.
 
     Attributes:
-        objective: It stands in for the loss; what is moved are tangents of the tensors.
-        step: How far they are, in typical sizes.
-        method: What this way to an exact derivative is called.
+        objective: The derivative in place of the loss: a move of a tensor is a tangent.
+        step: The length of a tangent, in typical sizes of the tensor.
+        method: The name of the method.
     """
 
     objective: Objective
@@ -71,16 +84,17 @@ class MeasurementContext:
     """What a check measures with.
 
     Attributes:
-        objective: The loss in the precision chosen.
-        arrays: The tensors as the user has them.
+        objective: The loss, in the precision chosen.
+        arrays: The user's tensors.
         gradients: Their gradients.
-        sizes: Of all tensors, those that this check is about as they are now.
-        centre: The unreduced losses at the unperturbed parameters.
-        unit: The unit roundoff of what the gradients were computed with.
-        noise: sigma of the loss in native precision; 0 where it did not move.
-        heard: The noise of the loss along tensors where it has been listened to already.
-        derivative: Makes the derivative of the loss, of which one call takes so many points too; None where it has no
-            exact one. Only where float64 was proven.
+        sizes: The size of each tensor; current for the tensors of this check, earlier for the others.
+        centre: The unreduced losses at the unperturbed parameters, shape (m,).
+        unit: The unit roundoff of the arithmetic that computed the gradients.
+        noise: sigma of the loss in native precision; 0 if the loss did not change.
+        noise_of: The noise of the loss along each tensor for which it is known.
+        derivative: Makes the exact derivative, given the number of points that one call takes. None, or returns None,
+            where there is no exact derivative; set only where float64 is proven.
+        rules: The rules of the measurement.
     """
 
     objective: Objective
@@ -90,114 +104,57 @@ class MeasurementContext:
     centre: Float64
     unit: float
     noise: float = 0.0
-    heard: Mapping[str, Noise] = field(default_factory=dict)
+    noise_of: Mapping[str, Noise] = field(default_factory=dict)
     derivative: Callable[[int], Derivative | None] | None = None
+    rules: Rules = DEFAULT_RULES
 
     @property
     def loss(self) -> float:
         """The loss at the unperturbed parameters."""
         return self.objective.total(self.centre)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the loss is evaluated in the precision of the training."""
+        return self.objective.space.precision == "native"
+
     @cached_property
     def roundoff(self) -> float:
-        """The relative rounding of a backward pass: a unit roundoff, or the loss's own noise where that is larger.
+        """The relative rounding error of the backward pass: a unit roundoff, or the loss's own relative noise.
 
-        A loss that is the small difference of large numbers has a gradient that is, too.
+        If the loss is a small difference of large numbers, so is its gradient.
         """
-        relative = self.noise / abs(self.loss) if self.loss else LARGEST_ROUNDOFF
-        return min(max(self.unit, relative), LARGEST_ROUNDOFF)
+        relative = self.noise / abs(self.loss) if self.loss else MAX_ROUNDOFF
+        return min(max(self.unit, relative), MAX_ROUNDOFF)
 
     @cached_property
-    def _passing(self) -> float:
-        """How much of the loss passes through a tensor, at most."""
-        return max(size.passing for size in self.sizes.values())
-
-    def passing(self, name: str) -> float:
-        """The derivative of an entry of a tensor through which so much passes, and of which nothing cancels."""
-        return self._passing / (self.sizes[name].typical or 1.0)
-
-    def measure(self, name: str, probes: Sequence[Probe], steps: Float64) -> FourPoint:
-        """Four-point differences of one tensor along some probes."""
-        return alone(self.objective, self.measuring(name, probes, steps))
-
-    def measuring(self, name: str, probes: Sequence[Probe], steps: Float64) -> Search[FourPoint]:
-        """The same as a part of a search."""
-        return measuring(self.objective, name, self.gradients[name], probes, steps, self.centre)
-
-    def measure_each(self, moved: Sequence[tuple[str, Probe]], steps: Float64) -> FourPoint:
-        """Four-point differences of some tensors, along one probe of each."""
-        with_gradients = [(name, probe, self.gradients[name]) for name, probe in moved]
-        return measure_each(self.objective, with_gradients, steps, self.centre)
-
-    def rounding_of_entry(self, name: str) -> Rounding:
-        """Backprop's own rounding error of one entry: some roundoffs of the largest, and what cancels."""
-        return self._rounding(name, self.sizes[name].largest)
-
-    def rounding_of_direction(self, name: str) -> Rounding:
-        """Backprop's own rounding error along a unit vector: some roundoffs of the norm, and what cancels."""
-        return self._rounding(name, self.sizes[name].norm)
-
-    def _rounding(self, name: str, derivative: float) -> Rounding:
-        """The rounding of the gradient as it is, and what is left of large contributions to it that cancel.
-
-        What passes through the layers is rounded at the size it has there, in units of this tensor; near a minimum it
-        cancels. It is no rounder than the loss that it makes up, unless that loss is near 0 and hides its noise. Large
-        parameters saturate units, and the slopes of these cancel the more. In float64, where differences have no noise
-        to speak of, what the loss's own rounding in native precision leaves comes on top.
-        """
-        typical = self.sizes[name].typical or 1.0
-        sharp = min(max(1.0, typical), SHARPEST)
-        saturated = min(SATURATED_ROUNDING * sharp**2 * self.unit, BACKPROP_ROUNDING * LARGEST_ROUNDOFF)
-        relative = math.hypot(BACKPROP_ROUNDING * self.roundoff, saturated)
-        left = self.roundoff * self._passing
-        if self.roundoff < LARGEST_ROUNDOFF:
-            left = max(self.unit * self._passing, min(left, self.noise))
-        is_native = self.objective.space.precision == "native"
-        forward = 0.0 if is_native else max(self.noise, min(self.unit, FLOAT32_UNIT) * abs(self.loss))
-        own = math.hypot(relative * derivative, BACKPROP_ROUNDING * left / typical)
-        return Rounding.of(own, forward / typical)
-
-    def steps_of_entries(self, name: str) -> Steps:
-        """The steps to take along an entry: at first a thousandth of the typical one, at last some times that."""
-        return self._steps(name, 1.0)
-
-    def steps_of_directions(self, name: str) -> Steps:
-        """The steps to take along a unit vector: at last some times the whole tensor."""
-        return self._steps(name, math.sqrt(self.arrays[name].size))
-
-    def typical(self, name: str) -> float:
-        """The size that steps are measured in: of a tensor of zeros, that of the others."""
-        return self.sizes[name].typical or typical_size_among(self.arrays[name], self.arrays)
-
-    def _steps(self, name: str, extent: float) -> Steps:
-        typical = self.typical(name)
-        shortest = ROUNDOFFS_OF_A_STEP * self.objective.space.spacing(name)
-        longest = max(shortest, LONGEST * extent * typical)
-        return Steps(START[self.objective.space.precision] * typical, shortest, longest)
+    def sensitivity(self) -> float:
+        """The largest sensitivity of the loss to any tensor (`Size.sensitivity`)."""
+        return max(size.sensitivity for size in self.sizes.values())
 
     @contextmanager
     def nudged(self, amount: float, seed: int) -> Iterator["MeasurementContext"]:
-        """The same bench where every parameter is moved, at random, by a share `amount` of itself."""
+        """The same context with every parameter moved at random by about `amount` times its value."""
         rng = np.random.default_rng(seed)
         with ExitStack() as moves:
             for name in self.arrays:
-                place = moves.enter_context(self.objective.space.moving(name))
-                place.write(_nudged(place.base, amount, rng))
+                tensor = moves.enter_context(self.objective.space.moving(name))
+                tensor.write(_nudged(tensor.base, amount, rng))
             yield replace(self, centre=self.objective())
 
     @property
-    def proven(self) -> "ProvenSetup":
-        """What a later check need not find out again."""
+    def proven(self) -> ProvenSetup:
+        """What later checks need not prove again."""
         objective = self.objective
         return ProvenSetup(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once)
 
     def repeats(self, times: int = 1) -> bool:
-        """Whether the loss at the unperturbed parameters is, bit for bit, what it was, so many times in a row."""
+        """Whether the loss at the unperturbed parameters is the same bit for bit, `times` times in a row."""
         return all(np.array_equal(self.objective(), self.centre, equal_nan=True) for _ in range(times))
 
 
 def _nudged(base: Array, amount: float, rng: np.random.Generator) -> Array:
-    """Each entry moved, at random, by a share `amount` of it."""
+    """The product base * (1 + amount * N(0, 1)), entry by entry, in one array."""
     moved: Array = np.asarray(rng.standard_normal(base.shape))
     moved *= amount
     moved += 1

@@ -1,4 +1,4 @@
-"""What is checked, as the user gave it: it is found out in which precision, and how many points at a time."""
+"""What is checked, as the user gave it, and in which precision the loss is evaluated."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,19 +15,19 @@ from gradguard.loss.float64_proof import swaps, why_not_exact
 from gradguard.loss.interleaving import Search, interleave
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
-from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup
-from gradguard.measurement.tensor import Size
+from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup, Size
 from gradguard.perturbation.journal import Held, HeldCopying
 from gradguard.perturbation.protocols import Copying, Movable, Space
 from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, NativeCopies
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 
 Precision = Literal["native", "float64", "auto"]
-LISTENED = 4  # tensors along which the native noise is measured
-SAME = 1e-3  # relative distance between one loss in two precisions
-SAME_IN_ROUNDOFFS = 8  # of the coarser one, where that is more
-COMPLEX_STEP = 1e-20  # in typical sizes of a tensor: its square is nothing beside 1
-TANGENT = 2.0**-60  # in typical sizes: a derivative is in proportion to it, and zeros are moved to one side by it
+NOISE_TENSORS = 4  # tensors along which the native noise is measured: it differs by tensor, 2.31 against 0.09 ulp
+SAME_LOSS = 1e-3  # relative distance of one loss in two precisions
+SAME_LOSS_IN_ROUNDOFFS = 8  # the same in unit roundoffs of the coarser precision, where that is more
+COMPLEX_STEP = 1e-20  # in typical sizes of a tensor: its square vanishes beside 1 in float64
+TANGENT = 2.0**-60  # in typical sizes: short enough that a tensor of zeros moves to one side only
 
 
 def require_precision(precision: str) -> Precision:
@@ -43,15 +43,16 @@ def require_precision(precision: str) -> Precision:
 
 @dataclass(frozen=True, slots=True)
 class CheckTarget:
-    """What is checked, as the user gave it, before it is decided in which precision.
+    """What is checked, as the user gave it.
 
     Attributes:
-        params: The mapping of the parameters itself.
+        params: The user's mapping of the parameters.
         arrays: Its live arrays.
         loss: `loss()` or `loss(params)`.
-        reduction: Which scalar the gradient is of, when the loss returns an array.
-        state: Their gradients, and what must be put back.
-        kept: Float64 copies, from check to check.
+        reduction: The scalar that the gradient is of, if the loss returns an array.
+        state: The gradients, and everything that must be restored.
+        kept: Float64 copies of the arrays, kept from check to check.
+        rules: The rules of the measurement.
     """
 
     params: Mapping[str, object]
@@ -60,16 +61,18 @@ class CheckTarget:
     reduction: Reduction | None
     state: Rollback
     kept: dict[str, Array] = field(default_factory=dict)
+    rules: Rules = DEFAULT_RULES
 
     def context(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> MeasurementContext:
-        """The bench in the precision asked for; with "auto", float64 where it proves to take, else native.
+        """The context in the precision asked for; with "auto", float64 where it is proven, else native.
 
         Args:
-            precision: What the user asked for.
-            is_late: Whether to look at no more tensors for what those of one loss have in common.
+            precision: The user's choice.
+            is_late: Whether the time for examining further tensors is over. What all tensors of a loss have in common
+                is then inferred from those examined so far.
 
         Raises:
-            ValueError: float64 was asked for by name and does not take; the message says what was tried.
+            ValueError: float64 was asked for by name and is not the same loss; the message says what was tried.
         """
         context = self._chosen(precision, is_late)
         if isinstance(context.objective.copying, HeldCopying):
@@ -83,25 +86,25 @@ class CheckTarget:
             return context
         if isinstance(self.loss, Batched):
             native.at_once = proven_at_once(native, context.centre)
-        heard = self._heard(native, context.centre, is_late)
-        finest = max((noise.dtype for noise in heard.values()), key=lambda dtype: dtype.itemsize, default=native.dtype)
-        sigma = max((noise.sigma for noise in heard.values() if not noise.is_unknown), default=0.0)
+        noise_of = self._noise_of(native, context.centre, is_late)
+        finest = max((noise.dtype for noise in noise_of.values()), key=lambda kind: kind.itemsize, default=native.dtype)
+        sigma = max((noise.sigma for noise in noise_of.values() if not noise.is_unknown), default=0.0)
         unit = max(context.unit, min(unit_roundoff(finest), FLOAT32_UNIT))
-        context = replace(context, noise=sigma, unit=unit, heard=heard)
+        context = replace(context, noise=sigma, unit=unit, noise_of=noise_of)
         if precision == "native":
             return context
-        shadow, refusal = self._proven(native, context, is_late)
-        if shadow is not None:
-            shadow.evaluations += native.evaluations
-            shadow.at_once = native.at_once
-            return replace(context, objective=shadow, centre=shadow(), heard={}, derivative=self._derivative)
+        exact, refusal = self._proven_in_float64(native, context, is_late)
+        if exact is not None:
+            exact.evaluations += native.evaluations
+            exact.at_once = native.at_once
+            return replace(context, objective=exact, centre=exact(), noise_of={}, derivative=self._derivative)
         if precision == "float64":
             raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
         return context
 
     def reopened(self, proven: ProvenSetup, names: Sequence[str]) -> MeasurementContext:
-        """The bench for some of the tensors, in the precision that an earlier check has proven."""
-        objective = self._objective(self._native() if proven.precision == "native" else self._shadow())
+        """The context for some of the tensors, in the precision that an earlier check has proven."""
+        objective = self._objective(self._native() if proven.precision == "native" else self._float64_copies())
         context = self._open(objective, proven, names)
         if isinstance(self.loss, Batched):
             objective.at_once = proven.at_once
@@ -114,20 +117,31 @@ class CheckTarget:
         sizes = {**proven.sizes, **{name: Size.of(self.arrays[name], gradients[name]) for name in names}}
         derivative = self._derivative if objective.space.precision == "float64" else None
         return MeasurementContext(
-            objective, self.arrays, gradients, sizes, objective(), proven.unit, proven.noise, derivative=derivative
+            objective,
+            self.arrays,
+            gradients,
+            sizes,
+            centre=objective(),
+            unit=proven.unit,
+            noise=proven.noise,
+            derivative=derivative,
+            rules=self.rules,
         )
 
-    def _heard(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> dict[str, Noise]:
-        """The noise along a few of the tensors, or those there is time for."""
+    def _noise_of(self, native: Objective, centre: Float64, is_late: Callable[[], bool]) -> dict[str, Noise]:
+        """The noise of the loss along a few of the tensors, one of them at least."""
         names = [name for name, array in self.arrays.items() if array.size]
-        chosen = names[:: -(-len(names) // LISTENED) or 1]
+        chosen = names[:: -(-len(names) // NOISE_TENSORS) or 1]
         together = len(chosen) if native.at_once > 1 else 1
-        heard: list[Noise] = []
+        estimates: list[Noise] = []
         for some in (chosen[:1], *(chosen[start : start + together] for start in range(1, len(chosen), together))):
-            if heard and is_late():
+            if estimates and is_late():
                 break
-            heard += interleave(native, [_noise_search(native, name, centre) for name in some])
-        return dict(zip(chosen, heard, strict=False))
+            estimates += interleave(native, [self._noise_search(native, name, centre) for name in some])
+        return dict(zip(chosen, estimates, strict=False))
+
+    def _noise_search(self, native: Objective, name: str, centre: Float64) -> Search[Noise]:
+        return noise_search(native, name, centre, np.random.default_rng(0), narrowed=self.rules.narrowed_noise)
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
         undo_log = self.state.undo_log
@@ -135,7 +149,7 @@ class CheckTarget:
         return Objective(loss or self.loss, Held(space, undo_log), self.reduction, self.state.restore, copying)
 
     def _derivative(self, at_once: int) -> Derivative | None:
-        """That of the loss, as it is on float64 copies; None where it is known to have none."""
+        """The exact derivative of the loss on float64 copies; None where there is none."""
         if isinstance(self.params, Movable):
             tangents = self.params.tangents()
             if tangents is None:
@@ -146,7 +160,7 @@ class CheckTarget:
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
         return Derivative(
-            self._objective(ComplexCopies(self.arrays, self._stood_in_for), part), COMPLEX_STEP, "complex step"
+            self._objective(ComplexCopies(self.arrays, self._swapped), part), COMPLEX_STEP, "complex step"
         )
 
     def _unit(self) -> float:
@@ -159,35 +173,33 @@ class CheckTarget:
             return self.params.native()
         return NativeCopies(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
 
-    def _shadow(self) -> Space:
+    def _float64_copies(self) -> Space:
         if isinstance(self.params, Movable):
             return self.params.shadow()
-        return Float64Copies(self.arrays, self._stood_in_for, self.kept)
+        return Float64Copies(self.arrays, self._swapped, self.kept)
 
     @property
-    def _stood_in_for(self) -> MutableMapping[str, Any] | None:
-        """The mapping in which copies must stand for the live arrays, where the loss is not handed them."""
+    def _swapped(self) -> MutableMapping[str, Any] | None:
+        """The mapping whose entries are swapped for copies during an evaluation, if the loss reads the live arrays."""
         reads = not takes_parameters(self.loss) and isinstance(self.params, MutableMapping)
         return self.params if reads else None  # type: ignore[return-value]  # just asked
 
-    def _proven(
+    def _proven_in_float64(
         self, native: Objective, context: MeasurementContext, is_late: Callable[[], bool]
     ) -> tuple[Objective | None, str]:
-        """The loss on float64 copies where it is proven to be the same loss in float64, else the reason."""
+        """The loss on float64 copies if it is proven to be the same loss, else None and the reason."""
         if not takes_parameters(self.loss) and not isinstance(self.params, Movable) and not swaps(self.params):
             return None, (
                 f"loss() reads the live arrays, and params is a {type(self.params).__name__}, whose entries cannot be "
                 "swapped or may be copied; expected a dict, or loss(params)"
             )
-        shadow = self._objective(self._shadow())
-        refusal = why_not_exact(shadow, native, context.loss, max(SAME, SAME_IN_ROUNDOFFS * context.unit), is_late)
-        native.evaluations += shadow.evaluations
-        shadow.evaluations = 0
+        exact = self._objective(self._float64_copies())
+        refusal = why_not_exact(
+            exact, native, context.loss, max(SAME_LOSS, SAME_LOSS_IN_ROUNDOFFS * context.unit), is_late
+        )
+        native.evaluations += exact.evaluations
+        exact.evaluations = 0
         if refusal:
             self.kept.clear()
             return None, refusal
-        return shadow, ""
-
-
-def _noise_search(native: Objective, name: str, centre: Float64) -> Search[Noise]:
-    return noise_search(native, name, centre, np.random.default_rng(0))
+        return exact, ""

@@ -19,7 +19,7 @@ from gradguard.differences.noise import Noise
 from gradguard.loss.signature import Loss, require_reduction
 from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.precision import CheckTarget, require_precision
-from gradguard.measurement.tensor import BACKPROP_ROUNDING
+from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Rollback
@@ -187,7 +187,7 @@ def _differences(
     deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
     truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
     best = curves.best_of(np.hypot(deviation, truncation))
-    rounding = BACKPROP_ROUNDING * context.roundoff * float(np.abs(n[best]).max())
+    rounding = context.rules.backprop_rounding * context.roundoff * float(np.abs(n[best]).max())
     return Differences(
         steps=steps,
         n=n,
@@ -229,9 +229,10 @@ def _sigma(context: MeasurementContext, name: str, chosen: Sequence[EntryProbe],
     """
     pilots = [chosen[i] for i in np.linspace(0, len(chosen) - 1, PILOTS).astype(int)]
     # Few entries come round several times: at other points each time, or they would show the same roundings.
-    apart = context.steps_of_entries(name).start * np.linspace(1, 0.5, PILOTS)
+    tensor = TensorUnderTest(context, name)
+    apart = tensor.steps_of_entries.start * np.linspace(1, 0.5, PILOTS)
     longer, shorter = [
-        noise.from_fourth_differences(context.measure(name, pilots, steps), heard.sigma, heard.floor)
+        noise.from_fourth_differences(tensor.measure(pilots, steps), heard.sigma, heard.floor)
         for steps in (apart, apart / 4)
     ]
     return max(heard.sigma, min(longer, 3 * shorter))

@@ -14,6 +14,7 @@ from gradguard.arrays.named_blocks import Blocks, block_masks
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
 from gradguard.checks.check import report_of
+from gradguard.checks.effort import Deadline
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.measurement.precision import CheckTarget, require_precision
 from gradguard.perturbation.rollback import Rollback
@@ -25,7 +26,7 @@ from gradguard.report.verdict import Verdict
 from gradguard.training.alerts import Alerts, GradientError
 from gradguard.training.checkpoint import State, require_named
 from gradguard.training.exclusive import ExclusiveAccess
-from gradguard.training.monitor import ROUTINE_ENTRIES, CheckMonitor
+from gradguard.training.monitor import ROUTINE_ENTRIES, CheckMonitor, CheckRequest
 from gradguard.training.ranks import ranks_of
 from gradguard.training.schedule import Budget, Due, Plan, due_steps, require_step
 from gradguard.writers.dispatch import Dispatcher
@@ -279,7 +280,8 @@ class GradGuard(Closing):
         state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
         self._see_shapes(_shapes(arrays))
         subject = CheckTarget(self._params, arrays, loss, self._reduction, state, self._kept)
-        context, alarms = state.run(lambda: self._watch.measure(subject, self._masks, constants, plan, step, started))
+        request = CheckRequest(self._masks, constants, plan, step, Deadline(self._ranks.clock, started))
+        context, alarms = state.run(lambda: self._watch.measure(subject, request))
         state.require_intact()
         self._writes = bool(self._writes or state.written)
         seconds = self._ranks.clock() - started

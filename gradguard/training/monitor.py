@@ -1,4 +1,4 @@
-"""How the checks of one training build on each other: what each measures, and what later ones take over."""
+"""The checks of one training: what each measures, and what it takes over from the checks before."""
 
 import dataclasses
 import math
@@ -9,9 +9,8 @@ import numpy as np
 
 from gradguard.arrays.named_blocks import Masks
 from gradguard.arrays.reductions import is_finite
-from gradguard.checks.check import deep_check
-from gradguard.checks.effort import IN_DOUBT, LEAST, Effort
-from gradguard.checks.examine import Examined
+from gradguard.checks.check import CheckPlan, check_tensors
+from gradguard.checks.effort import IN_DOUBT, LEAST, Deadline, Effort
 from gradguard.checks.preflight import nondeterministic
 from gradguard.checks.screen import probe_tensors
 from gradguard.checks.streams import TensorState
@@ -19,7 +18,9 @@ from gradguard.diagnosis.across_tensors import unmeasured
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.known_factors import History, Observation
 from gradguard.measurement.context import MeasurementContext, ProvenSetup
+from gradguard.measurement.measured import TensorMeasurement
 from gradguard.measurement.precision import CheckTarget, Precision
+from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.report.results import TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
@@ -28,17 +29,17 @@ from gradguard.statistics.sequential import alarm_level
 from gradguard.training.ranks import ALONE, Ranks
 from gradguard.training.schedule import Plan
 
-ROUTINE_ENTRIES = 3  # sampled entries of a tensor in a routine check
-CONFIRMING = Effort(entries=100, cost=IN_DOUBT)
-# A small error of scale shows in many aligned directions together.
+ROUTINE_ENTRIES = 3  # entries of a tensor in a routine check
+CONFIRMING = Effort(entries=100, cost=IN_DOUBT)  # what follows an alarm
+# A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
 CONFIRMING_DRIFT = Effort(entries=30, aligned=200, cost=IN_DOUBT)
-DEEP_SECONDS = 10.0  # about what the deep checks of one step may take inside a training
+EXAMINATION_SECONDS = 10.0  # that the examinations of one check may take inside a training: a person waits no longer
 UNREACHED = "not looked at yet: the time of this check went to other tensors"
 UNREACHED_CAUSE = "there are many tensors, or the loss takes long; the next checks go on with it"
-CHECKS_IN_A_RUN = 10_000
-FINE_EVIDENCE = 2.0  # log10 of the evidence, up to which chance alone brings it often
-PROBES = 1 + ROUTINE_ENTRIES  # of a tensor at a routine check
-RATIOS = 20  # confirmed ratios of a wrong tensor that are remembered, to see which constant they follow
+CHECKS_IN_A_RUN = 10_000  # to which `Thresholds.false_alarms` refers
+FINE_EVIDENCE = 2.0  # log10 of the evidence that chance alone often brings
+ROUTINE_PROBES = 1 + ROUTINE_ENTRIES  # probes of a tensor in a routine check
+MAX_RATIOS = 20  # confirmed ratios of a wrong tensor that are kept, to see which constant they follow
 
 
 @dataclass(slots=True)
@@ -46,13 +47,13 @@ class MonitorState:
     """What is carried from check to check, by tensor.
 
     Attributes:
-        proven: What the first check found out of the loss; None before it.
+        proven: What the first check has proven about the loss; None before it.
         tensors: The latest report of each tensor.
-        states: Where the routine probes of each stand.
-        baseline: The first confirmed ratio of each.
-        ratios: The latest confirmed ratios of each that is wrong by a factor.
-        last_fine: The last step at which nothing spoke against each.
-        next_tensor: The tensor that is the next one's turn, by its place.
+        states: The state of the routine probes of each tensor.
+        baseline: The first confirmed ratio of each tensor.
+        ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
+        last_fine: The last step at which nothing spoke against each tensor.
+        next_tensor: The position of the tensor whose turn is next.
     """
 
     proven: ProvenSetup | None = None
@@ -64,23 +65,42 @@ class MonitorState:
     next_tensor: int = 0
 
     def forget(self, name: str) -> None:
-        """Begin anew with a tensor that is another one now."""
+        """Forget a tensor whose shape has changed."""
         for carried in (self.tensors, self.states, self.last_fine):
             carried.pop(name, None)
 
 
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """One check of a training.
+
+    Attributes:
+        masks: Named blocks, by tensor.
+        constants: Numbers of the training, by name.
+        plan: How much a routine check may measure.
+        step: The training step.
+        deadline: When the check started, by the clock of all processes.
+    """
+
+    masks: Masks
+    constants: Mapping[str, float]
+    plan: Plan
+    step: int
+    deadline: Deadline
+
+
 class CheckMonitor:
-    """Measures what each check calls for: everything at first, then a few probes and whatever these raise an alarm on.
+    """Measures what each check needs: all tensors at first, then a few probes of each, and examinations after alarms.
 
     Args:
-        precision: What the user asked for.
+        precision: The user's choice.
         thresholds: What alerts.
-        seed: Of the probes.
+        seed: Seeds the probes.
         ranks: The processes of the training.
 
     Attributes:
         memory: What is carried from check to check.
-        rng: The stream of the probes.
+        rng: Draws the probes.
     """
 
     def __init__(self, precision: Precision, thresholds: Thresholds, seed: int, ranks: Ranks = ALONE) -> None:
@@ -92,50 +112,51 @@ class CheckMonitor:
 
     @property
     def tensors(self) -> dict[str, TensorReport]:
-        """The latest report of every tensor, with how far its ratio is from the first confirmed one."""
+        """The latest report of every tensor, with the drift of its ratio from the first confirmed one."""
         return {
             name: dataclasses.replace(tensor, ratio_drift=self._drift(tensor), last_fine=self._last_fine(tensor))
             for name, tensor in self.memory.tensors.items()
         }
 
-    def measure(
-        self, subject: CheckTarget, masks: Masks, constants: Mapping[str, float], plan: Plan, step: int, started: float
-    ) -> tuple[MeasurementContext, tuple[str, ...]]:
-        """One check; what it was measured with, and the tensors whose routine probes raised an alarm."""
+    def measure(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, tuple[str, ...]]:
+        """Make one check.
+
+        Returns:
+            What was measured with, and the tensors whose routine probes raised an alarm.
+        """
         proven = self.memory.proven
         if proven is None:
-            (context, names), alarms = self._first(subject, masks, constants, started), tuple[str, ...]()
+            (context, names), alarms = self._first_check(target, request), tuple[str, ...]()
         else:
-            context, names, alarms = self._later(subject, proven, masks, constants, plan, started)
-        self.memory.last_fine |= {name: step for name in names if self._is_fine(name)}
+            context, names, alarms = self._routine_check(target, proven, request)
+        self.memory.last_fine |= {name: request.step for name in names if self._is_fine(name)}
         return context, alarms
 
     def _is_fine(self, name: str) -> bool:
-        state = self.memory.states.get(name)
-        return (
-            state is not None and state.evidence < FINE_EVIDENCE and self.memory.tensors[name].verdict.is_bug is False
-        )
+        state, tensor = self.memory.states.get(name), self.memory.tensors.get(name)
+        if state is None or tensor is None:
+            return False
+        return state.evidence < FINE_EVIDENCE and tensor.verdict.is_bug is False
 
-    def _first(
-        self, subject: CheckTarget, masks: Masks, constants: Mapping[str, float], started: float
-    ) -> tuple[MeasurementContext, list[str]]:
-        """Preflight, and a deep check of every tensor."""
-        context = subject.context(self._precision, lambda: self._ranks.clock() > started + DEEP_SECONDS / 8)
-        names, end = list(context.arrays), started + DEEP_SECONDS
-        self._examine(context, names, Effort(), masks, constants, started, started + DEEP_SECONDS / 2)
+    def _first_check(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, list[str]]:
+        """Examine every tensor there is time for, screen the others, and examine those that raise an alarm."""
+        deadline = request.deadline.after(EXAMINATION_SECONDS)
+        context = target.context(self._precision, lambda: request.deadline.after(EXAMINATION_SECONDS / 8).is_over)
+        names = list(context.arrays)
+        self._examine(context, names, Effort(), request, request.deadline.after(EXAMINATION_SECONDS / 2))
         left = [name for name in names if name not in self.memory.tensors]
-        self._examine(context, self._screen(context, left, end), CONFIRMING, masks, constants, started, end)
+        self._examine(context, self._screen(context, left, deadline), CONFIRMING, request, deadline)
         unreached = {name: context.arrays[name].shape for name in left if name not in self.memory.tensors}
         self.memory.tensors |= unmeasured(unreached, Verdict.inconclusive, UNREACHED, UNREACHED_CAUSE, deep=False)
         if np.isfinite(context.centre).all():
             self.memory.proven = context.proven
         return context, names
 
-    def _screen(self, context: MeasurementContext, names: list[str], until: float) -> list[str]:
-        """One routine probe of each tensor that there was no time for; those that raise an alarm."""
+    def _screen(self, context: MeasurementContext, names: list[str], deadline: Deadline) -> list[str]:
+        """Make one routine probe of each tensor, while there is time; those that raise an alarm."""
         alarmed = []
         for name in names:
-            if not self.memory.states or self._ranks.clock() > until:
+            if not self.memory.states or deadline.is_over:
                 break
             self._inherit_steps(context, name)
             if self._probe(context, [name], 0)[name] is not None:
@@ -143,63 +164,57 @@ class CheckMonitor:
         return alarmed
 
     def _inherit_steps(self, context: MeasurementContext, name: str) -> None:
-        """Begin the routine probes of a tensor with what is known of another."""
-        known = next(iter(self.memory.states.values()))
-        self.memory.states[name] = known.borrowed(context.steps_of_entries(name), context.steps_of_directions(name))
+        """Let the routine probes of a tensor start from the state of another."""
+        known, tensor = next(iter(self.memory.states.values())), TensorUnderTest(context, name)
+        self.memory.states[name] = known.inherited(tensor.steps_of_entries, tensor.steps_of_directions)
 
-    def _later(
-        self,
-        subject: CheckTarget,
-        proven: ProvenSetup,
-        masks: Masks,
-        constants: Mapping[str, float],
-        plan: Plan,
-        started: float,
+    def _routine_check(
+        self, target: CheckTarget, proven: ProvenSetup, request: CheckRequest
     ) -> tuple[MeasurementContext, list[str], tuple[str, ...]]:
-        """Routine probes of the tensors whose turn it is, and a deep check of those that raise an alarm."""
-        names = self._whose_turn(list(subject.arrays), plan.tensors)
-        context = subject.reopened(proven, names)
+        """Probe the tensors whose turn it is, and examine those that raise an alarm."""
+        names = self._next_tensors(list(target.arrays), request.plan.tensors)
+        context, deadline = target.reopened(proven, names), request.deadline.after(EXAMINATION_SECONDS)
         if not np.isfinite(context.centre).all():
-            self._examine(context, names, LEAST, masks, constants, started, started + DEEP_SECONDS)
+            self._examine(context, names, LEAST, request, deadline)
             return context, names, ()
         for name in names:
             if self._is_unreached(name):
                 self._inherit_steps(context, name)
         standing = [name for name in names if self._is_standing(context, name)]
-        probed = self._probe(context, [name for name in names if name not in standing], plan.entries)
+        probed = self._probe(context, [name for name in names if name not in standing], request.plan.entries)
         if any(probed.values()):
-            subject.state.require_intact()
+            target.state.require_intact()
         if probed and not context.repeats():
-            self.memory.tensors |= nondeterministic({name: context.arrays[name].shape for name in names})
+            self.memory.tensors |= nondeterministic(context, names)
             return context, names, ()
-        until = started + DEEP_SECONDS
-        for effort, called in self._called_for(standing, probed):
-            self._examine(context, called, effort, masks, constants, started, until)
-            if self._ranks.clock() > until:
+        for effort, wanted in self._examinations(standing, probed):
+            self._examine(context, wanted, effort, request, deadline)
+            if deadline.is_over:
                 break
-        return context, names, tuple(name for name, wanted in probed.items() if wanted is not None)
+        return context, names, tuple(name for name, effort in probed.items() if effort is not None)
 
-    def _called_for(self, standing: list[str], probed: Mapping[str, Effort | None]) -> list[tuple[Effort, list[str]]]:
-        """The deep checks that tensors call for, what is not known yet before what has been told."""
-        told = [name for name in standing if name in self.memory.tensors and self.memory.tensors[name].verdict.is_bug]
+    def _examinations(self, standing: list[str], probed: Mapping[str, Effort | None]) -> list[tuple[Effort, list[str]]]:
+        """The examinations that tensors need: new findings come before those that are reported already."""
+        tensors = self.memory.tensors
+        reported = [name for name in standing if name in tensors and tensors[name].verdict.is_bug]
         alarmed, drifting = (
             [name for name, wanted in probed.items() if wanted is effort] for effort in (CONFIRMING, CONFIRMING_DRIFT)
         )
-        fresh = [name for name in standing if name not in told]
-        called = [(CONFIRMING, fresh), (CONFIRMING, alarmed), (CONFIRMING_DRIFT, drifting), (CONFIRMING, told)]
-        return [(effort, names) for effort, names in called if names]
+        fresh = [name for name in standing if name not in reported]
+        wanted = [(CONFIRMING, fresh), (CONFIRMING, alarmed), (CONFIRMING_DRIFT, drifting), (CONFIRMING, reported)]
+        return [(effort, names) for effort, names in wanted if names]
 
-    def _whose_turn(self, names: list[str], count: int) -> list[str]:
-        turn = self.memory.next_tensor % len(names)
-        self.memory.next_tensor = (turn + count) % len(names)
-        return sorted((names[turn:] + names[:turn])[:count], key=names.index)
+    def _next_tensors(self, names: list[str], count: int) -> list[str]:
+        start = self.memory.next_tensor % len(names)
+        self.memory.next_tensor = (start + count) % len(names)
+        return sorted((names[start:] + names[:start])[:count], key=names.index)
 
     def _is_unreached(self, name: str) -> bool:
         tensor = self.memory.tensors.get(name)
         return tensor is not None and name not in self.memory.states and not tensor.deep and bool(self.memory.states)
 
     def _is_standing(self, context: MeasurementContext, name: str) -> bool:
-        """Whether only a deep check can speak: a verdict that routine probes cannot lift, or nothing carried over."""
+        """Whether only an examination can change the verdict: routine probes cannot lift it, or have no state yet."""
         tensor = self.memory.tensors.get(name)
         if tensor is None or name not in self.memory.states or not is_finite(context.gradients[name]):
             return True
@@ -207,59 +222,50 @@ class CheckMonitor:
         return verdict.is_bug is not False and verdict is not Verdict.inconclusive
 
     def _probe(self, context: MeasurementContext, names: list[str], entries: int) -> dict[str, Effort | None]:
-        """Routine probes of some tensors; the deep check that each calls for, if it raises an alarm."""
+        """Make routine probes of some tensors; the examination that each needs, if it raises an alarm."""
         if not names:
             return {}
         states = {name: self.memory.states[name] for name in names}
-        level = alarm_level(PROBES * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
-        called: dict[str, Effort | None] = {}
+        level = alarm_level(ROUTINE_PROBES * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+        needed: dict[str, Effort | None] = {}
         for name, (evidence, largest) in probe_tensors(context, states, entries, self.rng).items():
             state = states[name]
             report = diagnose_tensor(evidence, History({}), self._thresholds)
             self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
             if largest > ALARM or state.is_lost:
-                called[name] = CONFIRMING
+                needed[name] = CONFIRMING
             else:
-                called[name] = CONFIRMING_DRIFT if state.evidence > level else None
-        return called
+                needed[name] = CONFIRMING_DRIFT if state.evidence > level else None
+        return needed
 
     def _examine(
-        self,
-        context: MeasurementContext,
-        names: list[str],
-        effort: Effort,
-        masks: Masks,
-        constants: Mapping[str, float],
-        started: float,
-        until: float,
+        self, context: MeasurementContext, names: list[str], effort: Effort, request: CheckRequest, deadline: Deadline
     ) -> None:
-        """A deep check of some tensors on fresh probes, in the time there is: only that speaks of a bug."""
+        """Examine some tensors on fresh probes, as far as there is time: only that confirms a bug."""
         if not names:
             return
-        now = self._ranks.clock()
-        evaluation = (now - started) / context.objective.evaluations
-        effort = effort.at_most((until - now) / evaluation / len(names))
+        effort = effort.at_most(deadline.affordable(context.objective.evaluations) / len(names))
         evidence = {name: state.evidence for name, state in self.memory.states.items()}
         shapes = {name: array.shape for name, array in context.arrays.items()}
-        histories = {name: History(constants, self.memory.ratios.get(name, ()), shapes) for name in names}
-        reports, examined = deep_check(
-            context, names, effort, self.rng, masks, histories, self._thresholds, until, self._ranks
-        )
+        histories = {name: History(request.constants, self.memory.ratios.get(name, ()), shapes) for name in names}
+        plan = CheckPlan(effort, request.masks, histories, self._thresholds, self._ranks.is_first)
+        reports, measured = check_tensors(context, names, plan, self.rng, deadline)
         for name, report in reports.items():
             self.memory.tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
             if report.verdict.is_factor:
-                seen = (*self.memory.ratios.get(name, ()), Observation(report.ratio, report.ratio_error, constants))
-                self.memory.ratios[name] = seen[-RATIOS:]
+                newest = Observation(report.ratio, report.ratio_error, request.constants)
+                self.memory.ratios[name] = (*self.memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
             else:
                 self.memory.ratios.pop(name, None)
-        for name, measured in examined.items():
-            self._carry_over(name, measured)
+        for name, measurement in measured.items():
+            self._take_over(name, measurement)
 
-    def _carry_over(self, name: str, measured: Examined) -> None:
-        self.memory.states[name] = TensorState.after(measured)
-        ratio = self.memory.tensors[name].ratio
-        if name not in self.memory.baseline and self.memory.tensors[name].verdict.is_bug is False and ratio > 0:
-            self.memory.baseline[name] = ratio
+    def _take_over(self, name: str, measurement: TensorMeasurement) -> None:
+        """Let the routine probes of a tensor start from its measurement, and its ratio drift from the first ratio."""
+        self.memory.states[name] = TensorState.after(measurement)
+        tensor = self.memory.tensors[name]
+        if name not in self.memory.baseline and tensor.verdict.is_bug is False and tensor.ratio > 0:
+            self.memory.baseline[name] = tensor.ratio
 
     def _last_fine(self, tensor: TensorReport) -> int | None:
         return self.memory.last_fine.get(tensor.name) if tensor.verdict.is_bug else None

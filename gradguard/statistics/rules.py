@@ -1,0 +1,37 @@
+"""The rules by which evidence is measured and judged, each of which an ablation can switch off."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a check.
+
+    Attributes:
+        longest_step: The longest step, in typical sizes of the tensor: beyond it the units of a network saturate and
+            the loss levels off.
+        dithered: Whether steps differ within a factor sqrt(2): equal steps make equal rounding errors.
+        remeasure_from: Standard deviations of n - g from which a difference is measured again at shorter steps.
+        retreats: How often all differences may be measured again at shorter steps where the loss is not smooth.
+        kink_search: Whether a disagreement must not come from a kink at the parameters.
+        narrowed_noise: Whether noise is measured closer to the parameters where curvature may pass for noise.
+        short_steps: Whether a disagreement must persist at much shorter steps before it counts.
+        amplification: Whether roundings that the forward pass amplifies widen the error bar of the gradient.
+        backprop_rounding: The rounding error of the backward pass, in roundoffs of ||g||: 8 x 2^-24 = 4.8e-7, and
+            correct float32 backprop was off by 1.6e-7 to 3.7e-7.
+        saturated_rounding: The same where units saturate, in unit roundoffs: 1 - tanh^2 and p - 1 cancel there.
+    """
+
+    longest_step: float = 4.0
+    dithered: bool = True
+    remeasure_from: float = 4.0
+    retreats: int = 5
+    kink_search: bool = True
+    narrowed_noise: bool = True
+    short_steps: bool = True
+    amplification: bool = True
+    backprop_rounding: float = 8.0
+    saturated_rounding: float = 80.0
+
+
+DEFAULT_RULES = Rules()
