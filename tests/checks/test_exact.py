@@ -26,7 +26,7 @@ def slope(loss: Callable[[Array], Any], at: float) -> float:
     """The derivative of a function of one number."""
     arrays = {"w": np.array([at])}
     objective = Objective(lambda p: np.imag(loss(p["w"][0])), ComplexCopies(arrays), None, lambda: None)
-    return float(slopes(Derivative(objective, 1e-20), "w", [EntryProbe((0,))], np.zeros(1), 1.0)[0][0])
+    return float(slopes(Derivative(objective, 1e-20, "complex step"), "w", [EntryProbe((0,))], np.zeros(1), 1.0)[0][0])
 
 
 @given(at=st.floats(0.1, 3), power=st.integers(1, 6))

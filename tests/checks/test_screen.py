@@ -83,7 +83,7 @@ def test_each_check_of_a_tensor_costs_the_same(entries: int) -> None:
     model, rng = Logistic(2), np.random.default_rng(0)
     subject = CheckTarget(model.params, dict(model.params), model.loss, None, Rollback(model.grads(), together(None)))
     context = subject.context("native")
-    state = TensorState.after(examine(context, ["w"], Effort(entries=10), rng, {})["w"])
+    state = TensorState.after(examine(context, ["w"], Effort(entries=10), rng)["w"])
     for turn in range(2 * GAUSSIAN_EVERY):
         before = model.evaluations
         evidence, _ = probe_tensors(context, {"w": state}, entries, rng)["w"]

@@ -6,34 +6,41 @@ import numpy as np
 import pytest
 
 from gradguard import check
-from gradguard.differences.four_point import FourPoint
-from gradguard.measurement.measured import Measured
+from gradguard.differences.noise import Noise
+from gradguard.differences.step_size import Steps
+from gradguard.measurement.measured import Measured, ProbePlan
+from gradguard.measurement.precision import CheckTarget
+from gradguard.measurement.tensor import Rounding, TensorUnderTest
+from gradguard.perturbation.directions import EntryProbe
+from gradguard.perturbation.rollback import Rollback
+from gradguard.perturbation.snapshots import together
 
 STEP = 0.1
 
 
-def settled_along(loss: Callable[[float], float], sigma: float = 1e-6) -> Measured:
-    """One difference of a function about 0."""
-    along = np.array([loss(c * STEP) for c in (-2, -1, 0, 1, 2)])
-    odd1, odd2 = along[3] - along[1], along[4] - along[0]
-    even1, even2 = along[3] - 2 * along[2] + along[1], along[4] - 2 * along[2] + along[0]
-    columns = (STEP, odd1, odd2, even1, even2, 0.0, 0.0, 2 * STEP, 4 * STEP, 0.0)
-    points = FourPoint(*(np.array([float(value)]) for value in columns))
-    return Measured(points, sigma, 0.0, np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1) > 0)
+def measured_at_zero(loss: Callable[[float], float], sigma: float = 1e-6) -> Measured:
+    """One difference of a function about 0, with a step of STEP and a known noise."""
+    params = {"x": np.zeros(1)}
+    state = Rollback({"x": np.zeros(1)}, together(None))
+    target = CheckTarget(params, dict(params), lambda: loss(float(params["x"][0])), None, state)
+    tensor = TensorUnderTest(target.context("native"), "x")
+    noise = Noise(sigma, 0.0, np.dtype(np.float64), 0.0)
+    plan = ProbePlan(tensor, [EntryProbe((0,))], noise, Rounding(0.0, 0.0), Steps(STEP, STEP, STEP))
+    return Measured.first(plan, plan.measure([0], np.array([STEP])), sigma)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.09, -0.15])
 @pytest.mark.parametrize("curvature", [0.0, 1.0])
 def test_a_corner_within_the_step_is_a_kink(place: float, curvature: float) -> None:
     """Wherever it lies, alone or on a curved loss."""
-    found = settled_along(lambda x: abs(x - place) + curvature * x**2)
+    found = measured_at_zero(lambda x: abs(x - place) + curvature * x**2)
     assert found.kinked.all()
     assert not found.resolved.any()
 
 
 def test_a_loss_that_levels_off_within_the_step_is_no_kink() -> None:
     """A step as a whole, longer steps than which see a plateau on both sides: its differences count for nothing."""
-    found = settled_along(lambda x: float(np.tanh(60 * x + 0.7)))
+    found = measured_at_zero(lambda x: float(np.tanh(60 * x + 0.7)))
     assert not found.resolved.any()
     assert not found.kinked.any()
 

@@ -8,7 +8,7 @@ import pytest
 from gradguard import GradGuard, Verdict
 from gradguard.checks.effort import IN_DOUBT, LEAST, Effort
 from gradguard.testing import LSTM, random_batch
-from gradguard.training.monitor import DEEP_SECONDS
+from gradguard.training.monitor import EXAMINATION_SECONDS
 
 TENSORS = 40
 WRONG = f"w{TENSORS - 3}"
@@ -29,7 +29,7 @@ def guarded() -> tuple[GradGuard, dict[str, np.ndarray]]:
 
 def test_a_first_check_that_has_no_time_for_all_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tensor is in the report, nobody is alarmed about those that wait, and the wrong one is found."""
-    monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", 0.02)
+    monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", 0.02)
     guard, grads = guarded()
     first = guard.after_backward(0, grads)
     assert first is not None
@@ -51,7 +51,7 @@ def test_float64_is_proven_for_as_many_tensors_as_there_is_time_for(monkeypatch:
     calls = []
 
     def first_check(seconds: float) -> tuple[str, int]:
-        monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", seconds)
+        monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", seconds)
         params = {f"w{i}": np.full(2, 0.5, np.float32) for i in range(TENSORS)}
         calls.clear()
 
@@ -96,7 +96,7 @@ def test_a_first_check_of_a_slow_loss_takes_about_as_long_as_it_may(
     model = SlowLSTM(monkeypatch)
     report = model.guarded(precision).after_backward(0, model.loss_and_grads(model.batch)[1])
     assert report is not None
-    assert report.evaluations * 0.07 < 1.2 * DEEP_SECONDS
+    assert report.evaluations * 0.07 < 1.2 * EXAMINATION_SECONDS
     assert sum(tensor.deep for tensor in report.tensors.values()) == 1
     assert report.alerts == ()
 
@@ -117,7 +117,7 @@ def test_a_slow_check_tells_what_is_new_before_it_goes_back_to_what_is_told(monk
 
 def test_with_time_enough_all_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each deeply."""
-    monkeypatch.setattr("gradguard.training.monitor.DEEP_SECONDS", 1e6)
+    monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", 1e6)
     guard, grads = guarded()
     report = guard.after_backward(0, grads)
     assert report is not None
