@@ -71,7 +71,7 @@ def test_a_state_taken_is_not_changed_by_further_checks() -> None:
 
 def test_a_state_taken_back_is_the_same_state(state: dict[str, Any]) -> None:
     """Whose turn it is included; only the clock has gone on."""
-    state = changed(state, "memory/turn", 1)
+    state = changed(state, "memory/next_tensor", 1)
     guard = Training().guard()
     guard.load_state_dict(state)
     again = guard.state_dict()

@@ -42,7 +42,7 @@ def test_a_state_of_another_model_is_refused() -> None:
         ("memory/states/V/noise/dtype", "O", "expected a floating-point dtype"),
         ("memory/states/V/entry/detector", [[1.0]], r"\['detector'\] is \[\[1.0\]\]; expected a Detector"),
         ("memory/tensors/V/sign_interval", [0.5], "holds 1 values; expected 2"),
-        ("memory/turn", True, r"\['turn'\] is True"),
+        ("memory/next_tensor", True, r"\['next_tensor'\] is True"),
         ("memory/proven", "yes", r"\['proven'\] is 'yes'; expected a dict"),
         ("memory/more", 1, "has an unknown entry 'more'"),
         ("rng/bit_generator", "MT", "expected the state of a random generator"),

@@ -40,16 +40,17 @@ from benchmarks.support.networks import (
 from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
-from gradguard.checks import examine
 from gradguard.checks.effort import Effort
+from gradguard.checks.examine import examine
 from gradguard.checks.streams import FAR_TOO_LONG_Z3, Stream, TensorState
-from gradguard.differences import noise
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.differences.step_size import Steps
+from gradguard.differences.noise import Noise, estimate_noise
 from gradguard.loss.interleaving import alone
+from gradguard.measurement.confirmation import confirm_measurement
 from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.step_search import WEAK
-from gradguard.measurement.tensor import Rounding
+from gradguard.measurement.measured import Measured, ProbePlan
+from gradguard.measurement.step_search import measured_at_best_steps
+from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
 from gradguard.testing import LSTM, Batch
@@ -177,7 +178,7 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     context = check_target_of(model, batch, form, truth).context(form.precision)
     oracles = {(name, kind): oracle(context, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
     effort = Effort(cell.amount.entries)
-    examined = examine.examine(context, list(truth), effort, rng, {})
+    examined = examine(context, list(truth), effort, rng)
     carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
         found = list(deep_measurements(context, name, cell.amount, rng))
@@ -252,33 +253,29 @@ def deep_measurements(
 ) -> Iterator[Measurement]:
     """One tensor as a deep check measures it: eight directions at a time, and some entries."""
     counts = {"aligned": Effort().aligned, "gaussian": Effort().gaussian}
-    rounding = context.rounding_of_direction(name)
+    tensor = TensorUnderTest(context, name)
     for _ in range(amount.repeats):
         kinds = np.repeat(list(counts), list(counts.values()))
-        chosen = [probe for kind, count in counts.items() for probe in drawn(context.gradients[name], kind, count, rng)]
-        steps = context.steps_of_directions(name)
-        points, sigma, usable = settled(context, name, chosen, rounding, steps, np.inf, rng)
+        probes = [probe for kind, count in counts.items() for probe in drawn(tensor.gradient, kind, count, rng)]
+        noise = noise_along(tensor, rng)
+        plan = ProbePlan(tensor, probes, noise, tensor.rounding_of_direction, tensor.steps_of_directions, enough=np.inf)
+        found = confirmed(plan)
         for kind in counts:
-            yield measurement(kind, points.take(kinds == kind), sigma, usable[kinds == kind])
-    chosen = drawn(context.gradients[name], "entry", amount.entries, rng)
-    rounding, steps = context.rounding_of_entry(name), context.steps_of_entries(name)
-    yield measurement("entry", *settled(context, name, chosen, rounding, steps, WEAK, rng))
+            yield measurement(kind, found.points.take(kinds == kind), found.sigma, found.resolved[kinds == kind])
+    probes = drawn(tensor.gradient, "entry", amount.entries, rng)
+    plan = ProbePlan(tensor, probes, noise_along(tensor, rng), tensor.rounding_of_entry, tensor.steps_of_entries)
+    found = confirmed(plan)
+    yield measurement("entry", found.points, found.sigma, found.resolved)
 
 
-def settled(
-    context: MeasurementContext,
-    name: str,
-    chosen: Sequence[Probe],
-    rounding: Rounding,
-    steps: Steps,
-    enough: float,
-    rng: np.random.Generator,
-) -> tuple[FourPoint, float, NDArray[np.bool_]]:
-    """Differences, their sigma and whether each has a reliable step size, as a deep check finds them."""
-    noise_level = noise.estimate_noise(context.objective, name, context.centre, rng)
-    along = examine.Along(name, chosen, noise_level, rounding, steps, enough=enough)
-    result = along.series(context, alone(context.objective, along.adapted(context))).settled
-    return result.points, result.sigma, result.resolved
+def noise_along(tensor: TensorUnderTest, rng: np.random.Generator) -> Noise:
+    """The noise of the loss along a tensor."""
+    return estimate_noise(tensor.context.objective, tensor.name, tensor.context.centre, rng)
+
+
+def confirmed(plan: ProbePlan) -> Measured:
+    """Differences along some probes at their best steps, as a check confirms them."""
+    return confirm_measurement(alone(plan.tensor.context.objective, measured_at_best_steps(plan)))
 
 
 def routine_measurements(
@@ -307,7 +304,7 @@ def routine_measurement(
     context: MeasurementContext, name: str, kind: str, stream: Stream, probe: Sequence[Probe], floor: float
 ) -> Measurement:
     """One probe, from which the step size and the noise of the next one are learned."""
-    points = context.measure(name, probe, np.array([stream.steps.start]))
+    points = TensorUnderTest(context, name).measure(probe, np.array([stream.steps.start]))
     stream.variance = max(stream.variance, floor**2)
     sigma = float(np.sqrt(stream.variance))
     z3 = points.truncation_in_noise(sigma)
