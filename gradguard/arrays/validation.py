@@ -129,6 +129,19 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def require_entries(entries: int | None, default: int) -> int:
+    """The largest number of entries of a tensor to measure: `entries`, or the default for None.
+
+    Raises:
+        ValueError: `entries` is no whole number of at least 1.
+    """
+    if entries is None:
+        return default
+    if not is_whole(entries) or entries < 1:
+        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {default}")
+    return entries
+
+
 def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:
     """The constants as floats.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradguard.arrays.named_blocks import Blocks, Masks, block_masks
-from gradguard.arrays.validation import is_whole, read_gradients, read_parameters, require_constants
+from gradguard.arrays.validation import read_gradients, read_parameters, require_constants, require_entries
 from gradguard.checks.effort import ENTRIES, Deadline, Effort
 from gradguard.checks.exact import remeasured
 from gradguard.checks.examine import all_evidence, examine
@@ -103,7 +103,7 @@ def checked(
     gradients = read_gradients(grads, arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     masks, known = block_masks(options.blocks, shapes), require_constants(options.constants)
-    effort = Effort() if options.entries is None else Effort(entries=_require_entries(options.entries))
+    effort = Effort(entries=require_entries(options.entries, ENTRIES))
     state = Rollback(gradients, together(options.snapshot))
 
     def measure() -> tuple[MeasurementContext, dict[str, TensorReport]]:
@@ -222,9 +222,3 @@ def _diagnosed(
     return reports | {
         name: diagnose_tensor(found, plan.histories[name], plan.thresholds) for name, found in exact.items()
     }
-
-
-def _require_entries(entries: int) -> int:
-    if not is_whole(entries) or entries < 1:
-        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
-    return entries
