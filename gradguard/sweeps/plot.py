@@ -1,4 +1,4 @@
-"""A sweep as a picture: log-log, readable without colour, the steps at which the loss does not move hatched."""
+"""The curves of a sweep as a log-log picture that is readable without colour."""
 
 import importlib.util
 import io
@@ -14,22 +14,20 @@ import numpy as np
 
 from gradguard.arrays.types import Float64
 from gradguard.report.text import printable
-from gradguard.sweeps.curves import Curve
+from gradguard.sweeps.curves import Curve, SweepCurves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gradguard.sweeps.sweep import Sweep
-
 FORMATS = (".png", ".svg")
 DPI = 120
 WIDTH, MAIN_HEIGHT, ROW_HEIGHT = 9.0, 4.4, 1.6  # inches
-COLUMNS = 5
-LONGEST_NAME = 18  # characters over a small panel
-DRAWN = 15  # tensors; the others are counted
+COLUMNS = 5  # panels of single tensors in a row
+MAX_PANELS = 15  # tensors, three rows; the others are counted
+MAX_TITLE_LENGTH = 18  # characters of a name that fit over a panel
 
-# Dark to light, so that they differ in grey too, and each has a dash pattern of its own. Colours of Okabe and Ito 2008.
+# From dark to light, so that the lines differ in grey too; each has its own dashes. Colours: Okabe and Ito 2008.
 DISCREPANCY: dict[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "o", "markersize": 4, "zorder": 4}
 FLOOR: dict[str, Any] = {"color": "#d55e00", "linestyle": "-", "linewidth": 4, "alpha": 0.55, "zorder": 3}
 NOISE: dict[str, Any] = {"color": "#0072b2", "linestyle": ":", "linewidth": 2, "zorder": 2}
@@ -43,7 +41,7 @@ def require_plottable(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: The name ends in something else than a format known here.
+        ValueError: The name does not end in one of `FORMATS`.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
@@ -53,10 +51,10 @@ def require_plottable(path: str | os.PathLike[str]) -> Path:
 
 
 def require_matplotlib() -> None:
-    """Say how to get matplotlib where it is not installed.
+    """Raise an error that says how to install matplotlib if it is missing.
 
     Raises:
-        ImportError: It is not.
+        ImportError: matplotlib is not installed.
     """
     if not is_drawable():
         raise ImportError("a sweep is drawn by matplotlib, which is not installed: pip install 'gradguard[plot]'")
@@ -67,37 +65,37 @@ def is_drawable() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def save(sweep: "Sweep", path: str | os.PathLike[str]) -> None:
+def save(sweep: SweepCurves, path: str | os.PathLike[str]) -> None:
     """Draw a sweep into a PNG or SVG file.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: The name ends in something else.
+        ValueError: The name does not end in one of `FORMATS`.
         OSError: The file cannot be written.
     """
     target = require_plottable(path)
-    with _own_style():
+    with _fixed_style():
         _figure(sweep).savefig(target, metadata={"Date": None} if target.suffix.lower() == ".svg" else None)
 
 
-def png(sweep: "Sweep") -> tuple[int, int, bytes]:
-    """Width, height and bytes of a sweep's picture as PNG.
+def png(sweep: SweepCurves) -> tuple[int, int, bytes]:
+    """The width and height in pixels and the bytes of a PNG picture of a sweep.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     require_matplotlib()
-    drawn = io.BytesIO()
-    with _own_style():
+    buffer = io.BytesIO()
+    with _fixed_style():
         figure = _figure(sweep)
-        figure.savefig(drawn, format="png")
+        figure.savefig(buffer, format="png")
         width, height = figure.canvas.get_width_height()
-    return width, height, drawn.getvalue()
+    return width, height, buffer.getvalue()
 
 
 @contextmanager
-def _own_style() -> Iterator[None]:
-    """Whatever the user's matplotlibrc says, the same sweep gives the same picture."""
+def _fixed_style() -> Iterator[None]:
+    """A style that ignores the user's matplotlibrc, so that the same sweep gives the same picture."""
     import matplotlib.style
 
     settings = {"savefig.dpi": "figure", "svg.hashsalt": "gradguard", "hatch.linewidth": 0.6}
@@ -106,32 +104,32 @@ def _own_style() -> Iterator[None]:
         yield
 
 
-def _figure(sweep: "Sweep") -> "Figure":
+def _figure(sweep: SweepCurves) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot: that keeps figures, and may open windows
 
-    drawn = _drawn(sweep)
-    rows = -(-len(drawn) // COLUMNS)
+    panels = _panels(sweep)
+    rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(WIDTH, MAIN_HEIGHT + ROW_HEIGHT * rows), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[MAIN_HEIGHT, *[ROW_HEIGHT] * rows])
-    _draw_whole(figure.add_subplot(grid[0, :]), sweep)
-    for place, (name, curve) in enumerate(drawn):
-        row, column = divmod(place, COLUMNS)
+    _draw_all_entries(figure.add_subplot(grid[0, :]), sweep)
+    for i, (name, curve) in enumerate(panels):
+        row, column = divmod(i, COLUMNS)
         axes = figure.add_subplot(grid[1 + row, column])
         _draw_tensor(axes, sweep, name, curve)
-        axes.tick_params(labelleft=column == 0, labelbottom=place + COLUMNS >= len(drawn), labelsize="x-small")
-    if len(sweep.tensors) > DRAWN:
-        figure.supxlabel(f"{len(sweep.tensors) - DRAWN} more tensors are not drawn", fontsize="small")
+        axes.tick_params(labelleft=column == 0, labelbottom=i + COLUMNS >= len(panels), labelsize="x-small")
+    if len(sweep.tensors) > MAX_PANELS:
+        figure.supxlabel(f"{len(sweep.tensors) - MAX_PANELS} more tensors are not drawn", fontsize="small")
     return figure
 
 
-def _drawn(sweep: "Sweep") -> list[tuple[str, Curve]]:
-    """The tensors to draw one by one: those that are wrong first, in case not all can be."""
+def _panels(sweep: SweepCurves) -> list[tuple[str, Curve]]:
+    """The tensors that get a panel: those that float precision does not explain first, in case not all fit."""
     if len(sweep.tensors) == 1:
         return []
-    return sorted(sweep.tensors.items(), key=lambda item: item[1].explained is not False)[:DRAWN]
+    return sorted(sweep.tensors.items(), key=lambda item: item[1].explained is not False)[:MAX_PANELS]
 
 
-def _draw_whole(axes: "Axes", sweep: "Sweep") -> None:
+def _draw_all_entries(axes: "Axes", sweep: SweepCurves) -> None:
     lines = (
         (sweep.discrepancy, "discrepancy d of n and g", DISCREPANCY),
         (sweep.floor, "floor: what float precision explains", FLOOR),
@@ -141,7 +139,7 @@ def _draw_whole(axes: "Axes", sweep: "Sweep") -> None:
     for values, label, style in lines:
         axes.plot(sweep.steps, _positive(values), label=label, **style)
     _scale(axes, sweep)
-    _shade(axes, sweep)
+    _hatch_unchanged_steps(axes, sweep)
     axes.axvline(sweep.best_step, label=f"best step, {sweep.best_step:.3g}", **BEST)
     axes.set_title(_title(sweep), loc="left", fontsize="medium")
     axes.set_xlabel("step h, in units of the parameters")
@@ -150,7 +148,7 @@ def _draw_whole(axes: "Axes", sweep: "Sweep") -> None:
     axes.legend(loc="best", fontsize="small", framealpha=0.9)
 
 
-def _title(sweep: "Sweep") -> str:
+def _title(sweep: SweepCurves) -> str:
     at = sweep.best
     return (
         f"At the best step, {sweep.best_step:.3g}, d is {sweep.discrepancy[at]:.1e} and float precision explains "
@@ -158,7 +156,7 @@ def _title(sweep: "Sweep") -> str:
     )
 
 
-def _draw_tensor(axes: "Axes", sweep: "Sweep", name: str, curve: Curve) -> None:
+def _draw_tensor(axes: "Axes", sweep: SweepCurves, name: str, curve: Curve) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.plot(curve.steps, _positive(curve.discrepancy), **(DISCREPANCY | {"markersize": 2}))
@@ -170,39 +168,39 @@ def _draw_tensor(axes: "Axes", sweep: "Sweep", name: str, curve: Curve) -> None:
         axis.set_minor_locator(NullLocator())
     axes.grid(visible=True, color="0.9", linewidth=0.6)
     not_explained = curve.explained is False
-    title = f"{_short(printable(name))}{': not explained' if not_explained else ''}"
+    title = f"{_shortened(printable(name))}{': not explained' if not_explained else ''}"
     weight = "bold" if not_explained else "normal"
     axes.set_title(title, loc="left", fontsize="small", fontweight=weight, parse_math=False)
 
 
-def _short(name: str) -> str:
-    """The end of a long name: where the parts of a path to a tensor differ."""
-    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
+def _shortened(name: str) -> str:
+    """The end of a long name, where the paths of tensors differ."""
+    return name if len(name) <= MAX_TITLE_LENGTH else f"...{name[3 - MAX_TITLE_LENGTH :]}"
 
 
-def _scale(axes: "Axes", sweep: "Sweep") -> None:
-    """Log-log, from well under the lowest point of any tensor to well over 1, the largest discrepancy there is."""
+def _scale(axes: "Axes", sweep: SweepCurves) -> None:
+    """Log-log axes, from below the lowest point of any tensor to above 1, the largest possible discrepancy."""
     curves = [sweep, *sweep.tensors.values()]
-    shown = np.concatenate([values for curve in curves for values in (curve.discrepancy, curve.floor)])
-    lowest = shown[np.isfinite(shown) & (shown > 0)].min(initial=1.0)
+    values = np.concatenate([values for curve in curves for values in (curve.discrepancy, curve.floor)])
+    lowest = values[np.isfinite(values) & (values > 0)].min(initial=1.0)
     axes.set(xscale="log", yscale="log", ylim=(max(lowest / 4, 1e-18), 4))
     axes.set_xlim(sweep.steps[0] / 1.5, sweep.steps[-1] * 1.5)
 
 
-def _shade(axes: "Axes", sweep: "Sweep") -> None:
-    """Hatch the steps at which the loss does not move for most entries."""
-    last = sweep.still_step
+def _hatch_unchanged_steps(axes: "Axes", sweep: SweepCurves) -> None:
+    """Hatch the steps at which the loss does not change for most entries."""
+    last = sweep.loss_unchanged_up_to
     if last is None:
         return
     (left, end), bottom = axes.get_xlim(), axes.get_ylim()[0]
     right = last * 1.25
     axes.axvspan(left, right, facecolor="0.93", edgecolor="0.75", hatch="//", linewidth=0, zorder=0)
     is_wide = right > math.sqrt(left * end)
-    place, side = (right / 1.1, "right") if is_wide else (right * 1.1, "left")
-    says = f"at {last:.3g} and below the loss\ndoes not move for most entries"
-    axes.text(place, bottom * 1.3, says, horizontalalignment=side, **NOTE)
+    x, side = (right / 1.1, "right") if is_wide else (right * 1.1, "left")
+    note = f"at {last:.3g} and below the loss\ndoes not move for most entries"
+    axes.text(x, bottom * 1.3, note, horizontalalignment=side, **NOTE)
 
 
 def _positive(values: Float64) -> Float64:
-    """The values that a logarithmic axis can show, nan for the others."""
+    """The values, with nan where a logarithmic axis cannot show them."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)

@@ -1,7 +1,6 @@
-"""The discrepancy at every step size: where the loss stops moving, which step is best, and what is left there."""
+"""The sweep over step sizes: two-point differences of the loss at many steps, beside the gradient."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradguard.arrays.reductions import typical_size
 from gradguard.arrays.types import Array, Float64
-from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
+from gradguard.arrays.validation import read_gradients, read_parameters, require_constants, require_entries
 from gradguard.differences import noise
 from gradguard.differences.noise import Noise
 from gradguard.loss.signature import Loss, require_reduction
@@ -24,36 +23,42 @@ from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.snapshots import Snapshot, together
-from gradguard.sweeps import curves, text
-from gradguard.sweeps.curves import Curve, Differences
+from gradguard.sweeps import plot, text
+from gradguard.sweeps.curves import (
+    SweepCurves,
+    TwoPointDifferences,
+    best_step_index,
+    curves_of_sweep,
+    field_values,
+    kink_error_across_steps,
+    truncation_across_steps,
+)
 
-ENTRIES = 50  # of a tensor, at most, unless asked for otherwise
-PILOTS = 12  # four-point differences that the noise is read off
-DECADES = {4: 6, 8: 10}  # from the longest step down to the shortest, by the size of the parameters' dtype
-BAR_AFTER = 2.0  # seconds
+ENTRIES = 50  # entries of a tensor, at most, unless the caller asks for more: 100 evaluations at each step
+NOISE_PILOTS = 12  # four-point differences of a tensor that the noise is estimated from
+DECADES = {4: 6, 8: 10}  # decades from the longest default step to the shortest, by bytes of the parameters' dtype
+PROGRESS_DELAY = 2.0  # seconds before the progress bar appears
 
 Tick = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sweep(Curve):
-    """A sweep over step sizes: the curve of all sampled entries together, and that of each tensor.
+class Sweep(SweepCurves):
+    """A sweep over step sizes: its curves, what they mean, and how they were measured.
 
     Attributes:
-        tensors: One curve a tensor, by name.
-        explanation: In words, where the loss stops moving, which step is best, and whether float precision explains
-            what is left there.
-        steady: Whether the loss repeats, bit for bit; without that nothing else here means anything.
+        explanation: In words, where the loss stops changing, which step is best, and whether float precision explains
+            the discrepancy there.
+        deterministic: Whether the loss repeats, bit for bit; if not, nothing else here means anything.
         precision: "native" or "float64": what the loss was evaluated in.
         quantum: The distance from the loss to the next number that its dtype has.
-        loss: The loss at the parameters as they are.
+        loss: The loss at the unperturbed parameters.
         evaluations: How often the loss was evaluated.
         seconds: How long the sweep took.
     """
 
-    tensors: Mapping[str, Curve]
     explanation: str
-    steady: bool
+    deterministic: bool
     precision: str
     quantum: float
     loss: float
@@ -63,23 +68,36 @@ class Sweep(Curve):
     @property
     def explained(self) -> bool | None:
         """Whether float precision explains the discrepancy of every tensor; None where that cannot be told."""
-        told = {curve.explained for curve in self.tensors.values()}
-        return None if not self.steady else False if False in told else None if None in told else True
+        outcomes = {curve.explained for curve in self.tensors.values()}
+        return None if not self.deterministic else False if False in outcomes else None if None in outcomes else True
 
     def __str__(self) -> str:
-        return f"{text.table(self, self.tensors)}\n\n{self.explanation}"
+        return f"{text.table(self)}\n\n{self.explanation}"
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the curves into a PNG or SVG file, by the ending of its name.
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: The name ends in something else.
+            ValueError: The name has another ending.
             OSError: The file cannot be written.
         """
-        from gradguard.sweeps.plot import save  # it imports matplotlib, which is neither light nor always there
+        plot.save(self, path)
 
-        save(self, path)
+
+@dataclass(frozen=True, slots=True)
+class _Measurement:
+    """What a sweep measures before anything is compared with the gradient."""
+
+    context: MeasurementContext
+    noise: Mapping[str, Noise]
+    deterministic: bool
+    differences: Mapping[str, TwoPointDifferences]
+
+    @property
+    def quantum(self) -> float:
+        """The distance between neighbouring values of the loss, q: rounding to them has a deviation of q / sqrt(12)."""
+        return math.sqrt(12) * min(one.floor for one in self.noise.values())
 
 
 def sweep(
@@ -98,61 +116,50 @@ def sweep(
 ) -> Sweep:
     """Compare the gradients with two-point differences of the loss at many step sizes.
 
-    It shows the U of which everybody who checks gradients by differences sees a part: rounding on the side of short
-    steps, truncation on that of long ones, and whether the bottom of the U is where float precision puts it.
+    The discrepancy against the step size is a U: rounding dominates at short steps, truncation at long ones. The sweep
+    shows the whole U, and whether its bottom is where float precision puts it.
 
-    Unlike `check`, it measures in the precision that the model computes in unless told otherwise, since that is the
-    question it answers: which step suits this loss, and what is left there. In float64 the curve is that of another
-    loss, with another best step.
+    By default it measures in the precision that the model computes in, unlike `check`: it answers which step is best
+    for this loss, and which discrepancy remains there. In float64 the loss is another one, with another best step.
 
     Args:
-        params: The parameters by name, floating-point arrays; afterwards they are as they were, bit for bit.
+        params: The parameters by name, floating-point arrays; they are restored bit for bit.
         grads: Their gradients, by the same names.
-        loss: `loss()` reads the live arrays; `loss(params)` is handed a mapping of the same names. It returns a
+        loss: `loss()` reads the live arrays; `loss(params)` gets a mapping with the same names. It returns a
             scalar, or an array of unreduced losses (then say which `reduction` the gradient is of).
         steps: The step sizes, in units of the parameters; by default 1, 2 and 5 of each decade, from the size of the
             parameters down to a millionth of it (a ten-billionth for float64).
-        constants: Numbers of the training by name, such as `{"timesteps": 39}`, to name a ratio after.
+        constants: Numbers of the training by name, such as `{"timesteps": 39}`, to identify a ratio with.
         reduction: "sum" or "mean", when the loss returns an array.
-        precision: "native", "float64", or "auto", which is float64 where that proves to take.
-        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
-        entries: How many entries of a tensor to measure at most, 50 by default: two evaluations each at every step.
-        seed: Which entries are drawn.
-        progress: Whether to show a bar where it takes more than two seconds.
+        precision: "native", "float64", or "auto": float64 if the loss proves to compute in it.
+        snapshot: Captures state that an evaluation of the loss changes, and returns a function that restores it.
+        entries: The most entries of a tensor to measure, 50 by default; each takes two evaluations at every step.
+        seed: The seed that draws the entries.
+        progress: Whether to show a progress bar if the sweep takes more than two seconds.
 
     Raises:
-        TypeError: Something is of a kind that cannot be swept; the message names it.
-        ValueError: Names, shapes, sizes or an option's value do not fit, or the loss is nan or inf to begin with.
+        TypeError: An argument has a type that cannot be swept; the message names it.
+        ValueError: Names, shapes, sizes or an option's value do not fit, or the loss is nan or inf at the parameters.
     """
     started = time.perf_counter()
     arrays = read_parameters(params)
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
-    count = ENTRIES if entries is None else _require_entries(entries)
-    state = Rollback(gradients, together(snapshot))
+    max_entries = require_entries(entries, ENTRIES)
+    rollback = Rollback(gradients, together(snapshot))
 
-    def measure() -> tuple[MeasurementContext, dict[str, Noise], bool, dict[str, Differences]]:
-        context = CheckTarget(params, arrays, loss, require_reduction(reduction), state).context(
-            require_precision(precision)
-        )
-        sizes = _default_steps(context) if steps is None else _require_steps(steps)
-        _require_finite(context)
-        rng = np.random.default_rng(seed)
-        chosen = {name: directions.entries(g, count, rng) for name, g in context.gradients.items() if g.size}
-        with np.errstate(all="ignore"):  # the longest steps may well overflow
-            heard = {name: noise.estimate_noise(context.objective, name, context.centre, rng) for name in chosen}
-            return context, heard, *_measured(context, chosen, sizes, heard, progress)
+    def measure() -> _Measurement:
+        target = CheckTarget(params, arrays, loss, require_reduction(reduction), rollback)
+        context = target.context(require_precision(precision))
+        return _measure(context, steps, max_entries, np.random.default_rng(seed), progress)
 
-    context, heard, steady, measured = state.run(measure)
-    tensors = {name: curves.curve(differences) for name, differences in measured.items()}
-    whole = curves.curve(curves.joined(list(measured.values())))
-    quantum = math.sqrt(12) * min(one.floor for one in heard.values())
-    says = text.explanation(whole, tensors, quantum, known) if steady else text.UNSTEADY
+    measured = rollback.run(measure)
+    curves = curves_of_sweep(measured.differences)
+    context, quantum = measured.context, measured.quantum
     return Sweep(
-        **{field.name: getattr(whole, field.name) for field in dataclasses.fields(Curve)},
-        tensors=tensors,
-        explanation=says,
-        steady=steady,
+        **field_values(curves),
+        explanation=text.explanation(curves, quantum, known) if measured.deterministic else text.NONDETERMINISTIC,
+        deterministic=measured.deterministic,
         precision=context.objective.space.precision,
         quantum=quantum,
         loss=context.loss,
@@ -161,84 +168,83 @@ def sweep(
     )
 
 
-def _measured(
-    context: MeasurementContext,
-    chosen: Mapping[str, Sequence[EntryProbe]],
-    steps: Float64,
-    heard: Mapping[str, Noise],
-    progress: bool,
-) -> tuple[bool, dict[str, Differences]]:
-    """Whether the loss repeats, and the differences along the probes of each tensor."""
-    steady = context.repeats()
-    with _bar(sum(map(len, chosen.values())), progress) as tick:
-        measured = {
-            name: _differences(context, name, entries, steps, _sigma(context, name, entries, heard[name]), tick)
-            for name, entries in chosen.items()
-        }
-    return steady and context.repeats(), measured
+def _measure(
+    context: MeasurementContext, steps: ArrayLike | None, max_entries: int, rng: np.random.Generator, progress: bool
+) -> _Measurement:
+    sizes = _default_steps(context) if steps is None else _require_steps(steps)
+    _require_finite_loss(context)
+    probes = {name: directions.entries(g, max_entries, rng) for name, g in context.gradients.items() if g.size}
+    with np.errstate(all="ignore"):  # the longest steps may overflow
+        noises = {name: noise.estimate_noise(context.objective, name, context.centre, rng) for name in probes}
+        repeats_before = context.repeats()
+        with _progress_bar(sum(map(len, probes.values())), progress) as tick:
+            differences = {
+                name: _differences(context, name, entries, sizes, _sigma(context, name, entries, noises[name]), tick)
+                for name, entries in probes.items()
+            }
+        return _Measurement(context, noises, repeats_before and context.repeats(), differences)
 
 
 def _differences(
-    context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], steps: Float64, sigma: float, tick: Tick
-) -> Differences:
-    odd, even, length = _two_point(context, name, chosen, steps, tick)
-    stuck = length == 0
-    n = np.divide(odd, length, out=np.zeros_like(odd), where=~stuck)
-    deviation = math.sqrt(2) * sigma / np.where(stuck, 2 * steps[:, None], length)
-    truncation = curves.truncation(steps, n, deviation) + curves.kinks(steps, even, length, sigma)
-    best = curves.best_of(np.hypot(deviation, truncation))
+    context: MeasurementContext, name: str, probes: Sequence[EntryProbe], steps: Float64, sigma: float, tick: Tick
+) -> TwoPointDifferences:
+    odd, even, length = _two_point(context, name, probes, steps, tick)
+    rounded_away = length == 0
+    n = np.divide(odd, length, out=np.zeros_like(odd), where=~rounded_away)
+    deviation = math.sqrt(2) * sigma / np.where(rounded_away, 2 * steps[:, None], length)
+    truncation = truncation_across_steps(steps, n, deviation) + kink_error_across_steps(steps, even, length, sigma)
+    best = best_step_index(np.hypot(deviation, truncation))
     rounding = context.rules.backprop_rounding * context.roundoff * float(np.abs(n[best]).max())
-    return Differences(
+    return TwoPointDifferences(
         steps=steps,
         n=n,
         deviation=deviation,
         truncation=truncation,
-        still=(odd == 0) & (even == 0),
-        stuck=stuck,
-        g=np.array([context.gradients[name][probe.index] for probe in chosen], np.float64),
-        rounding=np.full(len(chosen), rounding),
+        loss_unchanged=(odd == 0) & (even == 0),
+        step_rounded_away=rounded_away,
+        g=np.array([context.gradients[name][probe.index] for probe in probes], np.float64),
+        rounding=np.full(len(probes), rounding),
     )
 
 
 def _two_point(
-    context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], steps: Float64, tick: Tick
+    context: MeasurementContext, name: str, probes: Sequence[EntryProbe], steps: Float64, tick: Tick
 ) -> tuple[Float64, Float64, Float64]:
     """L(x + h) - L(x - h), L(x + h) - 2 L(x) + L(x - h) and the realised distance of the two points, (J, m) each."""
     objective, gradient = context.objective, context.gradients[name]
-    odd, even, length = np.empty((3, len(steps), len(chosen)))
-    with objective.space.moving(name) as place:
-        for i, probe in enumerate(chosen):
+    odd, even, length = np.empty((3, len(steps), len(probes)))
+    with objective.space.moving(name) as tensor:
+        for i, probe in enumerate(probes):
             for j, step in enumerate(steps):
-                above, _ = probe.displace(place, step, gradient)
+                above, _ = probe.displace(tensor, step, gradient)
                 upper = objective()
-                below, _ = probe.displace(place, -step, gradient)
+                below, _ = probe.displace(tensor, -step, gradient)
                 lower = objective()
                 odd[j, i] = objective.total(upper - lower)
                 even[j, i] = objective.total(upper - 2 * context.centre + lower)
                 length[j, i] = above - below
-            probe.reset(place)
+            probe.reset(tensor)
             tick()
     return odd, even, length
 
 
-def _sigma(context: MeasurementContext, name: str, chosen: Sequence[EntryProbe], heard: Noise) -> float:
-    """The noise of the loss along entries of a tensor, from four-point differences at steps too short to be curved.
+def _sigma(context: MeasurementContext, name: str, probes: Sequence[EntryProbe], known: Noise) -> float:
+    """The noise of the loss along entries of a tensor, from four-point differences at steps too short for truncation.
 
-    At ever shorter steps the points share their roundings and it reads low, by twice or so; where it reads lower still,
-    the longer ones were curved.
+    At shorter steps the four points share their rounding errors, and the estimate falls by a factor of about two. If it
+    falls by more than three, the longer steps had truncation.
     """
-    pilots = [chosen[i] for i in np.linspace(0, len(chosen) - 1, PILOTS).astype(int)]
-    # Few entries come round several times: at other points each time, or they would show the same roundings.
-    tensor = TensorUnderTest(context, name)
-    apart = tensor.steps_of_entries.start * np.linspace(1, 0.5, PILOTS)
+    pilots = [probes[i] for i in np.linspace(0, len(probes) - 1, NOISE_PILOTS).astype(int)]
+    # A tensor of few entries has several pilots along one entry: equal steps would repeat the same rounding errors.
+    distinct = TensorUnderTest(context, name).steps_of_entries.start * np.linspace(1, 0.5, NOISE_PILOTS)
     longer, shorter = [
-        noise.from_fourth_differences(tensor.measure(pilots, steps), heard.sigma, heard.floor)
-        for steps in (apart, apart / 4)
+        noise.from_fourth_differences(TensorUnderTest(context, name).measure(pilots, steps), known.sigma, known.floor)
+        for steps in (distinct, distinct / 4)
     ]
-    return max(heard.sigma, min(longer, 3 * shorter))
+    return max(known.sigma, min(longer, 3 * shorter))
 
 
-def _require_finite(context: MeasurementContext) -> None:
+def _require_finite_loss(context: MeasurementContext) -> None:
     if not np.isfinite(context.centre).all():
         raise ValueError(
             f"the loss is {context.loss} at the parameters as they are, so that nothing can be differenced: the "
@@ -251,10 +257,10 @@ def _require_finite(context: MeasurementContext) -> None:
 def _default_steps(context: MeasurementContext) -> Float64:
     """1, 2 and 5 of each decade, up to the size of the parameters."""
     arrays = context.objective.space.arrays.values()
-    every = np.concatenate([_finite(array) for array in arrays])
-    longest = round(math.log10(typical_size(every, 1.0)))
-    size = max(array.dtype.itemsize for array in arrays)
-    decades = range(longest - DECADES.get(size, 6), longest)
+    parameters = np.concatenate([_finite(array) for array in arrays])
+    longest = round(math.log10(typical_size(parameters, 1.0)))
+    itemsize = max(array.dtype.itemsize for array in arrays)
+    decades = range(longest - DECADES.get(itemsize, 6), longest)
     return np.array([*(float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)), 10.0**longest])
 
 
@@ -263,10 +269,10 @@ def _finite(array: Array) -> NDArray[np.float64]:
 
 
 def _require_steps(steps: ArrayLike) -> Float64:
-    given = np.asarray(steps)
-    if given.dtype.kind not in "fiu":
-        raise TypeError(f"steps is an array of dtype {given.dtype}; expected step sizes such as [1e-4, 1e-3, 1e-2]")
-    sizes = np.unique(given.astype(np.float64))
+    read = np.asarray(steps)
+    if read.dtype.kind not in "fiu":
+        raise TypeError(f"steps is an array of dtype {read.dtype}; expected step sizes such as [1e-4, 1e-3, 1e-2]")
+    sizes = np.unique(read.astype(np.float64))
     wrong = sizes[~(np.isfinite(sizes) & (sizes > 0))]
     if wrong.size:
         raise ValueError(f"steps holds {wrong[0]}; expected positive numbers")
@@ -275,20 +281,14 @@ def _require_steps(steps: ArrayLike) -> Float64:
     return sizes
 
 
-def _require_entries(entries: int) -> int:
-    if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {ENTRIES}")
-    return entries
-
-
 @contextlib.contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Tick]:
-    """What to call for each entry done; it moves a bar where one is shown."""
-    if not shown:
+def _progress_bar(total: int, enabled: bool) -> Iterator[Tick]:
+    """A function to call after each entry; it advances the progress bar if there is one."""
+    if not enabled:
         yield lambda: None
         return
     from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
-    # disable=None: no bar where nobody looks, as in a log file
-    with tqdm(total=total, desc="sweep", unit="entry", delay=BAR_AFTER, leave=False, disable=None) as bar:
+    # disable=None: no bar unless the standard error stream is a terminal
+    with tqdm(total=total, desc="sweep", unit="entry", delay=PROGRESS_DELAY, leave=False, disable=None) as bar:
         yield bar.update

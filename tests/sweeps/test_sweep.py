@@ -62,16 +62,16 @@ def differences(model: LSTM, batch: Batch, step: float) -> NDArray[np.float64]:
 
 
 def test_nothing_but_the_discrepancy_looks_at_the_gradient(model: LSTM, batch: Batch) -> None:
-    """Floor, best step and stillness are bit for bit the same for a right, a wrong and an absent gradient."""
+    """Floor, best step and where the loss changes are bit for bit the same for a right, a wrong and a zero gradient."""
     _, grads = model.loss_and_grads(batch)
     rng = np.random.default_rng(0)
     wrong = {name: rng.standard_normal(grad.shape).astype(grad.dtype) for name, grad in grads.items()}
     absent = {name: np.zeros_like(grad) for name, grad in grads.items()}
     first, *others = (sweep(model.params, given, lambda: model.loss(batch)) for given in (grads, wrong, absent))
     for other in others:
-        for field in ("floor", "noise", "truncation", "still"):
+        for field in ("floor", "noise", "truncation", "loss_unchanged"):
             assert np.array_equal(getattr(first, field), getattr(other, field))
-        assert (first.best_step, first.still_step) == (other.best_step, other.still_step)
+        assert (first.best_step, first.loss_unchanged_up_to) == (other.best_step, other.loss_unchanged_up_to)
 
 
 def coarse(slope: float = 1e-3) -> tuple[dict[str, Any], dict[str, Any], Callable[[], object]]:
@@ -84,22 +84,22 @@ def coarse(slope: float = 1e-3) -> tuple[dict[str, Any], dict[str, Any], Callabl
 def test_it_says_where_the_loss_stops_moving() -> None:
     """The longest step at which most entries do not move the loss is told, with the quantum that is the reason."""
     found = sweep(*coarse())
-    assert found.still_step in (1e-5, 2e-5)
-    assert (found.still[found.steps <= found.still_step] > 0.5).all()
-    assert found.still[0] == 1
+    assert found.loss_unchanged_up_to in (1e-5, 2e-5)
+    assert (found.loss_unchanged[found.steps <= found.loss_unchanged_up_to] > 0.5).all()
+    assert found.loss_unchanged[0] == 1
     assert found.quantum == pytest.approx(2.0**-23)
-    assert f"At steps of {found.still_step:g} and below the loss does not move at all for most entries" in (
+    assert f"At steps of {found.loss_unchanged_up_to:g} and below the loss does not move at all for most entries" in (
         found.explanation
     )
     assert "quantum, 1.2e-07" in found.explanation
 
 
-def test_entries_that_never_move_the_loss_do_not_count_as_still(model: LSTM, batch: Batch) -> None:
-    """A row of weights that is never fed does not make the loss look stuck."""
+def test_entries_that_never_move_the_loss_do_not_count_as_unchanged(model: LSTM, batch: Batch) -> None:
+    """A row of weights that is never fed does not make the loss look unchanged."""
     model.params["unused"] = np.ones((50,), np.float32)
     grads = model.loss_and_grads(batch)[1] | {"unused": np.zeros(50, np.float32)}
     found = sweep(model.params, grads, lambda: model.loss(batch))
-    assert found.still[-1] == 0
+    assert found.loss_unchanged[-1] == 0
     assert found.tensors["unused"].explained
 
 
@@ -108,7 +108,7 @@ def test_a_step_that_the_dtype_rounds_away_is_told_as_such() -> None:
     x = {"x": np.linspace(0.3, 0.9, 20).astype(np.float16)}
     grads = {"x": np.full(20, 3.0, np.float16)}
     found = sweep(x, grads, lambda: 3 * float(x["x"].astype(np.float64).sum()), steps=[1e-6, 1e-5, 7e-4, 1.1e-3])
-    assert found.still_step == 1e-5
+    assert found.loss_unchanged_up_to == 1e-5
     assert "their own dtype rounds the step away" in found.explanation
     assert found.discrepancy[2:] == pytest.approx([0, 0], abs=1e-9)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.sweeps import curves
-from gradguard.sweeps.curves import Curve, Differences
+from gradguard.sweeps.curves import Curve, TwoPointDifferences
 
 STEPS = np.array([float(f"{digit}e{decade}") for decade in range(-6, 0) for digit in (1, 2, 5)])
 SIGMA = 1e-7
@@ -24,8 +24,8 @@ def noisy(truth: Float64, curvature: Float64, seed: int = 0) -> tuple[Float64, F
 def curve_of(n: Float64, deviation: Float64, g: Float64) -> Curve:
     """The curve of differences that no kink and no rounding of backprop disturbs."""
     none = np.zeros(n.shape, dtype=bool)
-    truncation = curves.truncation(STEPS, n, deviation)
-    return curves.curve(Differences(STEPS, n, deviation, truncation, none, none, g, np.zeros_like(g)))
+    truncation = curves.truncation_across_steps(STEPS, n, deviation)
+    return curves.curve_of(TwoPointDifferences(STEPS, n, deviation, truncation, none, none, g, np.zeros_like(g)))
 
 
 def norms(rows: Float64) -> Float64:
@@ -40,7 +40,7 @@ def test_truncation_is_found_from_the_differences_alone(entries: int, seed: int)
     rng = np.random.default_rng(seed)
     curvature = 0.5 + rng.random(entries)
     n, deviation = noisy(rng.standard_normal(entries), curvature, seed)
-    found = norms(curves.truncation(STEPS, n, deviation))
+    found = norms(curves.truncation_across_steps(STEPS, n, deviation))
     true = STEPS**2 * np.linalg.norm(curvature)
     clear = true > 10 * norms(deviation)
     assert clear.sum() > 3
@@ -52,7 +52,7 @@ def test_truncation_is_found_from_the_differences_alone(entries: int, seed: int)
 def test_a_loss_without_curvature_has_no_truncation_beyond_its_noise() -> None:
     """Of a linear loss the bar is the noise, and the longest step is the best."""
     n, deviation = noisy(np.ones(50), np.zeros(50))
-    assert (norms(curves.truncation(STEPS, n, deviation)) <= norms(deviation)).all()
+    assert (norms(curves.truncation_across_steps(STEPS, n, deviation)) <= norms(deviation)).all()
     assert curve_of(n, deviation, np.ones(50)).best_step >= 0.2
 
 
@@ -112,7 +112,7 @@ def test_a_floor_is_what_a_correct_gradient_shows() -> None:
 def test_a_kink_shows_in_how_the_even_part_grows(slope: float, distance: float) -> None:
     """Of a loss that bends at once the difference may be off by half the change of its slope."""
     even = slope * np.maximum(0, STEPS - distance)[:, None]
-    bars = curves.kinks(STEPS, even, 2 * STEPS[:, None], SIGMA)
+    bars = curves.kink_error_across_steps(STEPS, even, 2 * STEPS[:, None], SIGMA)
     clear = even[:, 0] > 25 * SIGMA
     assert bars[clear, 0] == pytest.approx(slope / 2, rel=0.2)
     assert not bars[~clear].any()
@@ -121,4 +121,4 @@ def test_a_kink_shows_in_how_the_even_part_grows(slope: float, distance: float) 
 def test_curvature_is_no_kink() -> None:
     """The even part of a smooth loss grows as the square of the step, and costs nothing."""
     even = np.outer(STEPS**2, [1.0, 30.0, -5.0])
-    assert not curves.kinks(STEPS, even, np.outer(2 * STEPS, np.ones(3)), SIGMA).any()
+    assert not curves.kink_error_across_steps(STEPS, even, np.outer(2 * STEPS, np.ones(3)), SIGMA).any()

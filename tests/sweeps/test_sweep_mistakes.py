@@ -32,6 +32,11 @@ def test_a_mistake_is_told(options: Any, error: type[Exception], words: str, mod
     assert words in str(raised.value)
 
 
+def test_a_number_of_entries_may_be_a_numpy_integer(model: LSTM, batch: Batch) -> None:
+    """`entries` takes any whole number, as `check` does."""
+    assert swept(model, batch, entries=np.int64(1), steps=[1e-3, 1e-2]).evaluations > 0
+
+
 def test_a_loss_that_is_nan_or_without_parameters_cannot_be_swept() -> None:
     """There is nothing to difference, and that is said."""
     with pytest.raises(ValueError, match="the loss is nan at the parameters as they are"):

@@ -10,6 +10,15 @@ from swept_losses import swept, toy
 from gradguard import Sweep, sweep
 from gradguard.testing import LSTM, Batch
 
+CURVE_KEYS = {
+    *("steps", "discrepancy", "floor", "excess", "noise", "truncation", "rounding", "ratio", "ratio_error"),
+    *("scaled_discrepancy", "loss_unchanged", "step_rounded_away", "best"),
+    *("best_step", "loss_unchanged_up_to", "explained"),
+}
+SWEEP_KEYS = {
+    *("tensors", "explanation", "deterministic", "precision", "quantum", "loss", "evaluations", "seconds"),
+}
+
 
 def test_it_prints_as_a_table_with_the_best_step_marked(right: Sweep) -> None:
     """One row a step and one a tensor, aligned, and then what it means."""
@@ -37,6 +46,8 @@ def test_it_is_plain_data(averaged: Sweep) -> None:
     assert plain["explained"] is False
     assert plain["explanation"] == averaged.explanation
     assert set(plain["tensors"]) == set(averaged.tensors)
+    assert set(plain["tensors"]["Wx"]) == CURVE_KEYS
+    assert set(plain) == CURVE_KEYS | SWEEP_KEYS
     assert all(len(plain[name]) == len(plain["steps"]) for name in ("discrepancy", "floor", "noise", "truncation"))
     assert plain["tensors"]["Wx"]["ratio"][averaged.best] == pytest.approx(39, abs=0.5)
     overflowed = toy(math.nan, lambda x: x.sum()).to_dict()

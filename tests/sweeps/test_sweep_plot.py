@@ -71,11 +71,11 @@ def test_steps_at_which_the_loss_does_not_move_are_marked(tmp_path: Path) -> Non
     """They are hatched, and a note says what that means; without any there is no such note."""
     x = {"x": np.linspace(0.1, 1, 9, dtype=np.float32)}
     grads = {"x": np.full(9, 1e-3, np.float32)}
-    sweep(x, grads, lambda: np.float32(1 + 1e-3 * x["x"].sum(dtype=np.float64))).plot(tmp_path / "still.svg")
-    one().plot(tmp_path / "moving.svg")
-    assert "does not move for most entries" in (tmp_path / "still.svg").read_text()
-    assert "<pattern" in (tmp_path / "still.svg").read_text()
-    assert "does not move" not in (tmp_path / "moving.svg").read_text()
+    sweep(x, grads, lambda: np.float32(1 + 1e-3 * x["x"].sum(dtype=np.float64))).plot(tmp_path / "unchanged.svg")
+    one().plot(tmp_path / "changing.svg")
+    assert "does not move for most entries" in (tmp_path / "unchanged.svg").read_text()
+    assert "<pattern" in (tmp_path / "unchanged.svg").read_text()
+    assert "does not move" not in (tmp_path / "changing.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["$x^$", "W\x1b[31m", "<b>&", "層の重み", "x" * 500, "$"])

@@ -62,14 +62,14 @@ class Counting:
 def test_a_loss_that_does_not_repeat_is_told_and_a_snapshot_helps() -> None:
     """Without the state put back nothing holds; with it the sweep is as of any other loss."""
     grads, loss = {"x": np.ones(3)}, Counting()
-    unsteady = sweep(loss.x, grads, loss)
-    assert not unsteady.steady
-    assert unsteady.explained is None
-    assert "snapshot=" in unsteady.explanation
-    steady = sweep(loss.x, grads, loss, snapshot=snapshot_attributes(loss, "calls"))
-    assert steady.steady
-    assert steady.explained
-    assert loss.calls == unsteady.evaluations
+    unrestored = sweep(loss.x, grads, loss)
+    assert not unrestored.deterministic
+    assert unrestored.explained is None
+    assert "snapshot=" in unrestored.explanation
+    restored = sweep(loss.x, grads, loss, snapshot=snapshot_attributes(loss, "calls"))
+    assert restored.deterministic
+    assert restored.explained
+    assert loss.calls == unrestored.evaluations
 
 
 @pytest.mark.parametrize(
