@@ -1,4 +1,4 @@
-"""gradguard checks hand-written gradients while a model trains, and tells float precision from a bug."""
+"""gradguard checks hand-written gradients while a model trains, and separates rounding error from gradient bugs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ from gradguard.report.verdict import Verdict
 from gradguard.sweeps.sweep import Sweep, sweep
 from gradguard.training.alerts import GradientError
 from gradguard.training.callback import GradGuard
-from gradguard.writers import JSONLWriter, Writer
+from gradguard.writers.protocol import Writer
+from gradguard.writers.registry import WRITER_MODULES, load_writer
 
 if TYPE_CHECKING:
-    from gradguard.writers.tensorboard import TensorBoardWriter
+    from gradguard.writers import JSONLWriter, TensorBoardWriter
 
 __all__ = [
     "Alert",
@@ -43,10 +44,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "TensorBoardWriter":
-        from gradguard.writers.tensorboard.writer import (
-            TensorBoardWriter,  # tensorboard is not light: only when asked for
-        )
-
-        return TensorBoardWriter
-    raise AttributeError(f"module 'gradguard' has no attribute {name!r}")
+    if name in WRITER_MODULES:
+        return load_writer(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

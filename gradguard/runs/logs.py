@@ -10,9 +10,9 @@ from tensorboard.compat.proto import event_pb2
 
 from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.jsonl import starts_as_log
-from gradguard.writers.record import CHECK, SWEEP, Record, unpacked
+from gradguard.writers.record import CHECK_TAG, SWEEP_TAG, Record, unpacked
 
-RECORDED = (CHECK, SWEEP)
+RECORDED = (CHECK_TAG, SWEEP_TAG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def _log(run: str, found: Iterable[tuple[str, Record | None]], details: bool) ->
     checks: list[Record] = []
     unreadable, sweep = 0, None
     for tag, content in found:
-        check = read_check(content, details=details) if tag == CHECK else None
-        if tag == SWEEP:
+        check = read_check(content, details=details) if tag == CHECK_TAG else None
+        if tag == SWEEP_TAG:
             sweep = read_sweep(content) or sweep
         elif check is None:
             unreadable += 1
@@ -92,10 +92,10 @@ def _log(run: str, found: Iterable[tuple[str, Record | None]], details: bool) ->
 
 def _from_lines(path: Path) -> Iterator[tuple[str, Record | None]]:
     *lines, tail = path.read_bytes().split(b"\n")
-    yield from ((CHECK, unpacked(line)) for line in lines)
+    yield from ((CHECK_TAG, unpacked(line)) for line in lines)
     last = unpacked(tail)
     if last is not None:  # otherwise nothing, or a line that is being written
-        yield CHECK, last
+        yield CHECK_TAG, last
 
 
 def _from_events(paths: Iterable[str]) -> Iterator[tuple[str, Record | None]]:

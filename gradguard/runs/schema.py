@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from gradguard.report.verdict import Verdict
-from gradguard.writers.record import CURVES, Record
+from gradguard.writers.record import SWEEP_CURVES, Record
 
 LARGEST = sys.float_info.max
 _NUMBERS = (
@@ -53,7 +53,7 @@ def read_sweep(given: object) -> Record | None:
 
 
 def _curve(given: Mapping[str, Any], size: int) -> Record:
-    curves = {name: [_number(value) for value in _list(given.get(name))] for name in CURVES}
+    curves = {name: [_number(value) for value in _list(given.get(name))] for name in SWEEP_CURVES}
     best = given.get("best")
     return {name: curve if len(curve) == size else [None] * size for name, curve in curves.items()} | {
         "best": best if _is_step(best) and 0 <= best < size else None

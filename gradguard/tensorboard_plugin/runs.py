@@ -7,7 +7,7 @@ from typing import Any
 from tensorboard.data.provider import RunTagFilter
 
 from gradguard.runs.schema import read_check, read_sweep
-from gradguard.writers.record import ALERTED, CHECK, PLUGIN, SWEEP, Record, unpacked
+from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Record, unpacked
 
 MOST = 500  # checks of a run that are read; TensorBoard itself keeps 100 unless told to keep more
 
@@ -51,11 +51,13 @@ class Runs:
     def check(self, run: str, step: str) -> Record | None:
         """One check, if TensorBoard kept it."""
         series = self._series(run)
-        at_step = {tag: [datum for datum in series.get(tag, ()) if str(datum.step) == step] for tag in (CHECK, ALERTED)}
+        at_step = {
+            tag: [datum for datum in series.get(tag, ()) if str(datum.step) == step] for tag in (CHECK_TAG, ALERT_TAG)
+        }
         return next(iter(as_run(at_step, details=True).checks), None)
 
     def _series(self, run: str) -> Mapping[str, Iterable[Any]]:
-        chosen = RunTagFilter(runs=[run], tags=[CHECK, ALERTED, SWEEP])
+        chosen = RunTagFilter(runs=[run], tags=[CHECK_TAG, ALERT_TAG, SWEEP_TAG])
         found = self._provider.read_tensors(**self._where, run_tag_filter=chosen, downsample=MOST) or {}
         series: Mapping[str, Iterable[Any]] = found.get(run, {})
         return series
@@ -65,12 +67,12 @@ def as_run(series: Mapping[str, Iterable[Any]], *, details: bool) -> Run:
     """The records in a run's time series, by tag; with blocks and single entries where details are wanted."""
     given = [
         (datum.step, read_check(_content(datum), details=details))
-        for tag in (CHECK, ALERTED)
+        for tag in (CHECK_TAG, ALERT_TAG)
         for datum in series.get(tag, ())
     ]
     checks = {step: check for step, check in given if check is not None}
     broken = {step for step, check in given if check is None} - checks.keys()
-    sweeps = [sweep for sweep in _sweeps(series.get(SWEEP, ())) if sweep is not None]
+    sweeps = [sweep for sweep in _sweeps(series.get(SWEEP_TAG, ())) if sweep is not None]
     return Run([checks[step] for step in sorted(checks)], len(broken), sweeps[-1] if sweeps else None)
 
 

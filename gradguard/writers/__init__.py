@@ -1,20 +1,19 @@
-"""Where reports go: TensorBoard, or a file of JSON lines."""
+"""Writers: where the report of each check goes, such as TensorBoard or a file of JSON lines."""
 
 from typing import TYPE_CHECKING
 
-from gradguard.writers.jsonl import JSONLWriter, read_jsonl
+from gradguard.writers.jsonl import read_jsonl
 from gradguard.writers.protocol import Writer
+from gradguard.writers.registry import WRITER_MODULES, load_writer
 
 if TYPE_CHECKING:
-    from gradguard.writers.tensorboard import TensorBoardWriter
+    from gradguard.writers.jsonl import JSONLWriter
+    from gradguard.writers.tensorboard.writer import TensorBoardWriter
 
 __all__ = ["JSONLWriter", "TensorBoardWriter", "Writer", "read_jsonl"]
 
 
 def __getattr__(name: str) -> object:
-    # TensorBoard takes longer to import than all of gradguard, and a run may not want it.
-    if name == "TensorBoardWriter":
-        from gradguard.writers.tensorboard import TensorBoardWriter
-
-        return TensorBoardWriter
+    if name in WRITER_MODULES:
+        return load_writer(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The places that reports go to, each of which may fail without the training noticing."""
+"""Dispatch of reports to all writers, where the failure of one stops neither the training nor the other writers."""
 
 import functools
 import logging
@@ -14,25 +14,26 @@ from types import CodeType
 
 from gradguard.report.results import Report
 from gradguard.writers.protocol import Resumable, Writer
+from gradguard.writers.registry import LOGDIR_WRITER, load_writer
 
 LOG = logging.getLogger("gradguard")
-OURS = f"{Path(__file__).parents[1]}{os.sep}"
+PACKAGE_FOLDER = f"{Path(__file__).parents[1]}{os.sep}"
 
 
-class Handlers:
-    """The handlers of signals that are installed now: one may take itself out when it is called."""
+class SignalHandlers:
+    """The signal handlers installed when it is created: a handler may uninstall itself when it is called."""
 
     def __init__(self) -> None:
         installed = map(signal.getsignal, signal.Signals)
         self._codes = {_code(handler) for handler in installed if callable(handler)} - {None}
 
     def raised(self, error: Exception) -> bool:
-        """Whether a handler raised an exception, rather than the code that it came out of."""
+        """Whether the exception comes from a signal handler rather than from the code that the signal interrupted."""
         return any(frame.f_code in self._codes for frame, _ in walk_tb(error.__traceback__))
 
 
 def _code(handler: Callable[..., object]) -> CodeType | None:
-    """What runs when a handler is called; None where that is no Python."""
+    """The code that runs when a handler is called; None if the handler is not written in Python."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
@@ -41,10 +42,10 @@ def _code(handler: Callable[..., object]) -> CodeType | None:
 
 @dataclass(slots=True)
 class _Destination:
-    """A writer, and at how many checks in a row it has failed."""
+    """A writer, and the number of checks in a row that it failed to write."""
 
     writer: Writer
-    lost: int = 0
+    failed_checks: int = 0
 
     @property
     def name(self) -> str:
@@ -52,89 +53,85 @@ class _Destination:
 
 
 class Dispatcher:
-    """Hands every report to all writers; one that fails costs its own records and one warning.
+    """Hands every report to all writers; a writer that fails loses its own records and causes one warning.
 
     Args:
-        logdir: Where TensorBoard finds this run; None for no event file.
-        writers: Further ones.
-        settings: What the run is guarded with, by which TensorBoard compares runs.
+        logdir: The folder of this run for TensorBoard; None for no event file.
+        writers: Further writers.
+        settings: The settings of the guard, by which TensorBoard compares runs.
 
     Raises:
-        TypeError: Something given is no writer.
-        OSError: `logdir` cannot be made.
+        TypeError: `writers` is not iterable, or holds something that is not a writer.
+        OSError: `logdir` cannot be created.
     """
 
     def __init__(
         self, logdir: str | os.PathLike[str] | None, writers: Iterable[Writer], settings: Mapping[str, float]
     ) -> None:
-        self._outlets = [
-            _Destination(writer) for writer in (*_tensorboard(logdir, settings), *_require_writers(writers))
-        ]
+        logdir_writers = [] if logdir is None else [load_writer(LOGDIR_WRITER)(logdir, settings=settings)]
+        self._destinations = [_Destination(writer) for writer in (*logdir_writers, *_require_writers(writers))]
 
     def write(self, report: Report) -> None:
-        """Record a check wherever that is possible."""
-        handlers = Handlers()
-        for outlet in self._outlets:
-            self._write(outlet, report, handlers)
+        """Hand the report of a check to every writer."""
+        handlers = SignalHandlers()
+        for destination in self._destinations:
+            _write(destination, report, handlers)
 
     def resume(self) -> None:
-        """Let the next report be of any step, an earlier one too."""
-        handlers = Handlers()
-        for outlet in self._outlets:
-            if isinstance(outlet.writer, Resumable):
-                _survived(outlet, outlet.writer.resume, handlers, "the file so far may lack its end")
+        """Let the next report have any step, also an earlier one."""
+        handlers = SignalHandlers()
+        for destination in self._destinations:
+            if isinstance(destination.writer, Resumable):
+                _succeeds(destination, destination.writer.resume, handlers, "the file so far may lack its end")
 
     def close(self) -> None:
         """Close all writers."""
-        handlers = Handlers()
-        for outlet in self._outlets:
-            costs = "what it had not written yet is lost; all earlier records are safe"
-            _survived(outlet, outlet.writer.close, handlers, costs)
-
-    def _write(self, outlet: _Destination, report: Report, handlers: Handlers) -> None:
-        costs = (
-            f"its record of step {report.step} is lost; the training, the checks and other records go on, and it is "
-            "tried again at each check"
-        )
-        if not _survived(outlet, lambda: outlet.writer.write(report), handlers, costs if not outlet.lost else ""):
-            outlet.lost += 1
-        elif outlet.lost:
-            checks = "1 check is" if outlet.lost == 1 else f"{outlet.lost} checks are"
-            LOG.info("step %d: %s works again; its records of %s lost", report.step, outlet.name, checks)
-            outlet.lost = 0
+        handlers = SignalHandlers()
+        for destination in self._destinations:
+            consequence = "what it had not written yet is lost; all earlier records are safe"
+            _succeeds(destination, destination.writer.close, handlers, consequence)
 
 
-def _survived(outlet: _Destination, act: Callable[[], object], handlers: Handlers, costs: str) -> bool:
-    """Whether a writer did what it was asked to; if not, and there is something to tell, it is told.
+def _write(destination: _Destination, report: Report, handlers: SignalHandlers) -> None:
+    consequence = (
+        f"its record of step {report.step} is lost; the training, the checks and other records go on, and it is "
+        "tried again at each check"
+    )
+    is_first_failure = not destination.failed_checks
+    write = functools.partial(destination.writer.write, report)
+    if not _succeeds(destination, write, handlers, consequence if is_first_failure else ""):
+        destination.failed_checks += 1
+    elif destination.failed_checks:
+        checks = "1 check is" if destination.failed_checks == 1 else f"{destination.failed_checks} checks are"
+        LOG.info("step %d: %s works again; its records of %s lost", report.step, destination.name, checks)
+        destination.failed_checks = 0
 
-    What the handler of a signal raises in the middle of a writer is no failure of it, and goes on to the user.
+
+def _succeeds(
+    destination: _Destination, action: Callable[[], object], handlers: SignalHandlers, consequence: str
+) -> bool:
+    """Run an action of a writer; False if it fails, with a warning unless `consequence` is empty.
+
+    An exception that a signal handler raises during the action is not a failure of the writer: it reaches the user.
     """
     try:
-        act()
+        action()
     except Exception as error:  # whatever a writer raises, the training goes on
         if handlers.raised(error):
             raise
-        if costs:
-            says = f"{outlet.name} failed ({type(error).__name__}: {error}); {costs}"
-            warnings.warn(says, RuntimeWarning, stacklevel=_users_level())
+        if consequence:
+            message = f"{destination.name} failed ({type(error).__name__}: {error}); {consequence}"
+            warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel_of_user())
         return False
     return True
 
 
-def _users_level() -> int:
-    """How far up the calls, from the caller's place, the user's own code is."""
+def _stacklevel_of_user() -> int:
+    """The stack level, counted from the caller, of the first frame outside gradguard."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _tensorboard(logdir: str | os.PathLike[str] | None, settings: Mapping[str, float]) -> list[Writer]:
-    if logdir is None:
-        return []
-    from gradguard.writers.tensorboard import TensorBoardWriter  # it takes tensorboard along, which is not light
-
-    return [TensorBoardWriter(logdir, settings=settings)]
 
 
 def _require_writers(writers: Iterable[Writer]) -> list[Writer]:

@@ -1,4 +1,4 @@
-"""The full history of a run: one line of strict JSON a check."""
+"""Reports as JSON lines: one line of strict JSON for each check."""
 
 import io
 import json
@@ -9,24 +9,24 @@ from typing import Any
 from gradguard.report.results import Report
 from gradguard.writers.files import make_folder
 
-# What every line starts with: how a log of ours is told from any other file.
+# Every line starts with this, and no other file is taken for a log of gradguard.
 _LINE_START = b'{"step": '
 
 
 class JSONLWriter:
     """Appends every report, complete, to a file of JSON lines.
 
-    A run that goes on after a crash appends to the same file; a line that the crash tore is cut off first. The file is
-    opened anew for each report and takes it in one piece, so that the writer can be pickled and used on both sides of a
-    fork, and a file that somebody moves away is begun again.
+    A run that continues after a crash appends to the same file; an incomplete last line is removed first. The file is
+    opened for each report and written at once, so that the writer can be pickled and used on both sides of a fork, and
+    a file that is moved away is created again.
 
     Args:
-        path: The file; it is created, with its folder, when it is missing.
+        path: The file; it and its folder are created if they are missing.
 
     Raises:
         IsADirectoryError: `path` is a directory.
-        NotADirectoryError: A file stands where the folder of `path` should be.
-        ValueError: `path` is a file that holds something other than reports.
+        NotADirectoryError: The folder of `path` is a file.
+        ValueError: `path` is a file that does not hold reports.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -36,36 +36,36 @@ class JSONLWriter:
         make_folder(self.path.parent)
         if self.path.exists():
             _check_holds_reports(self.path)
-            _mend(self.path)
-        self._torn = False
+            _repair_end(self.path)
+        self._incomplete = False
 
     def write(self, report: Report) -> None:
         """Append the report as one line.
 
         Raises:
-            OSError: The line could not be written whole; the next `write` cuts off what there is of it.
+            OSError: The line is not written, or only in part; the next `write` removes that part.
         """
         line = json.dumps(report.to_dict(), allow_nan=False).encode() + b"\n"
         make_folder(self.path.parent)
-        # Only after a failure of our own: otherwise a torn line may be one that a forked process is writing.
-        if self._torn:
-            _mend(self.path)
-        self._torn = True
+        # Only after a failure of this writer: an incomplete line may be one that a forked process is writing.
+        if self._incomplete:
+            _repair_end(self.path)
+        self._incomplete = True
         with self.path.open("ab", buffering=0) as file:
             _write_whole(file, line)
-        self._torn = False
+        self._incomplete = False
 
     def close(self) -> None:
-        """Nothing is held open between two reports, so there is nothing to do."""
+        """Do nothing: the file is closed after each report."""
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The reports in a file that `JSONLWriter` wrote, oldest first, each as `Report.to_dict` gave it.
 
-    A last line that was torn (the process died, or is still writing) is left out.
+    An incomplete last line is skipped: the process died, or is writing.
 
     Raises:
-        ValueError: Another line is not the JSON of a report; the message tells which.
+        ValueError: Another line is not the JSON of a report; the message says which.
     """
     with Path(path).open("rb") as file:
         return [
@@ -76,10 +76,10 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def starts_as_log(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as one that `JSONLWriter` wrote.
+    """Whether a file starts like one that `JSONLWriter` writes.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with Path(path).open("rb") as file:
         return file.read(len(_LINE_START)) == _LINE_START
@@ -88,7 +88,7 @@ def starts_as_log(path: str | os.PathLike[str]) -> bool:
 def _parse_line(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:
     try:
         report = json.loads(line, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested lists
         raise ValueError(f"{os.fspath(path)}, line {number}: expected the JSON of a report ({error})") from error
     if not isinstance(report, dict):
         raise ValueError(f"{os.fspath(path)}, line {number}: expected the JSON of a report, got {line[:40]!r}")  # noqa: TRY004 - the content is wrong, not the caller's type
@@ -117,8 +117,8 @@ def _check_holds_reports(path: Path) -> None:
         )
 
 
-def _mend(path: Path) -> None:
-    """Make the file end with a newline: a torn last line goes, a whole one that lacks only its end stays."""
+def _repair_end(path: Path) -> None:
+    """Make the file end with a newline: an incomplete last line is removed, a complete one gets its newline."""
     with path.open("a+b", buffering=0) as file:
         end = _end_of_lines(file)
         file.seek(end)
@@ -129,7 +129,7 @@ def _mend(path: Path) -> None:
 
 
 def _end_of_lines(file: io.FileIO) -> int:
-    """The offset just behind the last newline, found from the end in ever larger steps."""
+    """The offset after the last newline, searched from the end in blocks of doubling size."""
     size = file.seek(0, os.SEEK_END)
     span = 1
     while True:
@@ -141,6 +141,6 @@ def _end_of_lines(file: io.FileIO) -> int:
 
 
 def _write_whole(file: io.FileIO, data: bytes) -> None:
-    # An unbuffered file may take a part only; the error that stopped it comes with the next attempt.
+    # An unbuffered file may write only a part; the next attempt raises the error that stopped it.
     while data:
         data = data[file.write(data) :]

@@ -1,4 +1,4 @@
-"""What gradguard asks of a place that reports go to."""
+"""What gradguard requires of a writer."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,21 +7,22 @@ from gradguard.report.results import Report
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes every report of a run, in the order of its checks.
+    """Receives every report of a run, in the order of its checks.
 
-    A writer lets its `OSError` out and stays usable: the guard turns it into one warning, and writes the next report.
+    A writer may raise, such as `OSError` when the disk is full, and stays usable: the guard warns once and hands it the
+    next report.
     """
 
     def write(self, report: Report) -> None:
-        """Record what one check found; what was written survives the process being killed."""
+        """Write the report of one check, so that it survives if the process is killed afterwards."""
 
     def close(self) -> None:
-        """Let go of what the writer holds open; closing twice does nothing."""
+        """Close files and connections; a second call does nothing."""
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A writer that cares about the order of steps."""
+    """A writer that expects rising steps and must know when the training goes back."""
 
     def resume(self) -> None:
-        """Take a report of any step next, an earlier one too: the training was set back."""
+        """Accept a report of any step next: the training was set back to an earlier step."""

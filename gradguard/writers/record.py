@@ -1,7 +1,7 @@
-"""A check as it is kept for the GradGuard tab: the report, cut to a bounded size, with what led up to it.
+"""Records of checks for the GradGuard tab: each is a report of bounded size with the earlier changes of its verdicts.
 
-TensorBoard keeps a sample of a run's checks, always the latest among them. Each record therefore tells when the verdict
-of each tensor changed before, so that the story is exact however few of the checks are still there.
+TensorBoard keeps a sample of a run's checks, which always holds the latest one. Each record therefore says when the
+verdict of each tensor changed, so that the summary of a run is exact however few checks TensorBoard keeps.
 """
 
 import json
@@ -11,23 +11,27 @@ from typing import Any, TypeAlias
 from gradguard.report.results import Report
 
 PLUGIN = "gradguard"
-"""The name that TensorBoard knows the tab and its data by."""
-CHECK, ALERTED, SWEEP = "gradguard.record/check", "gradguard.record/alerted", "gradguard.record/sweep"
-"""Tags: of every check; once more of those with alerts, since alerts must not fall to the sampling; of sweeps."""
+"""The name of the plugin and of its data in TensorBoard."""
+CHECK_TAG = "gradguard.record/check"
+"""The tag of every check."""
+ALERT_TAG = "gradguard.record/alerted"
+"""The tag of checks with alerts, which are written under both tags, so that sampling cannot drop them."""
+SWEEP_TAG = "gradguard.record/sweep"
+"""The tag of sweeps."""
 
-CURVES = ("discrepancy", "floor", "noise", "truncation")
-"""What is kept of a sweep, at each of its steps."""
+SWEEP_CURVES = ("discrepancy", "floor", "noise", "truncation")
+"""The arrays of a sweep that a record holds, each with one number a step."""
 
-CHANGES = 50  # of a tensor's verdict, the latest
-ENTRIES = 2000  # of all tensors together
-WORDS = 2000  # characters of an explanation
-DIGITS = 9  # of a number: what tells any two of float32
+MAX_CHANGES = 50  # of a tensor's verdict; the latest are kept
+MAX_ENTRIES = 2000  # sampled entries of all tensors together
+MAX_CHARACTERS = 2000  # of an explanation or cause
+SIGNIFICANT_DIGITS = 9  # enough to distinguish any two float32 numbers
 
 Record: TypeAlias = dict[str, Any]
 
 
 class History:
-    """When each tensor's verdict changed, as far as one writer saw it."""
+    """The changes of each tensor's verdict over the reports of one writer."""
 
     def __init__(self) -> None:
         self._changes: dict[str, list[tuple[int, str]]] = {}
@@ -39,18 +43,18 @@ class History:
         self._began = report.step if self._began is None else min(self._began, report.step)
         self._checks += 1
         for name, tensor in report.tensors.items():
-            self._see(name, report.step, str(tensor.verdict))
-        record = _cut(report.to_dict(), max(1, ENTRIES // max(1, len(report.tensors))))
+            self._add_verdict(name, report.step, str(tensor.verdict))
+        record = _bounded(report.to_dict(), max(1, MAX_ENTRIES // max(1, len(report.tensors))))
         changes = {name: list(changes) for name, changes in self._changes.items()}
         return record | {"began": self._began, "checks": self._checks, "changes": changes}
 
-    def _see(self, name: str, step: int, verdict: str) -> None:
+    def _add_verdict(self, name: str, step: int, verdict: str) -> None:
         changes = self._changes.setdefault(name, [])
         while changes and changes[-1][0] >= step:  # the training was set back
             changes.pop()
         if not changes or changes[-1][1] != verdict:
             changes.append((step, verdict))
-            del changes[:-CHANGES]
+            del changes[:-MAX_CHANGES]
 
 
 def packed(record: Mapping[str, Any]) -> bytes:
@@ -59,7 +63,7 @@ def packed(record: Mapping[str, Any]) -> bytes:
 
 
 def unpacked(data: bytes | str) -> Record | None:
-    """The record, or None where it is not one."""
+    """The record, or None if the data is not a JSON object."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
@@ -67,23 +71,23 @@ def unpacked(data: bytes | str) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def _cut(report: Record, entries: int) -> Record:
-    tensors = {name: _cut_tensor(tensor, entries) for name, tensor in report["tensors"].items()}
-    cut: Record = _rounded(report | {"explanation": report["explanation"][:WORDS], "tensors": tensors})
-    return cut
+def _bounded(report: Record, max_entries: int) -> Record:
+    tensors = {name: _bounded_tensor(tensor, max_entries) for name, tensor in report["tensors"].items()}
+    bounded: Record = _rounded(report | {"explanation": report["explanation"][:MAX_CHARACTERS], "tensors": tensors})
+    return bounded
 
 
-def _cut_tensor(tensor: Record, entries: int) -> Record:
-    kept = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // entries))]
-    words = {key: tensor[key][:WORDS] for key in ("cause", "explanation", "faulty_block")}
-    left = {key: value for key, value in tensor.items() if key not in ("name", "ratios")}
-    worst = tensor["worst"] if len(kept) > len(tensor["worst"]) else []  # a routine check's few entries are all there
-    return left | words | {"entries": kept, "worst": worst}
+def _bounded_tensor(tensor: Record, max_entries: int) -> Record:
+    entries = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // max_entries))]
+    texts = {key: tensor[key][:MAX_CHARACTERS] for key in ("cause", "explanation", "faulty_block")}
+    others = {key: value for key, value in tensor.items() if key not in ("name", "ratios")}
+    worst = tensor["worst"] if len(entries) > len(tensor["worst"]) else []  # else `entries` already holds them
+    return others | texts | {"entries": entries, "worst": worst}
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -18,7 +18,7 @@ from gradguard import JSONLWriter, Verdict, diagnose
 from gradguard.cli import main
 from gradguard.runs.logs import read_logs
 from gradguard.writers import TensorBoardWriter
-from gradguard.writers.record import CHECK, SWEEP, History
+from gradguard.writers.record import CHECK_TAG, SWEEP_TAG, History
 from gradguard.writers.tensorboard.event_file import LocalEventFile
 
 WORDS = ["<script>alert(1)</script>", "</title>", "../../etc/passwd", "\x1b[2J", "a|b*c*", "\u202eW", "nan", "", "\0"]
@@ -58,7 +58,7 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     return result
 
 
-def write_events(folder: Path, *contents: bytes, tag: str = CHECK) -> Path:
+def write_events(folder: Path, *contents: bytes, tag: str = CHECK_TAG) -> Path:
     """An event file, whole as such, of records of any content."""
     file = LocalEventFile(folder)
     for step, content in enumerate(contents):
@@ -100,7 +100,7 @@ def test_a_record_with_anything_in_it_is_told_or_counted(path: tuple[Any, ...], 
 @settings(max_examples=200)
 @given(
     content=st.one_of(HOSTILE.map(lambda value: json.dumps(value).encode()), st.binary(max_size=60)),
-    tag=st.sampled_from([CHECK, SWEEP]),
+    tag=st.sampled_from([CHECK_TAG, SWEEP_TAG]),
 )
 def test_an_event_that_is_no_record_is_told_or_counted(content: bytes, tag: str) -> None:
     """Under the tag of one; a sweep, too."""

@@ -15,7 +15,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import Verdict
 from gradguard.writers import TensorBoardWriter
-from gradguard.writers.record import CHECK, PLUGIN
+from gradguard.writers.record import CHECK_TAG, PLUGIN
 from gradguard.writers.tensorboard.event_file import LocalEventFile
 
 IMPORTS = """
@@ -70,7 +70,7 @@ def write_raw(folder: Path, *contents: bytes) -> None:
         plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=PLUGIN), data_class=summary_pb2.DATA_CLASS_TENSOR
     )
     for step, content in enumerate(contents):
-        value = summary_pb2.Summary.Value(tag=CHECK, metadata=metadata, tensor=make_tensor_proto(content))
+        value = summary_pb2.Summary.Value(tag=CHECK_TAG, metadata=metadata, tensor=make_tensor_proto(content))
         file.add(event_pb2.Event(step=step, wall_time=step, summary=summary_pb2.Summary(value=[value])))
     file.close()
 

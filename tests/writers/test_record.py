@@ -6,7 +6,7 @@ import pytest
 from reports import MakeReport, MakeTensor
 
 from gradguard import Entry, Verdict
-from gradguard.writers.record import CHANGES, ENTRIES, History, packed, unpacked
+from gradguard.writers.record import MAX_CHANGES, MAX_ENTRIES, History, packed, unpacked
 
 
 def test_a_record_is_bounded_however_large_the_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
@@ -15,7 +15,7 @@ def test_a_record_is_bounded_however_large_the_check(make_report: MakeReport, ma
     tensors = [make_tensor(f"t{i}", entries=entries, explanation="x" * 10_000) for i in range(50)]
     data = packed(History().record(make_report(0, *tensors)))
     assert len(data) < 400_000
-    assert sum(len(tensor["entries"]) for tensor in json.loads(data)["tensors"].values()) <= ENTRIES
+    assert sum(len(tensor["entries"]) for tensor in json.loads(data)["tensors"].values()) <= MAX_ENTRIES
 
 
 def test_changes_are_kept_from_check_to_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
@@ -39,11 +39,11 @@ def test_a_training_that_is_set_back_takes_its_changes_back(make_report: MakeRep
 def test_a_verdict_that_never_rests_keeps_its_latest_changes(make_report: MakeReport, make_tensor: MakeTensor) -> None:
     """The list does not grow without end."""
     history = History()
-    for step in range(3 * CHANGES):
+    for step in range(3 * MAX_CHANGES):
         verdict = (Verdict.ok, Verdict.float_precision)[step % 2]
         record = history.record(make_report(step, make_tensor("W", verdict=verdict)))
-    assert len(record["changes"]["W"]) == CHANGES
-    assert record["changes"]["W"][-1][0] == 3 * CHANGES - 1
+    assert len(record["changes"]["W"]) == MAX_CHANGES
+    assert record["changes"]["W"][-1][0] == 3 * MAX_CHANGES - 1
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe", b"nan", b"[" * 100_000])

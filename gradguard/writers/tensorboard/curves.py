@@ -1,7 +1,7 @@
 """A report as TensorBoard summaries: curves, bands, histograms and the text of alerts.
 
-Tags are `gradguard.<metric>/<tensor>`: TensorBoard groups cards by what stands before the first slash, so that each
-metric is one section with a curve for each tensor.
+Tags are `gradguard.<metric>/<tensor>`: TensorBoard groups charts by the text before the first slash, so each metric is
+one section with a curve for each tensor.
 """
 
 import logging
@@ -22,9 +22,9 @@ from gradguard.report.results import Alert, Report, TensorReport
 
 _Curve: TypeAlias = tuple[str, float, str]
 
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
-_VERDICT = "How grave: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug"
+_VERDICT = "Level: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug"
 
 _TENSOR_METRICS: Mapping[str, tuple[Callable[[TensorReport], float], str]] = {
     "discrepancy": (lambda tensor: tensor.discrepancy, "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical"),
@@ -48,12 +48,13 @@ _CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
 
 
 def summarize(report: Report, *, charted: Iterable[str] = ()) -> summary_pb2.Summary:
-    """What TensorBoard shows of a report.
+    """The summaries of a report for TensorBoard.
 
     Args:
-        report: What a check found.
-        charted: The tensors to draw a band chart of, for the first report of a file and whenever a tensor is new. Only
-            then do the curves carry their descriptions too: TensorBoard keeps those of a tag's first event.
+        report: The report of a check.
+        charted: The tensors to draw a band chart of: all of them in the first report of a file and when a tensor is
+            new, none otherwise. Only reports with charts have descriptions of the curves, since TensorBoard keeps
+            the description of a tag's first event.
     """
     charts = list(charted)
     summary = summary_pb2.Summary()
@@ -86,16 +87,16 @@ def _tensor_curves(name: str, tensor: TensorReport) -> Iterator[_Curve]:
 
 
 def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
-    """The band that float precision explains, at each step that has a discrepancy.
+    """The band of discrepancies that float precision explains, at each step that has a discrepancy.
 
-    A margin chart is refused unless its three curves share every step, so the band has curves of its own: where the
-    floor is not finite, everything up to 1, the largest discrepancy there is, could be rounding. The band's foot is a
-    thousandth of the floor: zero to the eye on a linear axis, and still drawn on a logarithmic one, where zero is not.
+    TensorBoard refuses a margin chart unless its three curves have the same steps, so the band has curves of its own.
+    Where the floor is not finite, the band reaches up to 1, the largest possible discrepancy. Its lower edge is a
+    thousandth of the floor, because a logarithmic axis cannot show zero.
     """
     if not is_scalar(tensor.discrepancy):
         return
     top = min(float(tensor.floor), 1.0) if math.isfinite(tensor.floor) else 1.0
-    yield _tag("band", name, "lower"), top / 1000, "The foot of the band, a thousandth of its top"
+    yield _tag("band", name, "lower"), top / 1000, "The lower edge of the band, a thousandth of its upper edge"
     yield _tag("band", name, "upper"), top, "The discrepancy up to which float precision explains everything"
 
 
@@ -105,7 +106,7 @@ def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
 
 
 def _layout(names: Iterable[str]) -> summary_pb2.Summary:
-    """One margin chart a tensor, in the Custom Scalars tab."""
+    """One margin chart for each tensor, in the Custom Scalars tab."""
     category = layout_pb2.Category(
         title="gradguard: discrepancy over the band that float precision explains",
         chart=[_chart(name) for name in names],
@@ -128,7 +129,7 @@ def _chart(name: str) -> layout_pb2.Chart:
 
 
 def alert_table(alerts: Iterable[Alert]) -> str:
-    """Alerts as a Markdown table in which every name and message shows as the text it is."""
+    """Alerts as a Markdown table that shows names and messages as plain text."""
     rows = [
         ("level", "tensor", "verdict", "message"),
         ("---", "---", "---", "---"),
@@ -142,7 +143,7 @@ def _level(alert: Alert) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: what could be markup becomes a character reference."""
+    """Text on one line that Markdown shows unchanged: markup characters become character references."""
     shown = (char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
     return "".join(f"&#{ord(char)};" if char in "&<>\\`*_[]!|" else char for char in shown)
 
@@ -152,10 +153,10 @@ def _tag(metric: str, *names: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """Text that a protocol buffer takes: UTF-8 only, and a name from a file system may hold a lone surrogate."""
+    """Text that a protocol buffer accepts as UTF-8: a name from a file system may hold a lone surrogate."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_scalar(value: float) -> bool:
-    """Whether TensorBoard can draw it: it keeps scalars as float32, beyond whose range they would be infinite."""
-    return math.isfinite(value) and abs(value) <= _LARGEST
+    """Whether TensorBoard can draw the value: it stores scalars as float32, and larger values become infinite."""
+    return math.isfinite(value) and abs(value) <= _MAX_FLOAT32

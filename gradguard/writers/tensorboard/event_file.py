@@ -1,4 +1,4 @@
-"""Files of TensorBoard events, of which a killed process loses nothing that was written."""
+"""Files of TensorBoard events that lose no written event if the process is killed."""
 
 import contextlib
 import io
@@ -19,29 +19,29 @@ _counter = itertools.count()
 
 
 class EventFile(Protocol):
-    """An event file that is being written."""
+    """An open event file."""
 
-    def is_ours(self) -> bool:
-        """Whether this process may go on writing to it, and it is still there."""
+    def can_continue(self) -> bool:
+        """Whether this process opened the file and it still exists."""
 
     def add(self, event: event_pb2.Event) -> None:
-        """Append one event, and hand it to the operating system."""
+        """Append one event and pass it to the operating system."""
 
     def close(self) -> None:
         """Finish the file."""
 
-    def discard_torn(self) -> None:
-        """Give the file up after a failed `add`, with whatever whole events it holds."""
+    def discard_incomplete(self) -> None:
+        """Close the file after a failed `add`; its complete events stay."""
 
     def abandon(self) -> None:
-        """Give the file up untouched, because another process goes on with it or it is gone."""
+        """Close the file without writing, because another process continues it or it no longer exists."""
 
 
 class LocalEventFile:
     """An event file on a mounted file system.
 
-    TensorBoard's own `EventFileWriter` writes from a thread: it loses its queue when the process is killed, cannot be
-    pickled, and blocks for ever in a forked child.
+    TensorBoard's own `EventFileWriter` writes from a thread: it loses its queue if the process is killed, cannot be
+    pickled, and blocks forever in a forked child.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,56 +49,56 @@ class LocalEventFile:
         self._file = _create(folder)
         self._path = Path(self._file.name)
         self._pid = os.getpid()
-        self._whole = 0
+        self._complete_bytes = 0
         self._records = RecordWriter(self._file)
-        # Waits in the buffer for the first event, so that a file is never left with nothing in it.
+        # Stays in the buffer until the first event, so that no file is left without an event.
         self._records.write(_version().SerializeToString())
 
-    def is_ours(self) -> bool:
-        """Whether this process opened it, and nobody has removed it since."""
+    def can_continue(self) -> bool:
+        """Whether this process opened the file and it still exists."""
         return self._pid == os.getpid() and self._path.exists()
 
     def add(self, event: event_pb2.Event) -> None:
-        """Append one event, and hand it to the operating system.
+        """Append one event and pass it to the operating system.
 
         Raises:
-            OSError: The event may be torn: no reader sees anything behind it, so the file must be given up.
+            OSError: The event may be incomplete. No reader sees anything after it, so the file must not be continued.
         """
         self._records.write(event.SerializeToString())
         self._records.flush()
-        self._whole = self._file.tell()
+        self._complete_bytes = self._file.tell()
 
     def close(self) -> None:
         """Finish the file."""
         self._file.close()
 
-    def discard_torn(self) -> None:
-        """Cut the torn event off, or remove the file if nothing else is in it."""
+    def discard_incomplete(self) -> None:
+        """Remove the incomplete event, or the file if it holds nothing else."""
         with contextlib.suppress(OSError):
-            self._file.raw.truncate(self._whole)
+            self._file.raw.truncate(self._complete_bytes)
         self.abandon()
-        if not self._whole:
+        if not self._complete_bytes:
             self._path.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Close this process's handle without writing what its buffer still holds."""
+        """Close the file without writing its buffer."""
         with contextlib.suppress(OSError):
             self._file.raw.close()
 
 
 class RemoteEventFile:
-    """An event file on a `scheme://` path, which only TensorBoard's own writer can reach (through fsspec)."""
+    """An event file on a `scheme://` path, which only TensorBoard's own writer can write to, through fsspec."""
 
     def __init__(self, logdir: str) -> None:
         self._writer = EventFileWriter(logdir)
         self._pid = os.getpid()
 
-    def is_ours(self) -> bool:
-        """Whether this process opened it: the writer's thread does not follow a fork."""
+    def can_continue(self) -> bool:
+        """Whether this process opened the file: the writer's thread does not exist in a forked process."""
         return self._pid == os.getpid()
 
     def add(self, event: event_pb2.Event) -> None:
-        """Append one event, and send it."""
+        """Append one event and send it."""
         self._writer.add_event(event)
         self._writer.flush()
 
@@ -106,11 +106,11 @@ class RemoteEventFile:
         """Finish the file."""
         self._writer.close()
 
-    def discard_torn(self) -> None:
-        """Nothing can be cut off a remote file: leave it."""
+    def discard_incomplete(self) -> None:
+        """Do nothing: a remote file cannot be shortened."""
 
     def abandon(self) -> None:
-        """Leave it: closing it would wait for a thread that this process may not have."""
+        """Do nothing: closing would wait for a thread that this process may not have."""
 
 
 def is_remote(logdir: str) -> bool:
@@ -119,19 +119,19 @@ def is_remote(logdir: str) -> bool:
 
 
 def open_event_file(logdir: str) -> EventFile:
-    """Begin a new event file in a log directory."""
+    """Create a new event file in a log directory."""
     return RemoteEventFile(logdir) if is_remote(logdir) else LocalEventFile(Path(logdir))
 
 
 def _create(folder: Path) -> io.BufferedWriter:
-    # Containers may share a host name, process ids and a clock: then the next number is free.
+    # Containers may share host name, process id and clock: then the next number is tried.
     while True:
         with contextlib.suppress(FileExistsError):
             return (folder / _file_name()).open("xb")
 
 
 def _file_name() -> str:
-    # TensorBoard reads the files of a run in the order of their names, so the numbers must sort as text.
+    # TensorBoard reads the files of a run in the order of their names, so numbers are padded with zeros.
     return f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_counter):06d}"
 
 

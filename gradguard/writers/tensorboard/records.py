@@ -1,4 +1,4 @@
-"""What the GradGuard tab reads: one tensor a check that holds the record as JSON, owned by the plugin."""
+"""Records for the GradGuard tab: each check is one tensor summary of the plugin that holds the record as JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,23 +7,23 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard.sweeps.sweep import Sweep
-from gradguard.writers.record import ALERTED, CHECK, CURVES, PLUGIN, SWEEP, Record, packed
+from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_CURVES, SWEEP_TAG, Record, packed
 
 
 def summarize_record(record: Record) -> summary_pb2.Summary:
-    """The record of a check; twice where it has alerts, so that TensorBoard's sampling cannot lose it."""
-    summary = _summary(CHECK, record)
+    """The record of a check, under a second tag if it has alerts, so that TensorBoard's sampling cannot drop it."""
+    summary = _summary(CHECK_TAG, record)
     if record["alerts"]:
-        summary.MergeFrom(_summary(ALERTED, record))
+        summary.MergeFrom(_summary(ALERT_TAG, record))
     return summary
 
 
 def summarize_sweep_record(sweep: Sweep) -> summary_pb2.Summary:
-    """A sweep's curves, whole and by tensor."""
-    told = sweep.to_dict()
-    names = ("steps", *CURVES, "best", "explanation", "precision")
-    tensors = {name: {key: curve[key] for key in (*CURVES, "best")} for name, curve in told["tensors"].items()}
-    return _summary(SWEEP, {name: told[name] for name in names} | {"tensors": tensors})
+    """The record of a sweep: the curves of all entries together and of each tensor."""
+    plain = sweep.to_dict()
+    names = ("steps", *SWEEP_CURVES, "best", "explanation", "precision")
+    tensors = {name: {key: curve[key] for key in (*SWEEP_CURVES, "best")} for name, curve in plain["tensors"].items()}
+    return _summary(SWEEP_TAG, {name: plain[name] for name in names} | {"tensors": tensors})
 
 
 def _summary(tag: str, record: Mapping[str, Any]) -> summary_pb2.Summary:

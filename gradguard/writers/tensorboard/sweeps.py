@@ -1,4 +1,4 @@
-"""A sweep over step sizes as TensorBoard summaries: what it says and its tables as text, its curves as a picture."""
+"""A sweep over step sizes as TensorBoard summaries: explanation and tables as text, and the curves as a picture."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,11 +12,11 @@ from gradguard.sweeps.sweep import Sweep
 from gradguard.sweeps.text import rows_of_steps, rows_of_tensors
 from gradguard.writers.tensorboard.curves import cell, is_scalar
 
-NOT_DRAWN = "To see the curves as a picture: pip install 'gradguard[plot]'"
+MATPLOTLIB_HINT = "To see the curves as a picture: pip install 'gradguard[plot]'"
 
 
 def summarize_sweep(sweep: Sweep) -> summary_pb2.Summary:
-    """What TensorBoard shows of a sweep; no picture where matplotlib is not installed."""
+    """The summaries of a sweep for TensorBoard, without the picture if matplotlib is not installed."""
     summary: summary_pb2.Summary = text_pb("gradguard.sweep/table", _text(sweep))
     for name, value, description in _scalars(sweep):
         if is_scalar(value):
@@ -28,14 +28,14 @@ def summarize_sweep(sweep: Sweep) -> summary_pb2.Summary:
 
 def _scalars(sweep: Sweep) -> Iterable[tuple[str, float, str]]:
     at = sweep.best
-    yield "best_step", sweep.best_step, "The step size of the least floor, in units of the parameters"
+    yield "best_step", sweep.best_step, "The step size with the lowest floor, in units of the parameters"
     yield "discrepancy", float(sweep.discrepancy[at]), "norm(n - g) / (norm(n) + norm(g)) at the best step size"
-    yield "floor", float(sweep.floor[at]), "The discrepancy that float precision explains there"
+    yield "floor", float(sweep.floor[at]), "The discrepancy that float precision explains at the best step size"
 
 
 def _text(sweep: Sweep) -> str:
     parts = [cell(sweep.explanation), _markdown(rows_of_tensors(sweep.tensors)), _markdown(rows_of_steps(sweep))]
-    return "\n\n".join(parts if is_drawable() else [*parts, NOT_DRAWN])
+    return "\n\n".join(parts if is_drawable() else [*parts, MATPLOTLIB_HINT])
 
 
 def _markdown(rows: Iterable[Sequence[str]]) -> str:
@@ -44,7 +44,7 @@ def _markdown(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _picture(tag: str, width: int, height: int, content: bytes) -> summary_pb2.Summary:
-    """An image summary; TensorBoard has no function for it that does without TensorFlow."""
+    """An image summary; TensorBoard's own function for it needs TensorFlow."""
     metadata = image.create_summary_metadata(display_name=None, description="")
     metadata.data_class = summary_pb2.DATA_CLASS_BLOB_SEQUENCE
     strings = [str(width).encode(), str(height).encode(), content]

@@ -1,4 +1,4 @@
-"""Reports in TensorBoard."""
+"""The writer for TensorBoard."""
 
 import os
 import time
@@ -24,17 +24,17 @@ Settings: TypeAlias = Mapping[str, str | float | bool]
 class TensorBoardWriter:
     """Writes reports as TensorBoard events: curves, bands, histograms, alerts, and records for the GradGuard tab.
 
-    One check is one event, on its way to the disk when `write` returns. A forked child and an unpickled copy write
-    files of their own. After a failed write, and when somebody removes the file, the next report begins a new one.
+    One check is one event, passed to the operating system before `write` returns. A forked child and an unpickled copy
+    write their own files. After a failed write, or if the file is removed, the next report starts a new file.
 
     Args:
-        logdir: The run's directory, created when it is missing, or a `scheme://` path that fsspec understands.
-        settings: What the run was guarded with, such as its seed: TensorBoard's HParams tab compares runs by it.
+        logdir: The directory of the run, created if it is missing, or a `scheme://` path that fsspec supports.
+        settings: The settings of the guard, such as its seed; TensorBoard's HParams tab compares runs by them.
 
     Raises:
-        NotADirectoryError: `logdir` is a file, or leads through one.
+        NotADirectoryError: `logdir` or one of its parents is a file.
         OSError: `logdir` cannot be created.
-        ImportError, ValueError: Nothing that is installed can write to the `scheme://` path.
+        ImportError, ValueError: No installed package can write to the `scheme://` path.
     """
 
     def __init__(self, logdir: str | os.PathLike[str], *, settings: Settings | None = None) -> None:
@@ -48,16 +48,16 @@ class TensorBoardWriter:
         if is_remote(self.logdir):
             self._file = open_event_file(self.logdir)
         else:
-            # A training script may change its working directory.
+            # A training script may change its working directory later.
             self.logdir = str(Path(self.logdir).absolute())
             make_folder(Path(self.logdir))
 
     def write(self, report: Report) -> None:
-        """Write one check as one event.
+        """Write the report of one check as one event.
 
         Raises:
-            ValueError: The report's step lies before that of the last report written.
-            OSError: The event could not be written; earlier events are safe, and `write` may be called again.
+            ValueError: The step of the report is lower than that of the last report written.
+            OSError: The event is not written; earlier events are safe, and `write` may be called again.
         """
         self._check_step(report.step)
         file = self._open()
@@ -70,18 +70,18 @@ class TensorBoardWriter:
         self._last_step, self._names, self._charted = report.step, names, names
 
     def write_sweep(self, sweep: Sweep, step: int | None = None) -> None:
-        """Write a sweep over step sizes as one event: what it says and its tables as text, its curves as a picture.
+        """Write a sweep over step sizes as one event: explanation and tables as text, and the curves as a picture.
 
-        TensorBoard's horizontal axis counts training steps, so that none of its charts could show a curve over step
-        sizes: only the best step, and what is left there, are scalars. Without matplotlib there is no picture.
+        The horizontal axis of TensorBoard's charts counts training steps, so they cannot show a curve over step sizes:
+        the scalars are the best step and the discrepancy and floor there. The picture needs matplotlib.
 
         Args:
             sweep: The sweep.
-            step: The training step that it belongs to; by default that of the last report written, or 0.
+            step: The training step of the sweep; by default that of the last report written, or 0.
 
         Raises:
-            ValueError: The step lies before that of the last report written.
-            OSError: The event could not be written.
+            ValueError: The step is lower than that of the last report written.
+            OSError: The event is not written.
         """
         at = (self._last_step or 0) if step is None else step
         self._check_step(at)
@@ -91,17 +91,17 @@ class TensorBoardWriter:
         self._last_step = at
 
     def resume(self) -> None:
-        """Take a report of any step next: the training was set back, and what comes replaces what was.
+        """Accept a report of any step next: the training was set back to an earlier step.
 
-        TensorBoard erases the points of a curve that follow a step that goes back, in a new file too.
+        TensorBoard then erases the points of the curves after that step, also if they are in another file.
         """
         self.close()
         self._last_step = None
 
     def close(self) -> None:
-        """Finish the file; a later `write` begins a new one."""
+        """Finish the file; a later `write` starts a new one."""
         file, self._file = self._file, None
-        if file is not None and file.is_ours():
+        if file is not None and file.can_continue():
             file.close()
         elif file is not None:
             file.abandon()
@@ -114,7 +114,7 @@ class TensorBoardWriter:
             )
 
     def _open(self) -> EventFile:
-        if self._file is not None and self._file.is_ours():
+        if self._file is not None and self._file.can_continue():
             return self._file
         self.close()
         self._file = open_event_file(self.logdir)
@@ -125,9 +125,9 @@ class TensorBoardWriter:
         try:
             file.add(event)
         except BaseException:
-            # No reader sees what stands behind a torn event, so this file must not be continued.
+            # No reader sees anything after an incomplete event, so this file must not be continued.
             self._file = None
-            file.discard_torn()
+            file.discard_incomplete()
             raise
 
     def __getstate__(self) -> dict[str, Any]:
