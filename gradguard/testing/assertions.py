@@ -24,31 +24,32 @@ def assert_gradients(
     seed: int = 0,
     allow_inconclusive: bool = False,
 ) -> Report:
-    """Assert that the gradients are those of the loss; all but the last argument are those of `gradguard.check`.
+    """Assert that the gradients are those of the loss; only the last argument is not one of `gradguard.check`.
 
     Args:
         params: The parameters by name.
         grads: Their gradients, by the same names.
         loss: `loss()` or `loss(params)`.
-        constants: Numbers of the training by name, to name a ratio after.
+        constants: Numbers of the training by name, to identify a ratio with.
         blocks: Named parts of tensors.
         reduction: "sum" or "mean", when the loss returns an array.
         precision: "native", "float64" or "auto".
-        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
-        entries: How many entries of a tensor to measure at most.
-        seed: Of the probes.
-        allow_inconclusive: Whether the assertion holds where a check cannot tell, because the loss is too noisy or has
-            too many kinks: a test that cannot fail is no test. A loss that does not repeat never holds.
+        snapshot: Captures state that an evaluation of the loss changes, and returns a function that restores it.
+        entries: The most entries of a tensor to measure.
+        seed: The seed that draws the probes.
+        allow_inconclusive: Whether to pass if the check cannot tell, because the loss is too noisy or has too many
+            kinks. The default is to fail, since a test that cannot fail is no test. A nondeterministic loss always
+            fails.
 
     Returns:
         The report.
 
     Raises:
-        AssertionError: A gradient is wrong, or it cannot be told; the message holds the report.
-        TypeError: As of `gradguard.check`.
-        ValueError: As of `gradguard.check`.
+        AssertionError: A gradient is wrong, or the check cannot tell; the message holds the report.
+        TypeError: An argument has a type that `gradguard.check` refuses.
+        ValueError: An argument has a value that `gradguard.check` refuses.
     """
-    __tracebackhide__ = True  # pytest then shows the line of the test
+    __tracebackhide__ = True  # so that pytest shows the line of the test
     report = check(
         params,
         grads,
@@ -61,14 +62,14 @@ def assert_gradients(
         entries=entries,
         seed=seed,
     )
-    complaint = _complaint(report, allow_inconclusive)
-    if complaint:
-        raise AssertionError(f"{complaint}\n{report}")
+    failure = _failure(report, allow_inconclusive)
+    if failure:
+        raise AssertionError(f"{failure}\n{report}")
     return report
 
 
-def _complaint(report: Report, allow_inconclusive: bool) -> str:
-    """What a test should fail for, in a line; "" where it should pass."""
+def _failure(report: Report, allow_inconclusive: bool) -> str:
+    """Why the test fails, in a line; "" if it passes."""
     wrong = [name for name, tensor in report.tensors.items() if tensor.verdict.is_bug]
     if wrong:
         return f"the gradient of {', '.join(wrong)} is wrong"

@@ -1,8 +1,7 @@
-"""An LSTM with backpropagation through time, written by hand: the kind of model gradguard is for.
+"""An LSTM with hand-written backpropagation through time: the kind of model that gradguard checks.
 
-It is the network of the question gradguard grew from: a softmax layer on an LSTM, in float32, trained on the mean
-cross-entropy over timesteps and batch. It knows nothing of gradguard. Each piece of its chain rule is a method of its
-own, so that `gradguard.testing.faults` can replace one of them.
+A softmax layer on an LSTM, in float32, trained on the mean cross-entropy over timesteps and batch. It uses nothing of
+gradguard. Each piece of its chain rule is a method of its own, so that a fault can replace one of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ GATES = "ifog"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences to learn from.
+    """A batch of sequences.
 
     Attributes:
         x: One-hot inputs, (T, B, inputs).
@@ -33,21 +32,21 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a forward pass leaves for the backward pass.
+    """The values of a forward pass that the backward pass needs.
 
     `h[t]` and `c[t]` enter step t, `h[t + 1]` and `c[t + 1]` leave it.
 
     Attributes:
-        batch: What went in.
-        a: The gates before their nonlinearity, at each step (B, 4 * hidden), in the order of `GATES`.
-        i: Input gate, at each step (B, hidden).
-        f: Forget gate, at each step (B, hidden).
-        o: Output gate, at each step (B, hidden).
-        g: Candidate, at each step (B, hidden).
-        c: Cell states, (B, hidden), one more than there are steps.
+        batch: The input of the forward pass.
+        a: The gates before their nonlinearity, for each step (B, 4 * hidden), in the order of `GATES`.
+        i: Input gate, for each step (B, hidden).
+        f: Forget gate, for each step (B, hidden).
+        o: Output gate, for each step (B, hidden).
+        g: Candidate, for each step (B, hidden).
+        c: T + 1 cell states, (B, hidden).
         tanh_c: tanh of the cell state that leaves each step, (B, hidden).
-        h: Hidden states, (B, hidden), one more than there are steps.
-        logits: (T, B, outputs).
+        h: T + 1 hidden states, (B, hidden).
+        logits: The logits of the classes, (T, B, outputs).
     """
 
     batch: Batch
@@ -63,18 +62,18 @@ class Trace:
 
 
 class LSTM:
-    """A softmax layer on an LSTM, with its gradients by hand.
+    """A softmax layer on an LSTM, with hand-written gradients.
 
-    Every result is in the dtype of the parameters: float32 stays float32, float64 parameters promote the whole pass.
-    Complex ones are taken too, and the forward pass is analytic: the complex step gives the true gradient. Many copies
-    of all parameters are taken at once, on a leading axis, and give as many losses: `gradguard.batched`.
+    Every result has the dtype of the parameters: float32 stays float32, and float64 parameters promote the whole pass.
+    Complex parameters work too: the forward pass is analytic, so that the complex step gives the exact gradient. With
+    K copies of all parameters on a leading axis, the loss has shape (K,), as `gradguard.batched` needs it.
 
     Args:
-        inputs: Symbols in.
-        hidden: Cells.
-        outputs: Classes out.
-        seed: Of the initial weights.
-        dtype: Of the parameters.
+        inputs: Number of input symbols.
+        hidden: Number of cells.
+        outputs: Number of classes.
+        seed: The seed of the initial weights.
+        dtype: The dtype of the parameters.
 
     Attributes:
         params: `Wx` (inputs, 4 * hidden), `Wh` (hidden, 4 * hidden), `b` (4 * hidden,) of the LSTM, and
@@ -97,25 +96,25 @@ class LSTM:
             "V": weights(hidden, outputs),
             "c": np.zeros(outputs, dtype),
         }
-        gate(self.params["b"], "f")[:] = 1  # a cell that starts by remembering
+        gate(self.params["b"], "f")[:] = 1  # open forget gates let gradients pass at first
 
     def loss(self, batch: Batch, params: Mapping[str, Array] | None = None) -> np.floating[Any]:
-        """The mean cross-entropy over timesteps and batch, in nats, at `params` or the model's own; (K,) of copies."""
+        """The mean cross-entropy over timesteps and batch in nats, at `params` or the model's own; (K,) of K copies."""
         mean: np.floating[Any] = self.losses(batch, params).mean(axis=(-2, -1))
         return mean
 
     def losses(self, batch: Batch, params: Mapping[str, Array] | None = None) -> Array:
-        """The cross-entropy of each prediction, in nats, (T, B); (K, T, B) of copies."""
+        """The cross-entropy of each prediction in nats, (T, B); (K, T, B) of K copies."""
         losses = cross_entropy(self.forward(batch, self.params if params is None else params))
         return np.moveaxis(losses, 0, -2)
 
     def loss_and_grads(self, batch: Batch) -> tuple[np.floating[Any], dict[str, Array]]:
-        """The loss, and its gradient with respect to each of `params`."""
+        """The loss, and its gradient with respect to each of `params`, of the same shape."""
         trace = self.forward(batch, self.params)
         return cross_entropy(trace).mean(), self.backward(trace)
 
     def forward(self, batch: Batch, params: Mapping[str, Array]) -> Trace:
-        """The forward pass through all timesteps, from states of zero."""
+        """The forward pass through all timesteps, from states of zero; K copies add a leading axis to each shape."""
         copies = params["Wh"].shape[:-2]
         symbols = batch.x[:, None] if copies else batch.x
         projected = symbols @ params["Wx"] + params["b"][..., None, :]
@@ -123,10 +122,10 @@ class LSTM:
         h, c, tanh_c, a, i, f, o, g = [zeros], [zeros], [], [], [], [], [], []
         for t in range(len(batch.x)):
             a.append(projected[t] + h[t] @ params["Wh"])
-            openness = sigmoid(a[t])
-            i.append(gate(openness, "i"))
-            f.append(gate(openness, "f"))
-            o.append(gate(openness, "o"))
+            opened = sigmoid(a[t])
+            i.append(gate(opened, "i"))
+            f.append(gate(opened, "f"))
+            o.append(gate(opened, "o"))
             g.append(np.tanh(gate(a[t], "g")))
             c.append(f[t] * c[t] + i[t] * g[t])
             tanh_c.append(np.tanh(c[t + 1]))
@@ -135,7 +134,7 @@ class LSTM:
         return Trace(batch, a, i, f, o, g, c, tanh_c, h, logits)
 
     def backward(self, s: Trace) -> dict[str, Array]:
-        """Backpropagation through time: from the last step to the first, summing each step's share of the gradient."""
+        """Backpropagation through time, from the last step to the first; the gradient sums the part of each step."""
         grads = {name: np.zeros_like(param) for name, param in self.params.items()}
         dh_next = dc_next = np.zeros_like(s.h[0])
         dlogits = self.dlogits(s)
@@ -152,7 +151,7 @@ class LSTM:
         return reversed(range(len(s.logits)))
 
     def dlogits(self, s: Trace) -> Array:
-        """From the mean loss to the logits, (T, B, outputs)."""
+        """The derivative of the mean loss with respect to the logits, (T, B, outputs)."""
         return (softmax(s.logits) - self.targets(s)) / s.batch.y.size
 
     def targets(self, s: Trace) -> Array:
@@ -161,7 +160,7 @@ class LSTM:
         return one_hot
 
     def dense_grads(self, s: Trace, t: int, dlogits: Array) -> dict[str, Array]:
-        """Step t's share of the gradient of the softmax layer."""
+        """The part of step t in the gradient of the softmax layer."""
         return {"V": s.h[t + 1].T @ dlogits, "c": dlogits.sum(axis=0)}
 
     def through_cell(self, s: Trace, t: int, dh: Array) -> Array:
@@ -198,11 +197,11 @@ class LSTM:
         return value * (1 - value)
 
     def recurrent_grads(self, s: Trace, t: int, da: Array) -> dict[str, Array]:
-        """Step t's share of the gradient of the LSTM's tensors."""
+        """The part of step t in the gradient of the LSTM's tensors."""
         return {"Wx": s.batch.x[t].T @ da, "Wh": s.h[t].T @ da, "b": da.sum(axis=0)}
 
     def carry(self, s: Trace, t: int, da: Array, dc: Array) -> tuple[Array, Array]:
-        """What step t hands to step t - 1: the gradients of the states that entered it, (B, hidden) each."""
+        """The derivatives with respect to the states that enter step t, (B, hidden) each."""
         return self.carry_dh(da), self.carry_dc(s, t, dc)
 
     def carry_dh(self, da: Array) -> Array:
@@ -213,31 +212,31 @@ class LSTM:
         """From the cell state that leaves step t to the one that entered it, (B, hidden)."""
         return dc * s.f[t]
 
-    def accumulate(self, grads: dict[str, Array], share: Mapping[str, Array]) -> None:
-        """Adds one step's share to the gradient."""
-        for name, part in share.items():
-            grads[name] += part
+    def accumulate(self, grads: dict[str, Array], part: Mapping[str, Array]) -> None:
+        """Add the part of one step to the gradient."""
+        for name, grad in part.items():
+            grads[name] += grad
 
-    def finish(self, s: Trace, grads: dict[str, Array]) -> dict[str, Array]:  # noqa: ARG002 - for those who override it
-        """The last word on the gradient: nothing is left to do, `dlogits` has averaged already."""
+    def finish(self, s: Trace, grads: dict[str, Array]) -> dict[str, Array]:  # noqa: ARG002 - a fault needs it
+        """The finished gradient: it is unchanged, since `dlogits` takes the mean."""
         return grads
 
 
 def gate(array: Array, name: str) -> Array:
-    """The columns of one gate: a view of the last axis of `Wx`, `Wh`, `b`, or of the gates of a step."""
+    """A view of the columns of one gate on the last axis of `Wx`, `Wh`, `b` or the gates of a step."""
     width = array.shape[-1] // len(GATES)
     first = GATES.index(name) * width
     return array[..., first : first + width]
 
 
 def sigmoid(a: Array) -> Array:
-    """1 / (1 + exp(-a)), as a tanh: it does not overflow, and is analytic."""
-    openness: Array = 0.5 * (1 + np.tanh(0.5 * a))
-    return openness
+    """1 / (1 + exp(-a)), as a tanh, which does not overflow and is analytic."""
+    value: Array = 0.5 * (1 + np.tanh(0.5 * a))
+    return value
 
 
 def cross_entropy(trace: Trace) -> Array:
-    """-log of the probability of each target, in nats, (T, B)."""
+    """-log of the probability of each target in nats, (T, B); (T, K, B) of K copies."""
     targets = trace.batch.y[..., None] if trace.logits.ndim == 3 else trace.batch.y[:, None, :, None]
     chosen = np.take_along_axis(trace.logits, targets, axis=-1)
     return log_sum_exp(trace.logits) - chosen[..., 0]
@@ -250,7 +249,7 @@ def softmax(logits: Array) -> Array:
 
 
 def log_sum_exp(logits: Array) -> Array:
-    """log(sum(exp(logits))) over the last axis; the shift is real, so that it is analytic for complex logits."""
+    """log(sum(exp(logits))) over the last axis; a real shift keeps it analytic for complex logits."""
     shift = logits.real.max(axis=-1, keepdims=True)
     total: Array = np.log(np.exp(logits - shift).sum(axis=-1)) + shift[..., 0]
     return total
@@ -265,15 +264,15 @@ def random_batch(
     seed: int = 0,
     dtype: DTypeLike = np.float32,
 ) -> Batch:
-    """Random symbols and random targets; the last input symbol is never fed, like a padding symbol.
+    """Random symbols and random targets; the last input symbol never occurs, like a padding symbol.
 
     Args:
         timesteps: T, the length of the sequences.
-        batch: B, their number.
-        inputs: The model's input symbols, two at least.
-        outputs: The model's classes.
-        seed: Of the draw.
-        dtype: Of the one-hot inputs.
+        batch: B, the number of sequences.
+        inputs: Number of input symbols of the model, at least two.
+        outputs: Number of classes of the model.
+        seed: The seed of the symbols and targets.
+        dtype: The dtype of the one-hot inputs.
     """
     rng = np.random.default_rng(seed)
     symbols = rng.integers(inputs - 1, size=(timesteps, batch))
