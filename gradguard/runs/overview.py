@@ -1,4 +1,4 @@
-"""A run as the GradGuard tab and the page of `gradguard report` draw it."""
+"""The overview of a run, which the GradGuard tab and the page of `gradguard report` draw."""
 
 import dataclasses
 import math
@@ -7,30 +7,29 @@ from typing import Any
 
 from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.verdict import Verdict
-from gradguard.runs.story import changes_of, is_bug, tell
+from gradguard.runs.story import changes_of, is_bug, story_of
 from gradguard.writers.record import Record
 
 SERIES = ("verdict", "deep", "discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "step_size")
-ALERTS = 200  # shown
+MAX_ALERTS = 200  # the latest
 
 
 def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | None = None) -> dict[str, Any]:
-    """What is drawn of a run before a check of it is chosen.
+    """The overview of a run as plain JSON values: its story, and a series for each number of each tensor.
 
     Args:
-        records: Its checks as `read_check` gives them, rising in step, or a sample of them.
-        unreadable: How many more there are that cannot be read.
-        sweep: Its last sweep.
+        records: The checks of the run as `read_check` returns them, with rising steps, or a sample of them.
+        unreadable: How many other checks could not be read.
+        sweep: The last sweep of the run.
     """
     changes = changes_of(records)
-    told = dataclasses.asdict(tell(records))
     return {
-        "story": told,
+        "story": dataclasses.asdict(story_of(records)),
         "shown": len(records),
         "unreadable": unreadable,
         "steps": [record["step"] for record in records],
         "tensors": [
-            {"name": name, "changes": changes[name], "series": _series(name, records)} | _fixed(name, records)
+            {"name": name, "changes": changes[name], "series": _series(name, records)} | _constants(name, records)
             for name in _worst_first(changes)
         ],
         "alerts": _alerts(records),
@@ -40,11 +39,11 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
 
 
 def _worst_first(changes: Mapping[str, Sequence[tuple[int, str]]]) -> list[str]:
-    """Wrong now, then wrong once, then unclear, then fine; each in the model's order."""
+    """Tensors that are wrong, that were wrong, that are unclear and that are right; each group in the model's order."""
 
     def rank(name: str) -> int:
-        last, seen = changes[name][-1][1], [is_bug(verdict) for _, verdict in changes[name]]
-        return 0 if is_bug(last) else 1 if True in seen else 2 if is_bug(last) is None else 3
+        last, verdicts = changes[name][-1][1], [is_bug(verdict) for _, verdict in changes[name]]
+        return 0 if is_bug(last) else 1 if True in verdicts else 2 if is_bug(last) is None else 3
 
     return sorted(changes, key=rank)
 
@@ -56,8 +55,8 @@ def _series(name: str, records: Sequence[Record]) -> dict[str, list[Any]]:
     return columns | {"sign_low": [low for low, _ in bounds], "sign_high": [high for _, high in bounds]}
 
 
-def _fixed(name: str, records: Sequence[Record]) -> dict[str, Any]:
-    """What does not change with the step: the shape, the first confirmed ratio, the constants of the training."""
+def _constants(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """What does not depend on the step: the shape, the first confirmed ratio and the constants of the training."""
     tensors = [record["tensors"][name] for record in records if name in record["tensors"]]
     constants = [tensor["constants"] for tensor in tensors if tensor["constants"]]
     return {
@@ -73,9 +72,9 @@ def _baseline(tensor: Record) -> float | None:
 
 
 def _alerts(records: Sequence[Record]) -> list[Record]:
-    """Newest first, each with what to do."""
+    """The alerts, newest first, each with its advice."""
     alerts = [alert for record in records for alert in record["alerts"]]
-    return [alert | {"advice": _advice(alert["verdict"])} for alert in reversed(alerts[-ALERTS:])]
+    return [alert | {"advice": _advice(alert["verdict"])} for alert in reversed(alerts[-MAX_ALERTS:])]
 
 
 def _advice(verdict: str) -> str:

@@ -1,4 +1,4 @@
-"""Records and reports read back: whatever is missing or of another kind becomes a default, so that it can be shown."""
+"""Records and reports read back: a field that is missing or has a wrong type gets a default, so that it can be shown."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,109 +7,109 @@ from typing import Any, TypeGuard
 from gradguard.report.verdict import Verdict
 from gradguard.writers.record import SWEEP_CURVES, Record
 
-LARGEST = sys.float_info.max
-_NUMBERS = (
+MAX_NUMBER = sys.float_info.max
+_TENSOR_NUMBERS = (
     *("discrepancy", "floor", "ratio", "ratio_error", "ratio_drift", "sign_agreement", "evidence", "resolvable"),
     *("sampled", "unresolved", "kinks", "coverage", "step_size", "noise", "smallest_visible"),
 )
-_OF_BLOCK = ("discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "resolvable", "sampled")
-_OF_CHECK = ("evaluations", "seconds", "loss", "overhead", "began", "checks")
+_BLOCK_NUMBERS = ("discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "resolvable", "sampled")
+_CHECK_NUMBERS = ("evaluations", "seconds", "loss", "overhead", "began", "checks")
 
 
-def read_check(given: object, *, details: bool = True) -> Record | None:
-    """A report as `Report.to_dict` gave it, or a record of one; None where it is neither.
+def read_check(raw: object, *, details: bool = True) -> Record | None:
+    """A check from the output of `Report.to_dict` or from a record; None if `raw` is neither.
 
     Args:
-        given: What was read.
-        details: Whether blocks and single entries are wanted, which are most of it.
+        raw: The JSON value that was read.
+        details: Whether to keep blocks and single entries, which are most of a report.
     """
-    if not isinstance(given, Mapping) or not _is_step(given.get("step")):
+    if not isinstance(raw, Mapping) or not _is_step(raw.get("step")):
         return None
-    tensors = given.get("tensors")
+    tensors = raw.get("tensors")
     if not isinstance(tensors, Mapping):
         return None
     return {
-        "step": given["step"],
-        **_numbers(given, _OF_CHECK),
-        **_texts(given, ("verdict", "precision", "explanation")),
+        "step": raw["step"],
+        **_numbers(raw, _CHECK_NUMBERS),
+        **_texts(raw, ("verdict", "precision", "explanation")),
         "tensors": {name: _tensor(tensor, details) for name, tensor in tensors.items() if isinstance(tensor, Mapping)},
-        "alerts": [_alert(alert) for alert in _mappings(given.get("alerts"))],
-        "changes": {name: _changes(changes) for name, changes in _items(given.get("changes"))},
+        "alerts": [_alert(alert) for alert in _mappings(raw.get("alerts"))],
+        "changes": {name: _changes(changes) for name, changes in _items(raw.get("changes"))},
     }
 
 
-def read_sweep(given: object) -> Record | None:
-    """The record of a sweep; None where it is none."""
-    if not isinstance(given, Mapping) or not isinstance(given.get("steps"), list) or not given["steps"]:
+def read_sweep(raw: object) -> Record | None:
+    """The record of a sweep; None if `raw` is no such record."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("steps"), list) or not raw["steps"]:
         return None
-    steps = [_number(step) for step in given["steps"]]
-    tensors = {name: _curve(curve, len(steps)) for name, curve in _items(given.get("tensors")) if _is_mapping(curve)}
+    steps = [_number(step) for step in raw["steps"]]
+    tensors = {name: _curve(curve, len(steps)) for name, curve in _items(raw.get("tensors")) if _is_mapping(curve)}
     return {
         "steps": steps,
-        **_curve(given, len(steps)),
-        **_texts(given, ("explanation", "precision")),
+        **_curve(raw, len(steps)),
+        **_texts(raw, ("explanation", "precision")),
         "tensors": tensors,
     }
 
 
-def _curve(given: Mapping[str, Any], size: int) -> Record:
-    curves = {name: [_number(value) for value in _list(given.get(name))] for name in SWEEP_CURVES}
-    best = given.get("best")
+def _curve(raw: Mapping[str, Any], size: int) -> Record:
+    curves = {name: [_number(value) for value in _list(raw.get(name))] for name in SWEEP_CURVES}
+    best = raw.get("best")
     return {name: curve if len(curve) == size else [None] * size for name, curve in curves.items()} | {
         "best": best if _is_step(best) and 0 <= best < size else None
     }
 
 
-def _tensor(given: Mapping[str, Any], details: bool) -> Record:
-    interval = [_number(bound) for bound in _list(given.get("sign_interval"))]
+def _tensor(raw: Mapping[str, Any], details: bool) -> Record:
+    interval = [_number(bound) for bound in _list(raw.get("sign_interval"))]
     return {
-        **_numbers(given, _NUMBERS),
-        **_texts(given, ("cause", "explanation", "faulty_block")),
-        "verdict": _verdict(given),
-        "deep": given.get("deep") is True,
-        "shape": _list(given.get("shape")),
+        **_numbers(raw, _TENSOR_NUMBERS),
+        **_texts(raw, ("cause", "explanation", "faulty_block")),
+        "verdict": _verdict(raw),
+        "deep": raw.get("deep") is True,
+        "shape": _list(raw.get("shape")),
         "sign_interval": interval if len(interval) == 2 else [None, None],
-        "constants": {name: value for name, value in _items(given.get("constants")) if _number(value) is not None},
-        **(_details(given) if details else {}),
+        "constants": {name: value for name, value in _items(raw.get("constants")) if _number(value) is not None},
+        **(_details(raw) if details else {}),
     }
 
 
-def _details(given: Mapping[str, Any]) -> Record:
-    blocks = ((name, block) for name, block in _items(given.get("blocks")) if isinstance(block, Mapping))
+def _details(raw: Mapping[str, Any]) -> Record:
+    blocks = ((name, block) for name, block in _items(raw.get("blocks")) if isinstance(block, Mapping))
     return {
-        "blocks": {name: _numbers(block, _OF_BLOCK) | {"verdict": _verdict(block)} for name, block in blocks},
-        "worst": [_entry(entry) for entry in _mappings(given.get("worst"))],
-        "entries": [_entry(entry) for entry in _mappings(given.get("entries"))],
+        "blocks": {name: _numbers(block, _BLOCK_NUMBERS) | {"verdict": _verdict(block)} for name, block in blocks},
+        "worst": [_entry(entry) for entry in _mappings(raw.get("worst"))],
+        "entries": [_entry(entry) for entry in _mappings(raw.get("entries"))],
     }
 
 
-def _entry(given: Mapping[str, Any]) -> Record:
-    return _numbers(given, ("analytic", "numeric", "error")) | {"index": _list(given.get("index"))}
+def _entry(raw: Mapping[str, Any]) -> Record:
+    return _numbers(raw, ("analytic", "numeric", "error")) | {"index": _list(raw.get("index"))}
 
 
-def _alert(given: Mapping[str, Any]) -> Record:
-    return _numbers(given, ("step", "level")) | _texts(given, ("tensor", "verdict", "message"))
+def _alert(raw: Mapping[str, Any]) -> Record:
+    return _numbers(raw, ("step", "level")) | _texts(raw, ("tensor", "verdict", "message"))
 
 
-def _changes(given: object) -> list[tuple[int, str]]:
-    pairs = (pair for pair in _list(given) if isinstance(pair, list | tuple) and len(pair) == 2)
+def _changes(raw: object) -> list[tuple[int, str]]:
+    pairs = (pair for pair in _list(raw) if isinstance(pair, list | tuple) and len(pair) == 2)
     return [(step, verdict) for step, verdict in pairs if _is_step(step) and isinstance(verdict, str)]
 
 
-def _verdict(given: Mapping[str, Any]) -> str:
-    return _texts(given, ("verdict",))["verdict"] or str(Verdict.inconclusive)
+def _verdict(raw: Mapping[str, Any]) -> str:
+    return _texts(raw, ("verdict",))["verdict"] or str(Verdict.inconclusive)
 
 
-def _numbers(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | None]:
-    return {name: _number(given.get(name)) for name in names}
+def _numbers(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | None]:
+    return {name: _number(raw.get(name)) for name in names}
 
 
-def _texts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    return {name: text if isinstance(text := given.get(name), str) else "" for name in names}
+def _texts(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    return {name: text if isinstance(text := raw.get(name), str) else "" for name in names}
 
 
 def _number(value: Any) -> float | None:
-    return value if type(value) in (int, float) and abs(value) <= LARGEST else None  # nan is not, and True is no number
+    return value if type(value) in (int, float) and abs(value) <= MAX_NUMBER else None  # False for nan; True is a bool, no int
 
 
 def _is_step(value: object) -> TypeGuard[int]:

@@ -1,4 +1,4 @@
-"""The story of a run, from its checks: when it was fine, when it moved, what it is, and what to do."""
+"""The story of a run from its checks: when gradients were right, when they were wrong, the cause, and what to do."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from gradguard.report.text import printable
 from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record
 
-LISTED = 5  # names in a sentence
+MAX_NAMES_IN_SENTENCE = 5  # tensors; the others are counted
 
 Change: TypeAlias = tuple[int, str]
 Changes: TypeAlias = Mapping[str, Sequence[Change]]
@@ -20,7 +20,7 @@ Moment: TypeAlias = tuple[int, str, tuple[str, ...]]
 
 
 class State(StrEnum):
-    """How a run stands."""
+    """The state of a run after its last check."""
 
     bug = "bug"
     recovered = "recovered"
@@ -30,23 +30,23 @@ class State(StrEnum):
 
     @property
     def status(self) -> int:
-        """How a command ends that was asked for it: 0 fine, 1 a bug, over or not, 2 it cannot be told."""
+        """The exit status of a command: 0 no bug, 1 a bug at some check, 2 no check could tell."""
         return {State.bug: 1, State.recovered: 1, State.fine: 0}.get(self, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Tensors that are, or were, wrong alike.
+    """Tensors with the same error over the same checks.
 
     Attributes:
-        tensors: Their names.
-        verdict: Of the last check that found them wrong.
-        faulty_block: The block, or blocks, that alone are wrong; "" where there are none.
+        tensors: The names of the tensors.
+        verdict: The verdict of the last check that found them wrong.
+        faulty_block: The only block or blocks that are wrong; "" if there are none.
         since: The step of the first check that found them wrong.
-        until: The step of the check that found them right again; None where none did.
-        explanation: The verdict in a sentence, with the numbers of the first of them.
-        cause: The likely cause; "" where there is none.
-        advice: What to do; "" where the cause says it.
+        until: The step of the check that found them right again; None if there is none.
+        explanation: The verdict in a sentence, with the numbers of the first tensor.
+        cause: The likely cause; "" if none is known.
+        advice: What to do; "" if the cause says it.
     """
 
     tensors: tuple[str, ...]
@@ -61,17 +61,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A run, told.
+    """The summary of a run.
 
     Attributes:
-        state: How it stands.
-        headline: That in a sentence: what is wrong, where, and since when.
-        findings: What is wrong, and then what was.
+        state: The state after the last check.
+        headline: The state in a sentence: what is wrong, where, and since when.
+        findings: The errors of the last check, then those that are over.
         unclear: Tensors that no check could judge.
-        first: The step of the first check; None where there is none.
-        last: That of the latest.
-        moments: When something moved: the step, what, and which tensors.
-        checks: How many there were.
+        first: The step of the first check; None if there is none.
+        last: The step of the last check; None if there is none.
+        checks: The number of checks.
+        moments: When verdicts changed between right and wrong: the step, the change in words, and the tensors.
     """
 
     state: State
@@ -84,11 +84,11 @@ class Story:
     moments: tuple[Moment, ...] = ()
 
 
-def tell(records: Sequence[Record]) -> Story:
+def story_of(records: Sequence[Record]) -> Story:
     """The story of a run.
 
     Args:
-        records: Its checks as `read_check` gives them, rising in step; a sample of them will do where each has its
+        records: The checks as `read_check` returns them, with rising steps. A sample of them is enough if each has its
             changes, as the records in event files have.
     """
     changes = changes_of(records)
@@ -96,7 +96,7 @@ def tell(records: Sequence[Record]) -> Story:
         return Story(State.empty, "There is no check to tell of")
     findings = _findings(records, changes)
     unclear = tuple(
-        name for name, seen in changes.items() if not any(is_bug(verdict) is not None for _, verdict in seen)
+        name for name, verdicts in changes.items() if not any(is_bug(verdict) is not None for _, verdict in verdicts)
     )
     story = Story(
         state=_state(findings, unclear),
@@ -105,81 +105,81 @@ def tell(records: Sequence[Record]) -> Story:
         unclear=unclear,
         first=min(record["step"] if record["began"] is None else record["began"] for record in records),
         last=records[-1]["step"],
-        checks=count(records),
+        checks=count_checks(records),
         moments=_moments(changes),
     )
     return dataclasses.replace(story, headline=_headline(story, records, changes))
 
 
-def count(records: Iterable[Record]) -> int:
-    """How many checks there were, also those that TensorBoard did not keep."""
+def count_checks(records: Iterable[Record]) -> int:
+    """The number of checks, with those that TensorBoard did not keep."""
     counted: dict[int, int] = {}
-    alone = 0
+    without_count = 0
     for record in records:
         if record["began"] is None or record["checks"] is None:
-            alone += 1
+            without_count += 1
         else:
             counted[record["began"]] = max(record["checks"], counted.get(record["began"], 0))
-    return alone + sum(counted.values())
+    return without_count + sum(counted.values())
 
 
 def changes_of(records: Iterable[Record]) -> dict[str, list[Change]]:
-    """Of each tensor, the steps at which its verdict became another, with that verdict; the first is where it began."""
-    seen: dict[str, dict[int, str]] = {}
+    """The steps at which the verdict of each tensor changed, with the new verdict; the first check counts as a change."""
+    verdicts: dict[str, dict[int, str]] = {}
     for record in records:
         for name, changes in record["changes"].items():
-            seen.setdefault(name, {}).update(changes)
+            verdicts.setdefault(name, {}).update(changes)
         for name, tensor in record["tensors"].items():
-            seen.setdefault(name, {})[record["step"]] = tensor["verdict"]
-    return {name: _only_changes(sorted(steps.items())) for name, steps in seen.items() if steps}
+            verdicts.setdefault(name, {})[record["step"]] = tensor["verdict"]
+    return {name: _only_changes(sorted(steps.items())) for name, steps in verdicts.items() if steps}
 
 
-def _only_changes(seen: Sequence[Change]) -> list[Change]:
-    return [*seen[:1], *(after for before, after in pairwise(seen) if before[1] != after[1])]
+def _only_changes(verdicts: Sequence[Change]) -> list[Change]:
+    return [*verdicts[:1], *(after for before, after in pairwise(verdicts) if before[1] != after[1])]
 
 
 def is_bug(verdict: str) -> bool | None:
-    """As `Verdict.is_bug`; None also for a verdict that is not known here."""
+    """`Verdict.is_bug`; None also for a verdict that this version does not know."""
     return Verdict(verdict).is_bug if verdict in Verdict.__members__ else None
 
 
 def _findings(records: Sequence[Record], changes: Changes) -> tuple[Finding, ...]:
-    """What is wrong now, the earliest first, then what was, the latest first; tensors that are alike together."""
-    alike: dict[tuple[object, ...], list[Finding]] = {}
-    for name, seen in changes.items():
-        for since, until in _periods(seen):
+    """Present errors, earliest first, then past ones, latest first; tensors with the same error are one finding."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for name, verdicts in changes.items():
+        for since, until in _faulty_periods(verdicts):
             one = _finding(name, since, until, records)
             key = (one.verdict, one.faulty_block, one.since, one.until, one.cause or one.explanation)
-            alike.setdefault(key, []).append(one)
-    together = [_together(group) for group in alike.values()]
-    now = sorted((one for one in together if one.until is None), key=lambda one: one.since)
-    return *now, *sorted((one for one in together if one.until is not None), key=lambda one: -one.since)
+            groups.setdefault(key, []).append(one)
+    findings = [_merged(group) for group in groups.values()]
+    present = sorted((one for one in findings if one.until is None), key=lambda one: one.since)
+    return *present, *sorted((one for one in findings if one.until is not None), key=lambda one: -one.since)
 
 
 def _moments(changes: Changes) -> tuple[Moment, ...]:
-    """When tensors were first judged, when they went wrong, and when they were right again; those alike together."""
-    alike: dict[Change, list[str]] = {}
-    for name, seen in changes.items():
-        for moment in _of_tensor(seen):
-            alike.setdefault(moment, []).append(name)
-    return tuple((step, what, tuple(names)) for (step, what), names in sorted(alike.items()))
+    """When tensors were first right, became wrong and became right again; tensors with the same change together."""
+    groups: dict[Change, list[str]] = {}
+    for name, verdicts in changes.items():
+        for moment in _moments_of_tensor(verdicts):
+            groups.setdefault(moment, []).append(name)
+    return tuple((step, what, tuple(names)) for (step, what), names in sorted(groups.items()))
 
 
-def _of_tensor(seen: Sequence[Change]) -> list[Change]:
-    verdicts = dict(seen)
-    first = next((step for step, verdict in seen if is_bug(verdict) is False), None)
+def _moments_of_tensor(changes: Sequence[Change]) -> list[Change]:
+    verdicts = dict(changes)
+    first = next((step for step, verdict in changes if is_bug(verdict) is False), None)
     moments = [] if first is None else [(first, "fine")]
-    for since, until in _periods(seen):
+    for since, until in _faulty_periods(changes):
         moments.append((since, f"BUG: {words(verdicts[since])}"))
         moments += [] if until is None else [(until, "fine again")]
     return [moment for moment in moments if moment != (first, "fine") or (first, "fine again") not in moments]
 
 
-def _periods(seen: Sequence[Change]) -> list[tuple[int, int | None]]:
-    """From when to when a tensor was wrong; a check that cannot tell ends nothing."""
+def _faulty_periods(changes: Sequence[Change]) -> list[tuple[int, int | None]]:
+    """The steps (since, until) of each period in which a tensor was wrong; a check that cannot tell does not end it."""
     periods: list[tuple[int, int | None]] = []
     since: int | None = None
-    for step, verdict in seen:
+    for step, verdict in changes:
         wrong = is_bug(verdict)
         if wrong and since is None:
             since = step
@@ -212,7 +212,7 @@ def _last_wrong(name: str, since: int, until: int | None, records: Sequence[Reco
     return {}  # TensorBoard kept no check of that time
 
 
-def _together(group: Sequence[Finding]) -> Finding:
+def _merged(group: Sequence[Finding]) -> Finding:
     return dataclasses.replace(group[0], tensors=tuple(name for one in group for name in one.tensors))
 
 
@@ -226,9 +226,9 @@ def _state(findings: Sequence[Finding], unclear: Sequence[str]) -> State:
 
 def _headline(story: Story, records: Sequence[Record], changes: Changes) -> str:
     if story.state is State.bug:
-        return f"BUG: {'; '.join(_now(one, story) for one in story.findings if one.until is None)}"
+        return f"BUG: {'; '.join(_present(one, story) for one in story.findings if one.until is None)}"
     if story.state is State.recovered:
-        return f"No bug at the last check, but there was one: {'; '.join(map(_then, story.findings))}"
+        return f"No bug at the last check, but there was one: {'; '.join(map(_past, story.findings))}"
     if story.state is State.unclear:
         which = "any tensor" if len(story.unclear) == len(changes) else listed(story.unclear)
         return f"Cannot tell: no check could judge {which}"
@@ -237,12 +237,12 @@ def _headline(story: Story, records: Sequence[Record], changes: Changes) -> str:
     return f"No bug in {which}: float precision explains all that {_checks(story)} could measure"
 
 
-def _now(one: Finding, story: Story) -> str:
+def _present(one: Finding, story: Story) -> str:
     began = f"from the first check on (step {one.since})" if one.since == story.first else f"since step {one.since}"
     return f"{_what(one)}, {began}"
 
 
-def _then(one: Finding) -> str:
+def _past(one: Finding) -> str:
     return f"{_what(one)}, from step {one.since} until it was over at step {one.until}"
 
 
@@ -258,13 +258,13 @@ def _checks(story: Story) -> str:
 
 
 def words(verdict: str) -> str:
-    """A verdict as it is read."""
+    """A verdict in words."""
     return verdict.replace("_", " ") or "a bug"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a sentence; the last of many are counted."""
-    shown = [printable(name) for name in names[:LISTED]]
-    if len(names) > LISTED:
-        return f"{', '.join(shown)} and {len(names) - LISTED} more"
+    """Names for a sentence; beyond `MAX_NAMES_IN_SENTENCE` they are counted."""
+    shown = [printable(name) for name in names[:MAX_NAMES_IN_SENTENCE]]
+    if len(names) > MAX_NAMES_IN_SENTENCE:
+        return f"{', '.join(shown)} and {len(names) - MAX_NAMES_IN_SENTENCE} more"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -6,7 +6,7 @@ from reports import MakeReport, MakeTensor
 
 from gradguard import Verdict
 from gradguard.runs.schema import read_check
-from gradguard.runs.story import State, Story, tell
+from gradguard.runs.story import State, Story, story_of
 from gradguard.writers.record import History, Record
 
 Tell: TypeAlias = Callable[..., Story]
@@ -55,29 +55,29 @@ def test_a_run_is_told_in_a_sentence(
     verdicts: dict[str, list[str]], state: str, headline: str, records: Callable[..., list[Record]]
 ) -> None:
     """What is wrong, where, since when; a check that cannot tell ends nothing and spoils nothing."""
-    story = tell(records(**verdicts))
+    story = story_of(records(**verdicts))
     assert story.state == state
     assert headline in story.headline
 
 
 def test_nothing_has_no_story() -> None:
     """No checks: that is said, and cannot be told."""
-    assert tell([]).state is State.empty
-    assert tell([]).state.status == 2
+    assert story_of([]).state is State.empty
+    assert story_of([]).state.status == 2
 
 
 def test_a_sample_tells_the_same_story(records: Callable[..., list[Record]]) -> None:
     """However few checks TensorBoard kept, the last one knows when the verdict moved, and how many there were."""
     whole = records(W=[OK] * 50 + [SCALE] * 50, V=[OK] * 100)
     sampled = [whole[3], whole[80], whole[-1]]
-    assert tell(sampled).headline == tell(whole).headline == "BUG: scale in W, since step 5000"
-    assert tell(sampled).checks == tell(whole).checks == 100
-    assert tell(sampled).first == 0
+    assert story_of(sampled).headline == story_of(whole).headline == "BUG: scale in W, since step 5000"
+    assert story_of(sampled).checks == story_of(whole).checks == 100
+    assert story_of(sampled).first == 0
 
 
 def test_it_tells_when_it_was_fine_and_when_it_moved(records: Callable[..., list[Record]]) -> None:
     """The moments of a run, those of several tensors together."""
-    story = tell(records(W=[OK, SCALE, OK], V=[OK, SCALE, OK], c=[UNCLEAR, OK, OK]))
+    story = story_of(records(W=[OK, SCALE, OK], V=[OK, SCALE, OK], c=[UNCLEAR, OK, OK]))
     assert story.moments == (
         (0, "fine", ("W", "V")),
         (100, "BUG: scale", ("W", "V")),
@@ -88,13 +88,13 @@ def test_it_tells_when_it_was_fine_and_when_it_moved(records: Callable[..., list
 
 def test_a_tensor_wrong_from_the_start_was_never_fine_before(records: Callable[..., list[Record]]) -> None:
     """Its first good check is when it was fine again."""
-    story = tell(records(W=[SCALE, OK]))
+    story = story_of(records(W=[SCALE, OK]))
     assert [what for _, what, _ in story.moments] == ["BUG: scale", "fine again"]
 
 
 def test_many_names_are_counted(records: Callable[..., list[Record]]) -> None:
     """A sentence stays one that can be read, and no name in it moves a cursor."""
-    story = tell(records(**{f"layer{i}\x1b": [SCALE] for i in range(9)}))
+    story = story_of(records(**{f"layer{i}\x1b": [SCALE] for i in range(9)}))
     assert "and 4 more" in story.headline
     assert story.headline.isprintable()
     assert len(story.findings[0].tensors) == 9
