@@ -1,4 +1,4 @@
-"""The tab as one self-contained page: its scripts, its style, plotly and the data in a single file."""
+"""The tab as one self-contained HTML page, with its scripts, style, plotly and the data in it."""
 
 import base64
 import json
@@ -13,12 +13,12 @@ from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
 
 STATIC = Path(__file__).parent / "static"
-SHOWN = 300  # checks of a run
-LARGEST = 4_000_000  # characters of the single entries of all runs
+MAX_CHECKS = 300  # of a run
+MAX_CHARACTERS = 4_000_000  # of JSON, for the single entries of all runs together
 
 
 def page(logs: Sequence[Log]) -> str:
-    """The page as HTML: it asks nothing of any server, and shows tables where plotly is not installed."""
+    """The page as HTML: it needs no server, and shows tables instead of charts if plotly is not installed."""
     script = plotly.script()
     parts = [
         "<!DOCTYPE html>",
@@ -34,7 +34,7 @@ def page(logs: Sequence[Log]) -> str:
 
 
 def _modules() -> Mapping[str, Any]:
-    """The scripts as a map of imports: a page on its own has no folder that they could import each other from."""
+    """The scripts as an import map of data URLs, since a single page has no folder to import from."""
     return {"imports": {f"gradguard/{path.name}": _as_url(path) for path in sorted(STATIC.glob("*.js"))}}
 
 
@@ -44,41 +44,41 @@ def _as_url(path: Path) -> str:
 
 
 def _content(logs: Sequence[Log]) -> Mapping[str, Any]:
-    return {"runs": {log.run: _run(log, LARGEST // len(logs)) for log in logs}}
+    return {"runs": {log.run: _run(log, MAX_CHARACTERS // len(logs)) for log in logs}}
 
 
-def _run(log: Log, room: int) -> Mapping[str, Any]:
-    shown = thinned(log.checks)
+def _run(log: Log, max_characters: int) -> Mapping[str, Any]:
+    checks = thinned(log.checks)
     return {
-        "overview": overview(shown, log.unreadable, log.sweep),
-        "checks": {check["step"]: check for check in _within(shown, room)},
+        "overview": overview(checks, log.unreadable, log.sweep),
+        "checks": {check["step"]: check for check in _fitting(checks, max_characters)},
     }
 
 
 def thinned(checks: Sequence[Record]) -> list[Record]:
-    """As many checks as a picture shows: those with alerts, the first and the last, and others evenly.
+    """At most about `MAX_CHECKS` checks: every k-th, with the first, the last and all that have alerts.
 
-    The latest carries the changes of the verdicts of all, and their number, as the records in event files do.
+    Each then has the verdict changes and the number of all checks, as the records in event files have.
     """
-    every = max(1, -(-len(checks) // SHOWN))
-    kept = [check for i, check in enumerate(checks) if i % every == 0 or check["alerts"] or i == len(checks) - 1]
-    if len(kept) == len(checks):
-        return kept
+    every = max(1, -(-len(checks) // MAX_CHECKS))
+    chosen = [check for i, check in enumerate(checks) if i % every == 0 or check["alerts"] or i == len(checks) - 1]
+    if len(chosen) == len(checks):
+        return chosen
     whole = {"changes": changes_of(checks), "began": checks[0]["step"], "checks": len(checks)}
-    return [check | {"began": None, "checks": None} | whole for check in kept]
+    return [check | {"began": None, "checks": None} | whole for check in chosen]
 
 
-def _within(checks: Iterable[Record], room: int) -> list[Record]:
-    """Whole checks, those with alerts and then the latest first, as many as there is room for."""
-    kept: list[Record] = []
+def _fitting(checks: Iterable[Record], max_characters: int) -> list[Record]:
+    """As many complete checks as fit: those with alerts first, then the latest."""
+    chosen: list[Record] = []
     for check in sorted(checks, key=lambda check: (not check["alerts"], -check["step"])):
-        room -= len(json.dumps(check))
-        if room < 0:
+        max_characters -= len(json.dumps(check))
+        if max_characters < 0:
             break
-        kept.append(check)
-    return kept
+        chosen.append(check)
+    return chosen
 
 
 def _in_html(content: Mapping[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
+    """JSON without "<", so that it cannot end its HTML element."""
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")

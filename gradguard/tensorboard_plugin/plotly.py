@@ -1,4 +1,4 @@
-"""The library that the charts are drawn with, where it is installed: nothing of it lies in this package."""
+"""The plotly library that draws the charts, if it is installed; this package contains no part of it."""
 
 import importlib.util
 from pathlib import Path
@@ -7,10 +7,10 @@ INSTALL = "pip install 'gradguard[tab]'"
 
 
 def script() -> Path | None:
-    """The script in the installed plotly package, or None."""
+    """The path of the script in the installed plotly package; None if there is none."""
     try:
         found = importlib.util.find_spec("plotly")
-    except (ImportError, ValueError):  # half installed
+    except (ImportError, ValueError):  # a broken installation
         return None
     if found is None or found.origin is None:
         return None

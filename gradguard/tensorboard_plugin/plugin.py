@@ -1,7 +1,7 @@
-"""What TensorBoard asks of a plugin, and the routes that the tab reads from.
+"""The TensorBoard plugin: the routes from which the tab loads its files and data.
 
-TensorBoard imports this in every process, and ends where that fails: it needs nothing but TensorBoard, werkzeug, which
-TensorBoard brings along, and gradguard's core.
+TensorBoard imports this module at every start, and does not start if the import fails. The module therefore needs only
+TensorBoard, werkzeug (a dependency of TensorBoard) and gradguard's core.
 """
 
 import json
@@ -17,23 +17,23 @@ from werkzeug import wrappers
 
 from gradguard.runs.overview import overview
 from gradguard.tensorboard_plugin import plotly
-from gradguard.tensorboard_plugin.runs import MOST, Runs
+from gradguard.tensorboard_plugin.runs import MAX_CHECKS, Runs
 from gradguard.writers.record import PLUGIN
 
-Answer: TypeAlias = Callable[[wrappers.Request], wrappers.Response]
+Handler: TypeAlias = Callable[[wrappers.Request], wrappers.Response]
 
 STATIC = Path(__file__).parent / "static"
-KINDS = {".js": "text/javascript", ".css": "text/css"}
-KEEP_MORE = f"TensorBoard keeps more with --samples_per_plugin={PLUGIN}={MOST}."
-A_DAY = 86400  # seconds
+CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
+SAMPLES_HINT = f"TensorBoard keeps more with --samples_per_plugin={PLUGIN}={MAX_CHECKS}."
+PLOTLY_CACHE_SECONDS = 86400  # a day
 LOG = tb_logging.get_logger()
 
 
 class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboard ships no types
-    """The GradGuard tab. Whatever fails in it is told in the tab: TensorBoard and its other tabs go on.
+    """The GradGuard tab. The tab shows its own errors; TensorBoard and its other tabs are not affected.
 
     Args:
-        context: TensorBoard's own.
+        context: The context that TensorBoard passes to each plugin.
     """
 
     plugin_name = PLUGIN
@@ -42,31 +42,33 @@ class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboar
         self._provider = context.data_provider
 
     def get_plugin_apps(self) -> Mapping[str, Callable[..., Iterable[bytes]]]:
-        """The routes."""
-        routes: dict[str, Answer] = {"/runs": self._runs, "/run": self._run, "/check": self._check}
-        files = {f"/static/{path.name}": _file(path) for path in STATIC.glob("*") if path.suffix in KINDS}
+        """The routes of the tab, each with its handler."""
+        routes: dict[str, Handler] = {"/runs": self._runs, "/run": self._run, "/check": self._check}
+        files = {
+            f"/static/{path.name}": _static_file(path) for path in STATIC.glob("*") if path.suffix in CONTENT_TYPES
+        }
         return {
-            route: wrappers.Request.application(_told(answer))
-            for route, answer in (routes | files | {"/plotly.js": _plotly}).items()
+            route: wrappers.Request.application(_with_error_response(handler))
+            for route, handler in (routes | files | {"/plotly.js": _plotly}).items()
         }
 
     def is_active(self) -> bool:
-        """Whether the tab is shown by itself: TensorBoard asks the provider what it holds for the plugin by name."""
+        """False: TensorBoard shows the tab when its data provider holds data under the plugin's name."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """Where the page begins."""
+        """The entry point of the page and the name of the tab."""
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="GradGuard")
 
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
         return _json(request, {"runs": self._read(request).names(), "plotly": plotly.script() is not None})
 
     def _run(self, request: wrappers.Request) -> wrappers.Response:
-        run = self._read(request).read(_asked(request, "run"))
-        return _json(request, overview(run.checks, run.unreadable, run.sweep) | {"hint": KEEP_MORE})
+        run = self._read(request).read(_argument(request, "run"))
+        return _json(request, overview(run.checks, run.unreadable, run.sweep) | {"hint": SAMPLES_HINT})
 
     def _check(self, request: wrappers.Request) -> wrappers.Response:
-        run, step = _asked(request, "run"), _asked(request, "step")
+        run, step = _argument(request, "run"), _argument(request, "step")
         check = self._read(request).check(run, step)
         if check is None:
             raise errors.NotFoundError(f"TensorBoard no longer keeps the check at step {step} of run {run!r}: reload")
@@ -78,22 +80,22 @@ class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboar
         return Runs(self._provider, plugin_util.context(request.environ), plugin_util.experiment_id(request.environ))
 
 
-def _told(answer: Answer) -> Answer:
-    """The answer, or what failed, in words that the tab shows."""
+def _with_error_response(handler: Handler) -> Handler:
+    """The handler, with an error response that the tab shows if the handler raises."""
 
-    def told(request: wrappers.Request) -> wrappers.Response:
+    def respond(request: wrappers.Request) -> wrappers.Response:
         try:
-            return answer(request)
+            return handler(request)
         except errors.PublicError as error:
             return _json(request, {"error": str(error)}, error.http_code)
-        except Exception as error:  # one answer that fails must not take the server's others along
+        except Exception as error:  # one failed request must not stop the server
             LOG.exception("The GradGuard tab could not answer %s", request.path)
             return _json(request, {"error": f"{type(error).__name__}: {error}"}, 500)
 
-    return told
+    return respond
 
 
-def _asked(request: wrappers.Request, name: str) -> str:
+def _argument(request: wrappers.Request, name: str) -> str:
     value: str | None = request.args.get(name)
     if value is None:
         raise errors.InvalidArgumentError(f"the request has no {name}")
@@ -104,17 +106,17 @@ def _json(request: wrappers.Request, content: Mapping[str, Any], code: int = 200
     return _respond(request, json.dumps(content, allow_nan=False), "application/json", code=code)
 
 
-def _respond(request: wrappers.Request, content: bytes | str, kind: str, **more: Any) -> wrappers.Response:
-    response: wrappers.Response = http_util.Respond(request, content, kind, **more)
+def _respond(request: wrappers.Request, content: bytes | str, content_type: str, **options: Any) -> wrappers.Response:
+    response: wrappers.Response = http_util.Respond(request, content, content_type, **options)
     return response
 
 
-def _file(path: Path) -> Answer:
-    return lambda request: _respond(request, path.read_bytes(), KINDS[path.suffix])
+def _static_file(path: Path) -> Handler:
+    return lambda request: _respond(request, path.read_bytes(), CONTENT_TYPES[path.suffix])
 
 
 def _plotly(request: wrappers.Request) -> wrappers.Response:
     path = plotly.script()
     if path is None:
         raise errors.NotFoundError(f"plotly is not installed: {plotly.INSTALL}")
-    return _respond(request, path.read_bytes(), "text/javascript", expires=A_DAY)
+    return _respond(request, path.read_bytes(), "text/javascript", expires=PLOTLY_CACHE_SECONDS)

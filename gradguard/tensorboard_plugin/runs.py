@@ -1,4 +1,4 @@
-"""What TensorBoard's data provider holds for the tab."""
+"""Runs as TensorBoard's data provider holds them for the tab."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tensorboard.data.provider import RunTagFilter
 from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Record, unpacked
 
-MOST = 500  # checks of a run that are read; TensorBoard itself keeps 100 unless told to keep more
+MAX_CHECKS = 500  # of a run; TensorBoard keeps 100 unless --samples_per_plugin says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Run:
     """The records of a run.
 
     Attributes:
-        checks: As `read_check` gives them, rising in step.
-        unreadable: How many more could not be read.
-        sweep: The last sweep; None where there is none.
+        checks: The checks as `read_check` returns them, with rising steps.
+        unreadable: How many other checks could not be read.
+        sweep: The last sweep; None if there is none.
     """
 
     checks: list[Record]
@@ -32,24 +32,24 @@ class Runs:
 
     Args:
         provider: TensorBoard's data provider.
-        context: Of the request.
-        experiment: Its id.
+        context: The context of the request.
+        experiment: The id of the experiment.
     """
 
     def __init__(self, provider: Any, context: Any, experiment: str) -> None:
         self._provider = provider
-        self._where = {"ctx": context, "experiment_id": experiment, "plugin_name": PLUGIN}
+        self._query = {"ctx": context, "experiment_id": experiment, "plugin_name": PLUGIN}
 
     def names(self) -> list[str]:
-        """The runs that hold data for the tab."""
-        return sorted(self._provider.list_tensors(**self._where) or {})
+        """The names of the runs with data for the tab."""
+        return sorted(self._provider.list_tensors(**self._query) or {})
 
     def read(self, run: str) -> Run:
-        """What TensorBoard kept of a run."""
+        """The checks of a run that TensorBoard keeps, without blocks and single entries."""
         return as_run(self._series(run), details=False)
 
     def check(self, run: str, step: str) -> Record | None:
-        """One check, if TensorBoard kept it."""
+        """One check with all details; None if TensorBoard no longer keeps it."""
         series = self._series(run)
         at_step = {
             tag: [datum for datum in series.get(tag, ()) if str(datum.step) == step] for tag in (CHECK_TAG, ALERT_TAG)
@@ -58,22 +58,22 @@ class Runs:
 
     def _series(self, run: str) -> Mapping[str, Iterable[Any]]:
         chosen = RunTagFilter(runs=[run], tags=[CHECK_TAG, ALERT_TAG, SWEEP_TAG])
-        found = self._provider.read_tensors(**self._where, run_tag_filter=chosen, downsample=MOST) or {}
-        series: Mapping[str, Iterable[Any]] = found.get(run, {})
+        runs = self._provider.read_tensors(**self._query, run_tag_filter=chosen, downsample=MAX_CHECKS) or {}
+        series: Mapping[str, Iterable[Any]] = runs.get(run, {})
         return series
 
 
 def as_run(series: Mapping[str, Iterable[Any]], *, details: bool) -> Run:
-    """The records in a run's time series, by tag; with blocks and single entries where details are wanted."""
-    given = [
+    """The records in a run's time series, by tag; `details` keeps blocks and single entries."""
+    read = [
         (datum.step, read_check(_content(datum), details=details))
         for tag in (CHECK_TAG, ALERT_TAG)
         for datum in series.get(tag, ())
     ]
-    checks = {step: check for step, check in given if check is not None}
-    broken = {step for step, check in given if check is None} - checks.keys()
+    checks = {step: check for step, check in read if check is not None}
+    unreadable = {step for step, check in read if check is None} - checks.keys()
     sweeps = [sweep for sweep in _sweeps(series.get(SWEEP_TAG, ())) if sweep is not None]
-    return Run([checks[step] for step in sorted(checks)], len(broken), sweeps[-1] if sweeps else None)
+    return Run([checks[step] for step in sorted(checks)], len(unreadable), sweeps[-1] if sweeps else None)
 
 
 def _sweeps(data: Iterable[Any]) -> Iterator[Record | None]:

@@ -1,7 +1,8 @@
-// The alerts, newest first, each with what to do.
+// The alerts, newest first, each with its advice.
 import {card, h} from './dom.js';
 import {level, mark} from './words.js';
 
+// Levels of Python's logging: INFO, WARNING, ERROR.
 const LEVELS = {20: 'recovered', 30: 'warning', 40: 'bug'};
 
 export function alerts(overview, choose) {
@@ -19,8 +20,8 @@ export function alerts(overview, choose) {
 }
 
 function item(alert, i, {steps}, choose) {
-  const there = steps.includes(alert.step) && alert.tensor;
-  const go = () => choose({tensor: alert.tensor, step: alert.step});
+  const isLinked = steps.includes(alert.step) && alert.tensor;
+  const onclick = () => choose({tensor: alert.tensor, step: alert.step});
   const kind = level(alert.verdict);
   return h(
     'li',
@@ -32,19 +33,19 @@ function item(alert, i, {steps}, choose) {
       h(
         'p',
         {},
-        there
-          ? h('button', {class: 'link', 'data-key': `alert ${i}`, onclick: go}, `step ${alert.step}, ${alert.tensor}`)
+        isLinked
+          ? h('button', {class: 'link', 'data-key': `alert ${i}`, onclick}, `step ${alert.step}, ${alert.tensor}`)
           : '',
         ' ',
-        said(alert),
+        messageText(alert),
       ),
       alert.advice ? h('p', {class: 'todo'}, `To do: ${alert.advice}`) : null,
     ),
   );
 }
 
-// The message begins with its step and tensor, and ends with what to do: both stand beside it here.
-function said({step, tensor, message, advice}) {
+// The message without its step and tensor at the start and its advice at the end, which the page shows beside it.
+function messageText({step, tensor, message, advice}) {
   const lead = `step ${step} ${tensor}: `;
   const rest = message.startsWith(lead) ? message.slice(lead.length) : message;
   return advice && rest.endsWith(advice) ? rest.slice(0, -advice.length).replace(/[; ]+$/, '') : rest;

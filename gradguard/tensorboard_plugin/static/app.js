@@ -1,4 +1,4 @@
-// The page: which run, tensor and step are chosen, and drawing anew when one of them, the data or the theme changes.
+// The page: it holds the chosen run, tensor and step, and redraws when one of them, the data or the theme changes.
 import {alerts} from './alerts.js';
 import {detail} from './detail.js';
 import {card, h} from './dom.js';
@@ -7,30 +7,30 @@ import {sweep} from './sweep.js';
 import {verdict} from './verdict.js';
 import {level} from './words.js';
 
-const NOTHING = 'No run here holds gradguard data.';
-const HOW =
+const NO_DATA = 'No run here holds gradguard data.';
+const NO_DATA_HELP =
   'Attach GradGuard(model.params, logdir="runs/lstm") to a training, and choose its folder as --logdir. Logs of gradguard before 0.1 hold curves only.';
 const NO_PLOTLY =
   "The charts are drawn with plotly, which is not installed where TensorBoard runs: pip install 'gradguard[tab]'. Until then there are tables.";
 
-// Draws into the root; what it returns reads the data again.
+// Draws the page into `root`, and returns a function that reads the data again.
 export function start(root, source) {
   const chosen = {run: null, tensor: null, step: null};
   const bar = h('header', {class: 'bar'});
   const main = h('main', {}, h('p', {class: 'muted'}, 'Reading …'));
   root.append(bar, main);
   let state = {runs: [], plotly: null, overview: null, check: null};
-  let turn = 0;
+  let latestRequest = 0;
 
   async function refresh() {
-    await guarded(async (isCurrent) => {
+    await runLatest(async (isCurrent) => {
       const {runs, plotly} = await source.runs();
       if (!isCurrent()) return;
       state.runs = runs;
       state.hasPlotly = plotly;
       if (!runs.includes(chosen.run)) chosen.run = runs[0] ?? null;
       drawBar();
-      if (!runs.length) return main.replaceChildren(nothing());
+      if (!runs.length) return main.replaceChildren(emptyPage());
       await read(isCurrent);
     });
   }
@@ -40,7 +40,7 @@ export function start(root, source) {
     if (!isCurrent()) return;
     const wasLatest = chosen.step == null || chosen.step === state.overview?.steps.at(-1);
     state.overview = overview;
-    settle(overview, wasLatest);
+    updateChoice(overview, wasLatest);
     state.check = null;
     draw();
     const [plotly] = await Promise.all([state.hasPlotly ? source.plotly() : null, readCheck(isCurrent)]);
@@ -48,13 +48,14 @@ export function start(root, source) {
     if (isCurrent()) draw();
   }
 
-  // The worst tensor, at the last check that alarmed about it or else looked deeply; then whatever was chosen, as long as it is there.
-  function settle({tensors, steps, alerts: told}, wasLatest) {
+  // Keeps the chosen tensor and step if they still exist. Else chooses the worst tensor, and its last check with an
+  // alarm, or else its last deep check.
+  function updateChoice({tensors, steps, alerts: alertList}, wasLatest) {
     if (!tensors.some(({name}) => name === chosen.tensor)) {
       chosen.tensor = tensors[0]?.name ?? null;
       chosen.step = null;
     }
-    if (chosen.step == null) chosen.step = telling(tensors[0], steps, told);
+    if (chosen.step == null) chosen.step = initialStep(tensors[0], steps, alertList);
     else if (!steps.includes(chosen.step))
       chosen.step = wasLatest ? steps.at(-1) : (steps.findLast((step) => step <= chosen.step) ?? steps[0]);
   }
@@ -66,25 +67,25 @@ export function start(root, source) {
   }
 
   async function choose({tensor = chosen.tensor, step = chosen.step}) {
-    const isOther = step !== chosen.step;
+    const isOtherStep = step !== chosen.step;
     Object.assign(chosen, {tensor, step});
-    if (isOther) await guarded(readCheck);
+    if (isOtherStep) await runLatest(readCheck);
     draw();
   }
 
   async function chooseRun(run) {
     Object.assign(chosen, {run, tensor: null, step: null});
-    await guarded(read);
+    await runLatest(read);
   }
 
-  // Only what was asked for last is shown, and what fails is told.
-  async function guarded(act) {
-    const mine = ++turn;
-    const isCurrent = () => mine === turn;
+  // Runs an action; only the latest one may change the page, and its error is shown.
+  async function runLatest(action) {
+    const request = ++latestRequest;
+    const isCurrent = () => request === latestRequest;
     try {
-      await act(isCurrent);
+      await action(isCurrent);
     } catch (error) {
-      if (isCurrent()) main.replaceChildren(problem(error, refresh));
+      if (isCurrent()) main.replaceChildren(errorCard(error, refresh));
     }
   }
 
@@ -125,19 +126,19 @@ export function start(root, source) {
   return refresh;
 }
 
-function telling(tensor, steps, told) {
-  const alarmed = told.find(
+function initialStep(tensor, steps, alertList) {
+  const alarm = alertList.find(
     (alert) => alert.tensor === tensor?.name && level(alert.verdict) === 'bug' && steps.includes(alert.step),
   );
   const deep = steps.findLast((_, i) => tensor?.series.deep[i]);
-  return alarmed?.step ?? deep ?? steps.at(-1) ?? null;
+  return alarm?.step ?? deep ?? steps.at(-1) ?? null;
 }
 
-function nothing() {
-  return h('section', {class: 'card'}, h('h1', {}, NOTHING), h('p', {class: 'muted'}, HOW));
+function emptyPage() {
+  return h('section', {class: 'card'}, h('h1', {}, NO_DATA), h('p', {class: 'muted'}, NO_DATA_HELP));
 }
 
-function problem(error, retry) {
+function errorCard(error, retry) {
   return h(
     'section',
     {class: 'card problem'},

@@ -1,4 +1,4 @@
-// What the charts have in common: colours of the theme, a plain layout, and a table where plotly is not installed.
+// Common parts of the charts: the colours of the theme, the layout, and a table if plotly is not installed.
 import {h} from './dom.js';
 
 export function colours() {
@@ -33,17 +33,18 @@ export function axis(title, more = {}) {
   };
 }
 
-// A picture with its title, drawn once it is on the page; `numbers` is the same as a table.
-export function figure(plotly, title, spec, numbers, act) {
+// A chart with its title, drawn once it is on the page. `numbers` is a table of the same data; `onClick` handles clicks
+// on points.
+export function figure(plotly, title, spec, numbers, onClick) {
   const drawing = plotly ? h('div', {class: 'drawing', role: 'img', 'aria-label': title}) : null;
   const table = numbers ? (plotly ? h('details', {}, h('summary', {}, 'The numbers'), numbers) : numbers) : null;
   const element = h('figure', {}, h('figcaption', {}, title), drawing, table);
-  // One by one, so that the page answers between them.
-  if (drawing) setTimeout(() => draw(plotly, drawing, spec, act));
+  // Each chart is drawn in a task of its own, so that the page stays responsive.
+  if (drawing) setTimeout(() => draw(plotly, drawing, spec, onClick));
   return element;
 }
 
-function draw(plotly, drawing, {traces, layout}, act) {
+function draw(plotly, drawing, {traces, layout}, onClick) {
   const {text, card} = colours();
   const common = {
     margin: {l: 8, r: 12, t: 20, b: 8},
@@ -61,10 +62,10 @@ function draw(plotly, drawing, {traces, layout}, act) {
     {...common, ...layout},
     {displayModeBar: false, responsive: true, displaylogo: false},
   );
-  if (act) drawing.on('plotly_click', act);
+  if (onClick) drawing.on('plotly_click', onClick);
 }
 
-// Dashed lines across the whole chart with their names at an end.
+// Dashed lines across the whole chart, each with a label at one end.
 export function guides(lines, direction = 'h') {
   const {muted, card} = colours();
   const isRow = direction === 'h';
@@ -76,7 +77,7 @@ export function guides(lines, direction = 'h') {
       layer: 'below',
     })),
     annotations: lines.map(({at, words, log, left}) => {
-      const where = log ? Math.log10(at) : at;
+      const position = log ? Math.log10(at) : at;
       return {
         text: words,
         showarrow: false,
@@ -84,20 +85,21 @@ export function guides(lines, direction = 'h') {
         bgcolor: card,
         borderpad: 0,
         ...(isRow
-          ? {xref: 'paper', x: left ? 0 : 1, xanchor: left ? 'left' : 'right', y: where, yanchor: 'bottom'}
-          : {yref: 'paper', y: 0, yanchor: 'bottom', x: where, xanchor: 'left', xshift: 3}),
+          ? {xref: 'paper', x: left ? 0 : 1, xanchor: left ? 'left' : 'right', y: position, yanchor: 'bottom'}
+          : {yref: 'paper', y: 0, yanchor: 'bottom', x: position, xanchor: 'left', xshift: 3}),
       };
     }),
   };
 }
 
-// Powers of ten, with 2 and 5 between them where there are few.
+// A logarithmic axis with ticks at powers of ten, and at 2 and 5 times those if there are few.
 export function logarithmic(values) {
-  const seen = values.filter((value) => value > 0);
-  const decades = Math.log10(Math.max(...seen) / Math.min(...seen));
+  const positive = values.filter((value) => value > 0);
+  const decades = Math.log10(Math.max(...positive) / Math.min(...positive));
   return {type: 'log', dtick: decades < 2.5 ? 'D2' : Math.ceil(decades / 6)};
 }
 
-export function missing(title, words) {
+// A text in place of a chart that has no data.
+export function placeholder(title, words) {
   return h('figure', {}, h('figcaption', {}, title), h('p', {class: 'muted empty'}, words));
 }

@@ -1,15 +1,15 @@
-// The chosen tensor at the chosen step.
+// The details of the chosen tensor at the chosen step.
 import {blocks} from './blocks.js';
 import {h} from './dom.js';
 import {discrepancy, ratio, signs} from './overtime.js';
 import {pairs} from './pairs.js';
 import {sweep} from './sweep.js';
-import {label, level, mark, number, ratio as shownRatio} from './words.js';
+import {label, level, mark, number, ratio as ratioText} from './words.js';
 
 export function detail(overview, chosen, check, plotly, choose) {
   const tensor = overview.tensors.find(({name}) => name === chosen.tensor);
   const report = check.tensors?.[chosen.tensor];
-  const over = [tensor, overview.steps, chosen.step, choose];
+  const seriesArguments = [tensor, overview.steps, chosen.step, choose];
   return h(
     'section',
     {class: 'card detail', 'aria-label': 'The chosen tensor'},
@@ -20,10 +20,10 @@ export function detail(overview, chosen, check, plotly, choose) {
       'div',
       {class: 'figures'},
       report ? pairs(plotly, {name: tensor.name, ...report}) : null,
-      ratio(plotly, ...over),
-      discrepancy(plotly, ...over),
+      ratio(plotly, ...seriesArguments),
+      discrepancy(plotly, ...seriesArguments),
       report ? blocks(plotly, report) : null,
-      signs(plotly, ...over),
+      signs(plotly, ...seriesArguments),
       sweep(plotly, overview.sweep, tensor.name),
     ),
   );
@@ -31,7 +31,7 @@ export function detail(overview, chosen, check, plotly, choose) {
 
 function heading(tensor, steps, chosen, report, choose) {
   const at = steps.indexOf(chosen.step);
-  const move = (by, words, sign) =>
+  const stepButton = (by, words, sign) =>
     h(
       'button',
       {
@@ -55,13 +55,13 @@ function heading(tensor, steps, chosen, report, choose) {
     report
       ? h('b', {class: `badge ${level(report.verdict)}`}, `${mark(report.verdict)} ${label(report.verdict)}`)
       : null,
-    h('span', {class: 'moves'}, move(-1, 'The check before', '‹'), move(1, 'The next check', '›')),
+    h('span', {class: 'moves'}, stepButton(-1, 'The check before', '‹'), stepButton(1, 'The next check', '›')),
   );
 }
 
 function facts(report) {
   const values = [
-    ['n / g', shownRatio(report.ratio, report.ratio_error)],
+    ['n / g', ratioText(report.ratio, report.ratio_error)],
     ['d', `${number(report.discrepancy, 2)} over a floor of ${number(report.floor, 2)}`],
     ['entries', `${report.sampled ?? '–'}, ${report.resolvable ?? '–'} with a clear sign`],
     ['step size', number(report.step_size, 2)],

@@ -1,5 +1,6 @@
-// Elements. Text is only ever set as text: names come from other people's code.
+// HTML elements. Text is never parsed as HTML, since names of tensors and runs may contain markup.
 
+// An element with attributes, styles, event handlers (`on...`) and children.
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -1,7 +1,7 @@
-// Where TensorBoard begins: it calls render() in a frame of its own.
+// The entry point for TensorBoard, which calls render() in a frame.
 import {start} from './app.js';
 import {follow} from './host.js';
-import {fetched} from './source.js';
+import {serverSource} from './source.js';
 
 export async function render() {
   const style = document.createElement('link');
@@ -10,6 +10,6 @@ export async function render() {
   document.head.append(style);
   document.documentElement.lang = 'en';
   document.title = 'GradGuard';
-  const refresh = start(document.body, fetched());
+  const refresh = start(document.body, serverSource());
   follow(refresh);
 }

@@ -1,17 +1,17 @@
-// Ratio, discrepancy and signs over the steps of the training.
-import {axis, colours, figure, guides, logarithmic, missing} from './charts.js';
+// Ratio, discrepancy and sign agreement over the steps of the training.
+import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
 import {table} from './dom.js';
-import {label, number, plain, ratio as shownRatio} from './words.js';
+import {label, number, plain, ratio as ratioText} from './words.js';
 
-const LATEST = 20; // rows of a table
-const SPREAD = 4; // factor between ratios above which the axis is logarithmic
+const MAX_ROWS = 20; // of a table; the latest checks
+const LOGARITHMIC_SPREAD = 4; // largest over smallest ratio above which the axis is logarithmic
 
-const NOTHING = 'No check that was kept could measure it.';
+const NOT_MEASURED = 'No check that was kept could measure it.';
 
 export function ratio(plotly, tensor, steps, chosen, choose) {
   const title = 'Ratio n / g, with its standard error';
   const {series, baseline, constants} = tensor;
-  if (isEmpty(series.ratio)) return missing(title, NOTHING);
+  if (isEmpty(series.ratio)) return placeholder(title, NOT_MEASURED);
   const {explained, ok, ink} = colours();
   const lines = [
     {at: 1, words: 'n = g', colour: ink, dash: 'solid'},
@@ -22,15 +22,15 @@ export function ratio(plotly, tensor, steps, chosen, choose) {
       colour: explained,
     })),
   ];
-  const seen = series.ratio.filter((value) => value != null);
-  const reach = [Math.min(...seen, 1), Math.max(...seen, 1)];
-  const log = reach[0] > 0 && reach[1] / reach[0] > SPREAD;
-  const near = lines.filter(({at}) => at === 1 || inReach(at, reach, log)).map((one) => ({...one, log}));
+  const ratios = series.ratio.filter((value) => value != null);
+  const range = [Math.min(...ratios, 1), Math.max(...ratios, 1)];
+  const log = range[0] > 0 && range[1] / range[0] > LOGARITHMIC_SPREAD;
+  const visible = lines.filter(({at}) => at === 1 || isNear(at, range, log)).map((one) => ({...one, log}));
   const traces = [curve(steps, series.ratio, 'n / g', {error: series.ratio_error, verdicts: series.verdict})];
-  const rows = latest(steps, (i) => [
+  const rows = latestRows(steps, (i) => [
     steps[i],
     label(series.verdict[i]),
-    shownRatio(series.ratio[i], series.ratio_error[i]),
+    ratioText(series.ratio[i], series.ratio_error[i]),
   ]);
   return figure(
     plotly,
@@ -39,18 +39,18 @@ export function ratio(plotly, tensor, steps, chosen, choose) {
       traces,
       layout: {
         xaxis: stepAxis(steps),
-        yaxis: axis('n / g', log ? logarithmic(reach) : {}),
-        ...at(chosen, guides(near)),
+        yaxis: axis('n / g', log ? logarithmic(range) : {}),
+        ...withStepLine(chosen, guides(visible)),
       },
     },
-    table(['step', 'verdict', 'n / g'], rows, ofLatest(steps)),
-    picked(choose),
+    table(['step', 'verdict', 'n / g'], rows, rowsCaption(steps)),
+    chooseClickedStep(choose),
   );
 }
 
 export function discrepancy(plotly, {series}, steps, chosen, choose) {
   const title = 'Discrepancy d = ‖n − g‖ / (‖n‖ + ‖g‖) over what float precision explains';
-  if (isEmpty(series.discrepancy)) return missing(title, NOTHING);
+  if (isEmpty(series.discrepancy)) return placeholder(title, NOT_MEASURED);
   const {band, explained} = colours();
   const floor = series.floor.map((value) => (value == null ? null : 2 * value));
   const traces = [
@@ -67,7 +67,7 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
     },
     curve(steps, series.discrepancy.map(positive), 'd', {verdicts: series.verdict}),
   ];
-  const rows = latest(steps, (i) => [
+  const rows = latestRows(steps, (i) => [
     steps[i],
     label(series.verdict[i]),
     number(series.discrepancy[i]),
@@ -81,23 +81,23 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
       layout: {
         xaxis: stepAxis(steps),
         yaxis: axis('d', logarithmic([...series.discrepancy, ...floor, 1])),
-        ...at(chosen),
+        ...withStepLine(chosen),
       },
     },
-    table(['step', 'verdict', 'd', 'explained'], rows, ofLatest(steps)),
-    picked(choose),
+    table(['step', 'verdict', 'd', 'explained'], rows, rowsCaption(steps)),
+    chooseClickedStep(choose),
   );
 }
 
 export function signs(plotly, {series}, steps, chosen, choose) {
   const title = 'Share of entries whose signs agree, with its 95 % interval';
-  if (isEmpty(series.sign_agreement)) return missing(title, NOTHING);
+  if (isEmpty(series.sign_agreement)) return placeholder(title, NOT_MEASURED);
   const {explained} = colours();
   const up = series.sign_agreement.map((share, i) => Math.max(0, (series.sign_high[i] ?? share) - share));
   const down = series.sign_agreement.map((share, i) => Math.max(0, share - (series.sign_low[i] ?? share)));
   const trace = curve(steps, series.sign_agreement, 'agree', {verdicts: series.verdict, colour: explained});
   trace.error_y = {type: 'data', array: up, arrayminus: down, thickness: 1, width: 2, color: explained};
-  const rows = latest(steps, (i) => [
+  const rows = latestRows(steps, (i) => [
     steps[i],
     number(series.sign_agreement[i]),
     `${number(series.sign_low[i])} to ${number(series.sign_high[i])}`,
@@ -107,10 +107,14 @@ export function signs(plotly, {series}, steps, chosen, choose) {
     title,
     {
       traces: [trace],
-      layout: {xaxis: stepAxis(steps), yaxis: axis('share', {range: [-0.03, 1.05], tickformat: '.0%'}), ...at(chosen)},
+      layout: {
+        xaxis: stepAxis(steps),
+        yaxis: axis('share', {range: [-0.03, 1.05], tickformat: '.0%'}),
+        ...withStepLine(chosen),
+      },
     },
-    table(['step', 'signs agree', '95 % interval'], rows, ofLatest(steps)),
-    picked(choose),
+    table(['step', 'signs agree', '95 % interval'], rows, rowsCaption(steps)),
+    chooseClickedStep(choose),
   );
 }
 
@@ -124,7 +128,7 @@ const SYMBOLS = {
 
 function curve(steps, values, name, {error, verdicts, colour} = {}) {
   const {ink, bug, unclear} = colours();
-  const of = (verdict) => (SYMBOLS[verdict] === 'circle' ? (colour ?? ink) : SYMBOLS[verdict] ? unclear : bug);
+  const colourOf = (verdict) => (SYMBOLS[verdict] === 'circle' ? (colour ?? ink) : SYMBOLS[verdict] ? unclear : bug);
   return {
     type: 'scatter',
     mode: 'lines+markers',
@@ -134,20 +138,20 @@ function curve(steps, values, name, {error, verdicts, colour} = {}) {
     y: values,
     connectgaps: true,
     line: {color: colour ?? ink, width: 1.4},
-    marker: {size: 6, color: verdicts.map(of), symbol: verdicts.map((verdict) => SYMBOLS[verdict] ?? 'x')},
+    marker: {size: 6, color: verdicts.map(colourOf), symbol: verdicts.map((verdict) => SYMBOLS[verdict] ?? 'x')},
     error_y: error ? {type: 'data', array: error.map((one) => one ?? 0), thickness: 1, width: 2} : undefined,
     hovertemplate: `step %{x}, ${name} %{y:.5g}<extra></extra>`,
   };
 }
 
-function inReach(value, [least, most], log) {
+function isNear(value, [least, most], log) {
   if (log) return value > least / 3 && value < most * 3;
   const margin = Math.max((most - least) * 0.5, 1e-12);
   return value > least - margin && value < most + margin;
 }
 
-// The chosen step as a line from top to bottom, under whatever else is marked.
-function at(step, {shapes = [], annotations = []} = {}) {
+// A vertical line at the chosen step, below the other shapes.
+function withStepLine(step, {shapes = [], annotations = []} = {}) {
   if (step == null) return {shapes, annotations};
   const line = {
     type: 'line',
@@ -162,7 +166,7 @@ function at(step, {shapes = [], annotations = []} = {}) {
   return {shapes: [...shapes, line], annotations};
 }
 
-function picked(choose) {
+function chooseClickedStep(choose) {
   return (event) => choose({step: event.points[0].x});
 }
 
@@ -178,14 +182,14 @@ function positive(value) {
   return value > 0 ? value : null;
 }
 
-function latest(steps, row) {
+function latestRows(steps, row) {
   return steps
     .map((_, i) => i)
-    .slice(-LATEST)
+    .slice(-MAX_ROWS)
     .reverse()
     .map(row);
 }
 
-function ofLatest(steps) {
-  return steps.length > LATEST ? `The latest ${LATEST} checks` : undefined;
+function rowsCaption(steps) {
+  return steps.length > MAX_ROWS ? `The latest ${MAX_ROWS} checks` : undefined;
 }

@@ -1,14 +1,14 @@
-// Where a page on its own begins, as `gradguard report --html` writes it.
+// The entry point of the page that `gradguard report --html` writes.
 import {start} from './app.js';
-import {embedded} from './source.js';
+import {pageSource} from './source.js';
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 
-function show() {
+function applyTheme() {
   document.documentElement.dataset.theme = dark.matches ? 'dark' : 'light';
   document.dispatchEvent(new Event('themechange'));
 }
 
-show();
-dark.addEventListener('change', show);
-start(document.body, embedded(JSON.parse(document.getElementById('data').textContent)));
+applyTheme();
+dark.addEventListener('change', applyTheme);
+start(document.body, pageSource(JSON.parse(document.getElementById('data').textContent)));

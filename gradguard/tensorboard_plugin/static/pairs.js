@@ -1,29 +1,29 @@
-// Numerical against backprop, entry by entry, on signed logarithmic axes, with error bars and the lines n = g, n = k g.
-import {axis, colours, figure, missing} from './charts.js';
+// Numerical derivative n against backprop g for each entry, on signed logarithmic axes, with lines n = g and n = k g.
+import {axis, colours, figure, placeholder} from './charts.js';
 import {table} from './dom.js';
 import {level, number, place, plain} from './words.js';
 
-const DECADES = 7; // that the axes show at most
-const BARS = 4; // error bars from n = g, beyond which an entry of a wrong tensor is marked
-const WORST = 5;
+const MAX_DECADES = 7; // on each side of zero
+const MAX_ERROR_BARS = 4; // between n and g; entries of a wrong tensor beyond it are marked
+const MAX_ROWS = 5; // of the table
 const FACTORS = ['scale', 'sign'];
 
 export function pairs(plotly, tensor) {
   const title = 'Numerical gradient n against backprop g, each sampled entry';
   const entries = tensor.entries.filter(({analytic, numeric}) => analytic != null && numeric != null);
-  const numbers = worst(tensor);
+  const numbers = worstEntries(tensor);
   if (!entries.length) {
     const why = tensor.deep
       ? 'No entry of this tensor could be measured at this check.'
       : 'This check followed directions through the whole tensor and kept no single entries: choose a check with an alert, or the first.';
-    return missing(title, why);
+    return placeholder(title, why);
   }
-  return figure(plotly, title, drawn(tensor, entries), numbers);
+  return figure(plotly, title, chart(tensor, entries), numbers);
 }
 
-function worst({worst, entries, name}) {
+function worstEntries({worst, entries, name}) {
   const rows = (worst.length ? worst : entries)
-    .slice(0, WORST)
+    .slice(0, MAX_ROWS)
     .map(({index, analytic, numeric, error}) => [
       `${name}${place(index)}`,
       number(numeric, 6),
@@ -34,17 +34,18 @@ function worst({worst, entries, name}) {
   return table(['entry', 'n', 'g', 'error of n', 'n / g'], rows, 'The entries furthest from n = g, in error bars');
 }
 
-function drawn(tensor, entries) {
+function chart(tensor, entries) {
   const scale = signedLog(entries.flatMap(({analytic, numeric}) => [analytic, numeric]));
   const wrong = level(tensor.verdict) === 'bug';
-  const isOff = ({analytic, numeric, error}) => wrong && Math.abs(numeric - analytic) > BARS * (error ?? 0);
+  const disagrees = ({analytic, numeric, error}) =>
+    wrong && Math.abs(numeric - analytic) > MAX_ERROR_BARS * (error ?? 0);
   const {ok, bug, ink} = colours();
   const traces = [
     line(scale, 1, 'n = g', {color: ink, width: 1.2}),
-    ...factor(tensor, scale),
+    ...factorLines(tensor, scale),
     points(
       tensor,
-      entries.filter((entry) => !isOff(entry)),
+      entries.filter((entry) => !disagrees(entry)),
       scale,
       wrong ? 'agree' : 'entries',
       {
@@ -54,7 +55,7 @@ function drawn(tensor, entries) {
         line: {width: 1.6},
       },
     ),
-    points(tensor, entries.filter(isOff), scale, 'disagree', {color: bug, symbol: 'x', size: 7}),
+    points(tensor, entries.filter(disagrees), scale, 'disagree', {color: bug, symbol: 'x', size: 7}),
   ];
   const ticks = {tickvals: scale.ticks.map(scale.at), ticktext: scale.ticks.map(power), zeroline: true};
   return {
@@ -63,12 +64,12 @@ function drawn(tensor, entries) {
   };
 }
 
-// The one factor of the tensor, or that of the blocks which have one of their own.
-function factor({verdict, ratio, blocks}, scale) {
-  const ofOneFactor = (one) => FACTORS.includes(one.verdict) && one.ratio != null;
+// The line n = k g of the tensor if one factor k explains its error, else the lines of blocks with such a factor.
+function factorLines({verdict, ratio, blocks}, scale) {
+  const hasFactor = (one) => FACTORS.includes(one.verdict) && one.ratio != null;
   const style = {color: colours().bug, width: 1.6, dash: 'dash'};
-  if (ofOneFactor({verdict, ratio})) return [line(scale, ratio, `n = ${number(ratio, 5)} g`, style)];
-  const wrong = Object.entries(blocks).filter(([, block]) => ofOneFactor(block));
+  if (hasFactor({verdict, ratio})) return [line(scale, ratio, `n = ${number(ratio, 5)} g`, style)];
+  const wrong = Object.entries(blocks).filter(([, block]) => hasFactor(block));
   return wrong
     .slice(0, 2)
     .map(([name, block]) => line(scale, block.ratio, plain(`n = ${number(block.ratio, 5)} g on ${name}`), style));
@@ -112,23 +113,24 @@ function line(scale, k, name, style) {
   };
 }
 
-// Linear about zero and logarithmic away from it, the same on both axes.
+// A scale that is linear near zero and logarithmic elsewhere, for both axes.
 function signedLog(values) {
   const sizes = values.map(Math.abs).filter((size) => size > 0);
   const most = Math.max(...sizes, 1e-300);
-  const least = Math.max(Math.min(...sizes, most), most * 10 ** -DECADES);
+  const least = Math.max(Math.min(...sizes, most), most * 10 ** -MAX_DECADES);
   const at = (value) => Math.sign(value) * Math.log10(1 + Math.abs(value) / least);
   const [low, high] = [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most))];
   const every = Math.max(1, Math.ceil((high - low) / 3));
   const top = Math.floor(Math.log10(most * 1.0001));
   const powers = Array.from({length: Math.floor((top - low) / every) + 1}, (_, i) => 10 ** (top - i * every));
   const fine = Array.from({length: 20 * (high - low + 1)}, (_, i) => 10 ** (low - 1 + i / 18));
-  const hasBoth = (list) => [...list.map((size) => -size).sort((a, b) => a - b), 0, ...list.sort((a, b) => a - b)];
+  const rising = (list) => list.sort((a, b) => a - b);
+  const withBothSigns = (list) => [...rising(list.map((size) => -size)), 0, ...rising(list)];
   return {
     at,
     most,
-    ticks: hasBoth(powers.filter((size, i) => i === 0 || size >= least * 5)),
-    grid: hasBoth(fine.filter((g) => g <= most * 1.5)),
+    ticks: withBothSigns(powers.filter((size, i) => i === 0 || size >= least * 5)),
+    grid: withBothSigns(fine.filter((g) => g <= most * 1.5)),
   };
 }
 

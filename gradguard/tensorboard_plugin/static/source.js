@@ -1,14 +1,14 @@
-// Where the data comes from: TensorBoard's server, or the page itself.
+// The sources of the data: TensorBoard's server, or the page itself.
 
-async function answer(route, asked = {}) {
-  const response = await fetch(`./${route}?${new URLSearchParams(asked)}`);
+async function fetchJson(route, parameters = {}) {
+  const response = await fetch(`./${route}?${new URLSearchParams(parameters)}`);
   const content = await response.json().catch(() => ({error: `the server answered with status ${response.status}`}));
   if (!response.ok) throw new Error(content.error);
   return content;
 }
 
-// plotly leaves itself in a global, as a script does that is no module.
-function loaded(script) {
+// Loads the plotly script, which is no module: it sets the global variable Plotly.
+function loadPlotly(script) {
   return new Promise((resolve, reject) => {
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => reject(new Error('plotly is installed and could not be loaded: reload the page'));
@@ -16,17 +16,17 @@ function loaded(script) {
   });
 }
 
-export function fetched() {
+export function serverSource() {
   let plotly;
   return {
-    runs: () => answer('runs'),
-    run: (name) => answer('run', {run: name}),
-    check: (name, step) => answer('check', {run: name, step}),
-    plotly: () => (plotly ??= loaded(Object.assign(document.createElement('script'), {src: './plotly.js'}))),
+    runs: () => fetchJson('runs'),
+    run: (name) => fetchJson('run', {run: name}),
+    check: (name, step) => fetchJson('check', {run: name, step}),
+    plotly: () => (plotly ??= loadPlotly(Object.assign(document.createElement('script'), {src: './plotly.js'}))),
   };
 }
 
-export function embedded(content) {
+export function pageSource(content) {
   return {
     runs: async () => ({runs: Object.keys(content.runs), plotly: Boolean(window.Plotly)}),
     run: async (name) => content.runs[name].overview,

@@ -1,4 +1,4 @@
-// The strip over time: a row a tensor; height and hatching say how grave it is where colour does not.
+// The verdicts over the steps: one row for each tensor. Height and hatching show the level without colour.
 import {h} from './dom.js';
 import {label, level, mark} from './words.js';
 
@@ -8,11 +8,11 @@ const LEGEND = [
   ['explained', 'float precision explains it'],
   ['ok', 'ok'],
 ];
-const MOST_TICKS = 400;
-const PERCENT_A_LETTER = 0.9; // of the strip's width, so that no word is cut
+const MAX_TICKS = 400;
+const PERCENT_PER_LETTER = 0.9; // of the strip's width; a word that needs more is left out
 
 export function strip(overview, chosen, choose) {
-  const scale = scaled(overview);
+  const scale = stepScale(overview);
   const rows = overview.tensors.map((tensor) => row(tensor, overview, scale, chosen, choose));
   const list = h(
     'div',
@@ -20,7 +20,7 @@ export function strip(overview, chosen, choose) {
       class: 'rows',
       role: 'listbox',
       'aria-label': 'Tensors',
-      onkeydown: (event) => keys(event, overview, chosen, choose),
+      onkeydown: (event) => onKey(event, overview, chosen, choose),
     },
     h(
       'div',
@@ -52,8 +52,8 @@ export function strip(overview, chosen, choose) {
   );
 }
 
-// Steps as percentages; each check lasts until the next, the last one for a little.
-function scaled({story, steps}) {
+// Steps as percentages of the width. Each check lasts until the next; the last one gets the average width.
+function stepScale({story, steps}) {
   const first = story.first ?? 0;
   const last = story.last ?? first;
   const end = last + Math.max((last - first) / Math.max(steps.length - 1, 25), 1);
@@ -61,7 +61,7 @@ function scaled({story, steps}) {
 }
 
 function row(tensor, overview, scale, chosen, choose) {
-  const now = tensor.changes.at(-1)?.[1];
+  const current = tensor.changes.at(-1)?.[1];
   const selected = tensor.name === chosen.tensor;
   const spans = tensor.changes.map(([step, verdict], i) =>
     span(step, tensor.changes[i + 1]?.[0] ?? scale.end, verdict, scale),
@@ -73,14 +73,14 @@ function row(tensor, overview, scale, chosen, choose) {
       role: 'option',
       tabindex: selected ? 0 : -1,
       'aria-selected': String(selected),
-      'aria-label': `${tensor.name}: ${label(now)} since step ${tensor.changes.at(-1)?.[0]}`,
+      'aria-label': `${tensor.name}: ${label(current)} since step ${tensor.changes.at(-1)?.[0]}`,
       'data-key': selected ? 'row' : null,
-      onclick: (event) => choose({tensor: tensor.name, step: clicked(event, overview.steps, scale) ?? chosen.step}),
+      onclick: (event) => choose({tensor: tensor.name, step: clickedStep(event, overview.steps, scale) ?? chosen.step}),
     },
     h(
       'span',
       {class: 'name', title: tensor.name},
-      h('b', {class: `mark ${level(now)}`}, mark(now)),
+      h('b', {class: `mark ${level(current)}`}, mark(current)),
       h('span', {}, tensor.name),
     ),
     h('span', {class: 'track'}, spans),
@@ -92,19 +92,19 @@ function span(from, to, verdict, scale) {
   const width = scale.at(to) - left;
   const style = {left: `${left}%`, width: `${width}%`};
   const name = ['bug', 'unclear'].includes(level(verdict)) ? String(verdict).replaceAll('_', ' ') : '';
-  const words = name.length * PERCENT_A_LETTER < width ? name : '';
+  const words = name.length * PERCENT_PER_LETTER < width ? name : '';
   const title = `${label(verdict)} from step ${from}`;
   return h('span', {class: `span ${level(verdict)}`, style, title}, words ? h('em', {}, words) : null);
 }
 
-function clicked(event, steps, scale) {
+function clickedStep(event, steps, scale) {
   const box = event.currentTarget.querySelector('.track').getBoundingClientRect();
   if (event.clientX < box.left) return null;
   const step = scale.first + ((event.clientX - box.left) / box.width) * (scale.end - scale.first);
-  return steps.findLast((kept) => kept <= step) ?? steps[0];
+  return steps.findLast((checked) => checked <= step) ?? steps[0];
 }
 
-function keys(event, {tensors, steps}, chosen, choose) {
+function onKey(event, {tensors, steps}, chosen, choose) {
   const row = tensors.findIndex(({name}) => name === chosen.tensor);
   const check = steps.indexOf(chosen.step);
   const moves = {
@@ -125,7 +125,7 @@ function cursor(scale, step) {
 }
 
 function axis({steps}, scale) {
-  const every = Math.ceil(steps.length / MOST_TICKS);
+  const every = Math.ceil(steps.length / MAX_TICKS);
   const ticks = steps.filter((_, i) => i % every === 0).map((step) => h('i', {style: {left: `${scale.at(step)}%`}}));
   const middle = Math.round((scale.first + scale.last) / 2);
   const labels = scale.last - scale.first > 3 ? [scale.first, middle, scale.last] : [scale.first];

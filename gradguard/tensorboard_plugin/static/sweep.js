@@ -1,37 +1,38 @@
-// The U curve of the last sweep over step sizes: noise on its left, truncation on its right, the best step between.
-import {axis, colours, figure, guides, logarithmic, missing} from './charts.js';
+// The last sweep over step sizes: the discrepancy over the floor of noise and truncation, with the best step.
+import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
 import {h, table} from './dom.js';
 import {number} from './words.js';
 
-export function sweep(plotly, swept, tensor) {
+export function sweep(plotly, record, tensor) {
   const title = 'Discrepancy at each step size: the last sweep';
-  if (!Array.isArray(swept?.steps)) {
-    return missing(
+  if (!Array.isArray(record?.steps)) {
+    return placeholder(
       title,
       'This run has no sweep: gradguard sweep MODULE:FACTORY --logdir RUN, or writer.write_sweep(sweep(...)), adds one.',
     );
   }
-  const own = swept.tensors?.[tensor];
-  const curve = {...swept, ...own};
-  const element = figure(plotly, own ? `${title}, ${tensor}` : title, drawn(swept, curve), numbers(swept, curve));
-  if (!own) element.append(h('p', {}, swept.explanation ?? ''));
+  const ofTensor = record.tensors?.[tensor];
+  const curve = {...record, ...ofTensor};
+  const fullTitle = ofTensor ? `${title}, ${tensor}` : title;
+  const element = figure(plotly, fullTitle, chart(record, curve), numberTable(record, curve));
+  if (!ofTensor) element.append(h('p', {}, record.explanation ?? ''));
   return element;
 }
 
-function drawn(swept, curve) {
+function chart(record, curve) {
   const {ink, bug, explained, ok, muted} = colours();
   const line = (key, name, style, more = {}) => ({
     type: 'scatter',
     mode: 'lines',
     name,
-    x: swept.steps,
+    x: record.steps,
     y: (curve[key] ?? []).map((value) => (value > 0 ? value : null)),
     line: style,
     hovertemplate: `h = %{x:.2g}, ${name} %{y:.2g}<extra></extra>`,
     ...more,
   });
-  const shown = [...(curve.discrepancy ?? []), ...(curve.floor ?? []), 1].filter((value) => value > 0);
-  const best = swept.steps[curve.best];
+  const values = [...(curve.discrepancy ?? []), ...(curve.floor ?? []), 1].filter((value) => value > 0);
+  const best = record.steps[curve.best];
   return {
     traces: [
       line('noise', 'noise', {color: explained, dash: 'dot', width: 2}),
@@ -41,15 +42,15 @@ function drawn(swept, curve) {
     ],
     layout: {
       xaxis: axis('step size h', {type: 'log', dtick: 1}),
-      yaxis: axis('d', {...logarithmic(shown), range: [Math.log10(Math.min(...shown)) - 1, 0.5]}),
+      yaxis: axis('d', {...logarithmic(values), range: [Math.log10(Math.min(...values)) - 1, 0.5]}),
       ...(best ? guides([{at: best, words: `best, ${number(best)}`, colour: muted, log: true}], 'v') : {}),
     },
   };
 }
 
-function numbers(swept, curve) {
+function numberTable(record, curve) {
   const keys = ['discrepancy', 'floor', 'noise', 'truncation'];
-  const rows = swept.steps.map((step, i) => [
+  const rows = record.steps.map((step, i) => [
     i === curve.best ? `${number(step)}, best` : number(step),
     ...keys.map((key) => number(curve[key]?.[i], 2)),
   ]);

@@ -1,4 +1,4 @@
-// The top of the page: what is wrong, where, since when, and what to do.
+// The top of the page: what is wrong, where, since when, and what to do about it.
 import {h} from './dom.js';
 
 const ICONS = {bug: '✖', recovered: '!', unclear: '?', fine: '✔', empty: '–'};
@@ -17,16 +17,16 @@ export function verdict(overview) {
       story.unclear.length && story.findings.length
         ? h('p', {class: 'muted'}, `No check could judge ${story.unclear.join(', ')}.`)
         : null,
-      h('p', {class: 'muted'}, told(overview)),
+      h('p', {class: 'muted'}, basis(overview)),
     ),
   );
 }
 
-function finding(one, named) {
+function finding(one, withNames) {
   return h(
     'dl',
     {class: one.until == null ? 'finding' : 'finding over'},
-    named ? [h('dt', {}, 'Where'), h('dd', {}, one.tensors.join(', '))] : null,
+    withNames ? [h('dt', {}, 'Where'), h('dd', {}, one.tensors.join(', '))] : null,
     h('dt', {}, 'What'),
     h('dd', {}, one.explanation || 'TensorBoard kept no check of that time.'),
     one.cause ? [h('dt', {}, 'Likely cause'), h('dd', {}, one.cause)] : null,
@@ -34,8 +34,8 @@ function finding(one, named) {
   );
 }
 
-// How much of the run the page rests on.
-function told({story, shown, unreadable, cost, hint}) {
+// How many checks the page is based on, and what they cost.
+function basis({story, shown, unreadable, cost, hint}) {
   const parts = [];
   if (story.checks > shown) {
     const all = story.checks.toLocaleString('en');

@@ -1,4 +1,4 @@
-// Verdicts and numbers as they are read.
+// Verdicts and numbers as text.
 
 const BUGS = ['scale', 'sign', 'missing', 'spurious', 'clipped', 'structure', 'nonfinite'];
 const LEVELS = {ok: 'ok', float_precision: 'explained'};
@@ -17,7 +17,7 @@ export function label(verdict) {
   return level(verdict) === 'bug' ? `BUG: ${words}` : words;
 }
 
-// JSON has neither nan nor inf: what is missing was not finite, or not measured.
+// JSON has neither nan nor inf: null stands for a number that is not finite or not measured.
 export function number(value, digits = 3) {
   if (value == null) return '–';
   const size = Math.abs(value);
@@ -37,7 +37,7 @@ export function place(index) {
   return index?.length ? `[${index.join(', ')}]` : '';
 }
 
-// How plotly takes text that is no markup.
+// Text that plotly shows unchanged, without markup.
 export function plain(text) {
   return String(text).replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 }
