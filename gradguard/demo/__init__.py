@@ -1,1 +1,1 @@
-"""The network of the question that gradguard grew from, trained on a real genome with its bug on a switch."""
+"""The demo: an LSTM trained on a real genome, once with a fault in its backward pass and once without."""

@@ -1,4 +1,4 @@
-"""What the demo learns: the genome of the virus phi X 174, the first DNA genome ever sequenced (NC_001422.1)."""
+"""The data of the demo: the genome of the virus phi X 174, the first DNA genome ever sequenced (NC_001422.1)."""
 
 from collections.abc import Iterator
 from importlib import resources
@@ -11,27 +11,27 @@ from gradguard.testing.lstm import Batch
 
 BASES = "ACGT"
 START = "^"
-"""Stands before the first base of a window, where there is no base to go by."""
+"""The input symbol at the first position of a window, which has no previous base."""
 ALPHABET = BASES + START
 
 Codes = NDArray[np.integer[Any]]
 
 
 def read_genome() -> Codes:
-    """The 5386 bases in their order, as indices into `ALPHABET`; the genome is circular, its end leads to its start."""
+    """The 5386 bases in order, as indices into `ALPHABET`; the genome is circular."""
     lines = resources.files("gradguard.demo").joinpath("phix174.fa").read_text("ascii").splitlines()
     bases = "".join(line for line in lines if not line.startswith(">"))
     return np.array([BASES.index(base) for base in bases])
 
 
 def batches(genome: Codes, timesteps: int = 39, batch: int = 16, seed: int = 0) -> Iterator[Batch]:
-    """Windows at random positions of the circular genome, for ever: to predict each base from those before it.
+    """An endless series of batches of windows at random positions of the circular genome.
 
     Args:
         genome: Indices into `ALPHABET`.
-        timesteps: T, bases in a window.
-        batch: B, windows in a batch.
-        seed: Of the positions.
+        timesteps: T, the bases in a window.
+        batch: B, the windows in a batch.
+        seed: The seed of the positions.
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -39,12 +39,12 @@ def batches(genome: Codes, timesteps: int = 39, batch: int = 16, seed: int = 0) 
 
 
 def whole(genome: Codes, timesteps: int = 39) -> Batch:
-    """The whole genome as one batch of windows end to end; the last may wrap round and meet the first again."""
+    """The whole genome as one batch of consecutive windows; the last may wrap round and overlap the first."""
     return windows(genome, np.arange(0, len(genome), timesteps), timesteps)
 
 
 def windows(genome: Codes, positions: Codes, timesteps: int) -> Batch:
-    """The windows that begin at `positions`: the start symbol and then the previous base in, the base itself out."""
+    """The windows that begin at `positions`: the target is each base, the input the one before or the start symbol."""
     bases = genome[(positions + np.arange(timesteps)[:, None]) % len(genome)]
     start = np.full((1, len(positions)), ALPHABET.index(START))
     symbols = np.concatenate([start, bases[:-1]])

@@ -1,4 +1,4 @@
-"""The question's network as factories for the command line: `gradguard check gradguard.demo.question:faulty`."""
+"""The network of the demo as factories for the command line: `gradguard check gradguard.demo.question:faulty`."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ TIMESTEPS = 39
 
 
 def fixed() -> dict[str, Any]:
-    """Parameters, gradients and loss of the network as it is right, on one window of the genome."""
+    """Parameters, gradients and loss of the correct network, on one window of the genome."""
     return _case(LSTM)
 
 
 def faulty() -> dict[str, Any]:
-    """The same with the question's fault: the LSTM's backward pass averages over the timesteps."""
+    """The same with the fault of the demo: the backward pass of the LSTM averages over the timesteps once more."""
     return _case(faulty_class("timesteps"))
 
 

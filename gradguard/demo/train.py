@@ -1,4 +1,4 @@
-"""Two trainings of one network under guard, the first with a fault in its backward pass and the second without."""
+"""Two trainings of one network, checked by gradguard: with a fault in the backward pass, and without it."""
 
 import itertools
 import math
@@ -19,25 +19,26 @@ from gradguard.testing import FAULTS, LSTM, Batch, Fault, faulty
 from gradguard.writers import JSONLWriter
 
 TIMESTEPS = 39
-"""T of the question."""
+"""T, the length of a window."""
 LEARNING_RATE = 4.0
+"""The rate at the first step; it falls linearly to a tenth."""
 MAX_OVERHEAD = 0.2
-"""So small a network trains so fast that the usual one percent of its time would be too little for a check."""
+"""A network this small trains so fast that the default, 1 % of the time, is too little for a check."""
 BLOCKS = {"Wx": gates("ifog", axis=1), "Wh": gates("ifog", axis=1), "b": gates("ifog", axis=0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the demo is run with.
+    """The settings of the demo.
 
     Attributes:
-        fault: The fault of the first act, one of `gradguard.testing.FAULTS`.
-        steps: Training steps of each act.
-        every_n_steps: Steps from check to check.
-        seed: Of the weights and of the batches.
-        hidden: Cells of the LSTM.
-        batch: Windows in a batch.
-        precision: What the loss is evaluated in for a check: "native" is float32 here.
+        fault: The name of the fault in the first act, one of `gradguard.testing.FAULTS`.
+        steps: The number of training steps of each act.
+        every_n_steps: The number of steps from check to check.
+        seed: The seed of the weights and of the batches.
+        hidden: The number of cells of the LSTM.
+        batch: The number of windows in a batch.
+        precision: The precision in which checks evaluate the loss: "native" is float32 here.
     """
 
     fault: str
@@ -51,13 +52,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One training as it went.
+    """The outcome of one training.
 
     Attributes:
-        before: The loss on the whole genome before the first step, in nats a base.
-        after: The same after the last step.
-        steps: Steps taken; fewer than asked for when the loss stopped being finite.
-        reports: What the guard found, one report a check.
+        before: The loss on the whole genome before the first step, in nats per base.
+        after: The loss on the whole genome after the last step, in nats per base.
+        steps: The number of steps; fewer than in the settings if the loss became nan or inf.
+        reports: The reports of all checks.
     """
 
     before: float
@@ -67,17 +68,17 @@ class Act:
 
     @property
     def report(self) -> Report:
-        """The check that tells the most: the first that found a bug, else the latest."""
+        """The first check that found a bug, else the last check."""
         return next((report for report in self.reports if report.verdict.is_bug), self.reports[-1])
 
 
 def run(settings: Settings, logdir: Path) -> None:
-    """Trains twice, with the fault and without, and prints what the guard made of each.
+    """Train twice, with the fault and without, and print what the guard found in each act.
 
-    Each act logs into a folder of its own under `logdir`.
+    Each act logs into its own folder under `logdir`.
 
     Raises:
-        OSError: The folders cannot be made.
+        OSError: The folders cannot be created.
     """
     fault = FAULTS[settings.fault]
     with_fault, fixed = run_folders(logdir, fault)
@@ -86,11 +87,11 @@ def run(settings: Settings, logdir: Path) -> None:
         second = act(settings, LSTM, fixed)
     sys.stdout.write(f"""
 Act 1, a fault ({fault.name}): {fault.description}.
-{told(first)}
+{table_of(first)}
 {verdict_of_fault(first, fault)}
 
 Act 2, the same training with the fault taken out.
-{told(second)}
+{table_of(second)}
 {verdict_of_fixed(second)}
 
 To see both in TensorBoard:
@@ -99,12 +100,12 @@ To see both in TensorBoard:
 
 
 def act(settings: Settings, network: type[LSTM], folder: Path) -> Act:
-    """Trains the network from the start, under a guard that logs into the folder."""
+    """Train a new network with a guard that logs into the folder."""
     model = network(len(ALPHABET), settings.hidden, len(ALPHABET), seed=settings.seed)
     genome = whole(read_genome(), TIMESTEPS)
     before = float(model.loss(genome))
     with (
-        np.errstate(over="ignore", invalid="ignore"),  # a fault may make the training diverge
+        np.errstate(over="ignore", invalid="ignore"),  # a fault may let the training diverge
         GradGuard(
             model.params,
             logdir=folder,
@@ -116,28 +117,28 @@ def act(settings: Settings, network: type[LSTM], folder: Path) -> Act:
             writers=(JSONLWriter(folder / "reports.jsonl"),),
         ) as guard,
     ):
-        outcomes = train(model, guard, settings, folder.name)
+        reports = train(model, guard, settings, folder.name)
         after = float(model.loss(genome))
-    return Act(before, after, len(outcomes), tuple(report for report in outcomes if report))
+    return Act(before, after, len(reports), tuple(report for report in reports if report))
 
 
 def train(model: LSTM, guard: GradGuard, settings: Settings, title: str) -> list[Report | None]:
-    """Plain gradient descent with a falling rate; returns what the guard said at each step."""
+    """Plain gradient descent with a falling rate; returns the report of each step, None where there was no check."""
     stream = batches(read_genome(), TIMESTEPS, settings.batch, settings.seed)
-    said: list[Report | None] = []
+    reports: list[Report | None] = []
     with tqdm(range(settings.steps), desc=title, unit="step") as bar:
         for step in bar:
             rate = LEARNING_RATE * (1 - 0.9 * step / settings.steps)
             loss, report = advance(model, guard, step, next(stream), rate)
-            said.append(report)
+            reports.append(report)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if not math.isfinite(loss):
                 break
-    return said
+    return reports
 
 
 def advance(model: LSTM, guard: GradGuard, step: int, batch: Batch, rate: float) -> tuple[float, Report | None]:
-    """One step of gradient descent: the guard looks at the gradient between backward and the update."""
+    """One step of gradient descent: the guard checks the gradient between the backward pass and the update."""
     loss, grads = model.loss_and_grads(batch)
     report = guard.after_backward(step, grads, loss=lambda: model.loss(batch))
     for name, grad in grads.items():
@@ -146,32 +147,32 @@ def advance(model: LSTM, guard: GradGuard, step: int, batch: Batch, rate: float)
 
 
 def run_folders(logdir: Path, fault: Fault) -> tuple[Path, Path]:
-    """The folders of the two acts, made; numbered alike when earlier runs have filled them.
+    """Create the folders of the two acts; both get the same number if an earlier run has filled the plain names.
 
     Raises:
-        OSError: They cannot be made.
+        OSError: The folders cannot be created.
     """
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     pairs = ((logdir / f"1-fault-{fault.name}{suffix}", logdir / f"2-fixed{suffix}") for suffix in suffixes)
-    unused = next(pair for pair in pairs if not any(map(is_filled, pair)))
+    unused = next(pair for pair in pairs if not any(map(is_used, pair)))
     for folder in unused:
         folder.mkdir(parents=True, exist_ok=True)
     return unused
 
 
-def is_filled(folder: Path) -> bool:
-    """Whether something is there already that a new run would mix with."""
+def is_used(folder: Path) -> bool:
+    """Whether the path is a file or a folder that is not empty."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def told(act: Act) -> str:
-    """An act as a table of its tensors, and what it learnt."""
+def table_of(act: Act) -> str:
+    """The table of an act: its most important report, and the loss before and after."""
     learnt = f"{act.steps} steps: loss on the whole genome {act.before:.3f} -> {act.after:.3f} nats a base"
     return f"{act.report}\n{learnt} (guessing: {math.log(len(BASES)):.3f})"
 
 
 def verdict_of_fault(act: Act, fault: Fault) -> str:
-    """What the guard said of an act with a fault, beside what it should have said."""
+    """What the guard found in an act with a fault, and what it should have found."""
     found = bugs(act.report)
     if not found:
         return f"The guard saw no bug in {checks(act)}; the fault spoils {listed(fault.tensors)}."
@@ -183,7 +184,7 @@ def verdict_of_fault(act: Act, fault: Fault) -> str:
 
 
 def verdict_of_fixed(act: Act) -> str:
-    """What the guard said of an act without a fault."""
+    """What the guard found in an act without a fault."""
     found = bugs(act.report)
     if found:
         return f"A false alarm at step {act.report.step}, in {listed(found)}."
@@ -191,28 +192,31 @@ def verdict_of_fixed(act: Act) -> str:
 
 
 def bugs(report: Report) -> set[str]:
-    """The tensors that the report calls wrong."""
+    """The tensors that the report finds wrong."""
     return {name for name, tensor in report.tensors.items() if tensor.verdict.is_bug}
 
 
 def checks(act: Act) -> str:
-    """How many checks there were."""
+    """The number of checks, with the noun."""
     return f"{len(act.reports)} check{'s' if len(act.reports) > 1 else ''}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names in order, for a sentence."""
+    """The sorted names, separated by commas."""
     return ", ".join(sorted(names))
 
 
 def tensorboard_command(logdir: Path) -> str:
-    """The line to paste into a shell: `tensorboard` where that is the one of this Python, else the path to it."""
-    beside = shutil.which("tensorboard", path=Path(sys.executable).parent)
-    known = shutil.which("tensorboard")
-    name = "tensorboard" if beside is None or (known and Path(known).samefile(beside)) else shown(Path(beside))
-    return shlex.join([name, "--logdir", str(logdir)])
+    """The shell command that starts TensorBoard: by name if PATH finds that of this Python, else by its path."""
+    on_path = shutil.which("tensorboard")
+    own = shutil.which("tensorboard", path=Path(sys.executable).parent)
+    if own is None or (on_path is not None and Path(on_path).samefile(own)):
+        program = "tensorboard"
+    else:
+        program = short_path(Path(own))
+    return shlex.join([program, "--logdir", str(logdir)])
 
 
-def shown(path: Path) -> str:
-    """The path as one would type it here: relative when it lies inside the working directory."""
+def short_path(path: Path) -> str:
+    """The path, relative if it lies inside the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
