@@ -1,4 +1,4 @@
-"""The command line: what can be done without writing code."""
+"""The command line: checks, sweeps, reports and the demo without writing code."""
 
 from gradguard.cli.application import main
 

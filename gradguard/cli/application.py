@@ -1,4 +1,4 @@
-"""`gradguard COMMAND`: the commands, and how the process ends."""
+"""`gradguard COMMAND`: the parser of all commands, and the exit status."""
 
 import argparse
 import os
@@ -9,37 +9,37 @@ from importlib import metadata
 
 from gradguard.cli.commands import check, demo, diagnose, native, report, sweep
 from gradguard.cli.options import Parser
-from gradguard.cli.output import CANNOT_TELL, Failure, complain
+from gradguard.cli.output import CANNOT_TELL, Failure, print_failure
 
-INTERRUPTED = 130
-NOBODY_READS = 141  # as a process ends whose reader went away, such as `head`
+INTERRUPTED = 130  # the status of a shell command that SIGINT ended
+BROKEN_PIPE = 141  # the status of a shell command that SIGPIPE ended, as before `head`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line, by default that of the process, and returns the exit status."""
+    """Run a command line, by default that of the process, and return the exit status."""
     options = parser().parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
     except Failure as failure:
-        complain(options.prog, failure)
+        print_failure(options.prog, failure)
         return CANNOT_TELL
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
-    except Exception:  # a defect of ours, whatever it is
+        return BROKEN_PIPE
+    except Exception:  # a defect of gradguard itself
         traceback.print_exc()
-        return CANNOT_TELL  # Python's own 1 would say that there is a bug in a gradient
+        return CANNOT_TELL  # Python's own 1 would mean a bug in a gradient
     return status
 
 
 def parser() -> Parser:
-    """The options of every command."""
+    """The parser of all commands."""
     top = Parser(
         prog="gradguard",
-        description="Checks hand-written gradients during training, and tells float precision from a bug.",
+        description="Checks hand-written gradients, and separates rounding error from gradient bugs.",
         epilog="example:\n  gradguard demo --logdir runs",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,7 +51,7 @@ def parser() -> Parser:
 
 
 def version() -> str:
-    """The version installed."""
+    """The installed version."""
     try:
         return metadata.version("gradguard")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Columns of numbers from a CSV file that somebody else wrote."""
+"""Columns of numbers from a CSV file of another program."""
 
 import csv
 import io
@@ -13,18 +13,19 @@ import numpy as np
 from gradguard.arrays.types import Float64
 from gradguard.cli.output import Failure
 
-LARGEST = 64 * 2**20  # bytes
-SHOWN = 40  # characters of a word in a message
-NAMED = 10  # columns
+MAX_FILE_SIZE = 64 * 2**20  # bytes
+MAX_WORD_LENGTH = 40  # characters of a cell in a message
+MAX_PATH_LENGTH = 200  # characters of a path in a message
+MAX_COLUMNS_IN_MESSAGE = 10
 DELIMITERS = ",;\t"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 Row = tuple[int, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The numbers of one tensor, (m,) each; `error` is None where the file has no such column."""
+    """The numbers of one tensor, (m,) each; `error` is None if the file has no such column."""
 
     numeric: Float64
     analytic: Float64
@@ -32,34 +33,34 @@ class Columns:
 
 
 def read_columns(source: str) -> dict[str, Columns]:
-    """The columns of a CSV file by tensor; `-` is the standard input.
+    """The columns of a CSV file, by tensor; `-` is the standard input.
 
     Raises:
-        Failure: It cannot be read, or holds something else.
+        Failure: The file cannot be read, or does not hold such columns.
     """
     try:
         return parse(_decoded(_content(source)), "all" if source == "-" else Path(source).stem)
     except Failure as failure:
-        name = "standard input" if source == "-" else _short(source, 200)
+        name = "standard input" if source == "-" else _quoted(source, MAX_PATH_LENGTH)
         raise Failure(f"{name}: {failure.message}") from failure
 
 
 def _content(source: str) -> bytes:
     try:
         if source == "-":
-            content = sys.stdin.buffer.read(LARGEST + 1)
+            content = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
         else:
             with Path(source).open("rb") as file:
-                content = file.read(LARGEST + 1)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+                content = file.read(MAX_FILE_SIZE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise Failure(getattr(error, "strerror", None) or str(error)) from error
-    if len(content) > LARGEST:
-        raise Failure(f"is larger than {LARGEST // 2**20} MiB; expected a sample of the entries")
+    if len(content) > MAX_FILE_SIZE:
+        raise Failure(f"is larger than {MAX_FILE_SIZE // 2**20} MiB; expected a sample of the entries")
     return content
 
 
 def _decoded(content: bytes) -> str:
-    if content.startswith(UTF16):
+    if content.startswith(UTF16_MARKS):
         raise Failure("is text in UTF-16; expected UTF-8: save it anew")
     if b"\0" in content:
         raise Failure(f"is no text (a zero byte at {content.index(0)}); expected comma-separated values")
@@ -71,32 +72,32 @@ def _decoded(content: bytes) -> str:
 
 
 def parse(text: str, tensor: str) -> dict[str, Columns]:
-    """The columns `numeric`, `analytic` and perhaps `tensor` and `error`, by tensor; a header names them.
+    """The columns `numeric`, `analytic` and optionally `tensor` and `error`, by tensor.
 
     Args:
-        text: Values that commas separate; or semicolons or tabs, where the header has those.
-        tensor: The name of all rows, where there is no column of names.
+        text: A header and rows, separated by commas, or by semicolons or tabs if the header is.
+        tensor: The tensor of all rows if there is no column `tensor`.
 
     Raises:
-        Failure: A column is missing, a number is none, or the rows do not fit the header; with the line.
+        Failure: A column is missing, a value is no number, or a row does not fit the header; the message has the line.
     """
     rows = _rows(text)
     number, header = next(rows, (0, []))
     if not header:
         raise Failure("is empty; expected a header with the columns numeric and analytic")
-    places = _places(number, header)
+    positions = _positions(number, header)
     numbers: dict[str, list[list[float]]] = {}
     for line, row in rows:
         _require_width(line, row, len(header))
-        name = _name(line, row[places["tensor"]]) if "tensor" in places else tensor
-        numbers.setdefault(name, []).append(_read(line, row, places))
+        name = _name(line, row[positions["tensor"]]) if "tensor" in positions else tensor
+        numbers.setdefault(name, []).append(_read(line, row, positions))
     if not numbers:
         raise Failure("holds no rows below its header")
     return {name: Columns(*_transposed(lines)) for name, lines in numbers.items()}
 
 
 def _rows(text: str) -> Iterator[Row]:
-    """The rows that are not blank, each with the line that it begins on."""
+    """The rows that are not blank, each with the number of its first line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
@@ -115,16 +116,16 @@ def _delimiter(text: str) -> str:
     return max(DELIMITERS, key=header.count)
 
 
-def _places(line: int, header: Sequence[str]) -> dict[str, int]:
-    """Where the columns that are known here stand."""
+def _positions(line: int, header: Sequence[str]) -> dict[str, int]:
+    """The positions of the known columns."""
     names = [cell.strip().casefold() for cell in header]
     for known in ("numeric", "analytic", "tensor", "error"):
         if names.count(known) > 1:
             raise Failure(f"line {line}: the header has {names.count(known)} columns {known!r}; expected one")
     missing = [needed for needed in ("numeric", "analytic") if needed not in names]
     if missing:
-        given = ", ".join(_short(cell.strip()) for cell in header[:NAMED])
-        more = f" and {len(header) - NAMED} more" if len(header) > NAMED else ""
+        given = ", ".join(_quoted(cell.strip()) for cell in header[:MAX_COLUMNS_IN_MESSAGE])
+        more = f" and {len(header) - MAX_COLUMNS_IN_MESSAGE} more" if len(header) > MAX_COLUMNS_IN_MESSAGE else ""
         raise Failure(f"line {line}: the header has no column {' and no '.join(map(repr, missing))}, but {given}{more}")
     return {name: names.index(name) for name in ("numeric", "analytic", "tensor", "error") if name in names}
 
@@ -142,9 +143,11 @@ def _name(line: int, cell: str) -> str:
     return name
 
 
-def _read(line: int, row: Sequence[str], places: dict[str, int]) -> list[float]:
-    """Numeric, analytic and, where there is one, error."""
-    values = [_number(line, name, row[places[name]]) for name in ("numeric", "analytic", "error") if name in places]
+def _read(line: int, row: Sequence[str], positions: dict[str, int]) -> list[float]:
+    """The values of the columns numeric, analytic and, if there is one, error."""
+    values = [
+        _number(line, name, row[positions[name]]) for name in ("numeric", "analytic", "error") if name in positions
+    ]
     if len(values) > 2 and not 0 <= values[2] < math.inf:
         raise Failure(f"line {line}: error is {values[2]:g}; expected a number of at least 0")
     return values
@@ -152,9 +155,9 @@ def _read(line: int, row: Sequence[str], places: dict[str, int]) -> list[float]:
 
 def _number(line: int, column: str, cell: str) -> float:
     try:
-        return float(cell.replace("_", "?"))  # Python reads 1_000, and nobody else
+        return float(cell.replace("_", "?"))  # float() accepts 1_000, other programs do not
     except ValueError:
-        raise Failure(f"line {line}: {column} is {_short(cell.strip())}; expected a number") from None
+        raise Failure(f"line {line}: {column} is {_quoted(cell.strip())}; expected a number") from None
 
 
 def _transposed(lines: list[list[float]]) -> tuple[Float64, Float64, Float64 | None]:
@@ -162,6 +165,6 @@ def _transposed(lines: list[list[float]]) -> tuple[Float64, Float64, Float64 | N
     return numeric, analytic, error[0] if error else None
 
 
-def _short(text: str, length: int = SHOWN) -> str:
-    """The text in quotes, with escapes for what cannot be printed, and cut off where it is long."""
+def _quoted(text: str, length: int = MAX_WORD_LENGTH) -> str:
+    """The text in quotes, with escapes for unprintable characters, and shortened to `length` characters."""
     return repr(text if len(text) <= length else f"{text[:length]}...")

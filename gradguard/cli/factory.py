@@ -1,4 +1,4 @@
-"""The user's factory: found, called, and what it returned understood."""
+"""The user's factory MODULE:FACTORY: importing it, calling it, and reading what it returns."""
 
 import contextlib
 import difflib
@@ -24,13 +24,13 @@ Result = TypeVar("Result")
 REQUIRED = ("params", "grads", "loss")
 OPTIONAL = ("constants", "blocks", "snapshot", "reduction")
 EXPECTED = f"({', '.join(REQUIRED)}), or a mapping with these keys and perhaps {', '.join(OPTIONAL)}"
-OURS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gradguard, np, importlib))
-NAMED = 10  # names at most in a message
+LIBRARY_FOLDERS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gradguard, np, importlib))
+MAX_NAMES_IN_MESSAGE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a factory made: the arguments of `gradguard.check`, as they are."""
+    """The arguments of `gradguard.check` that a factory returned, not yet validated."""
 
     params: Any
     grads: Any
@@ -43,7 +43,7 @@ class Case:
 
 @contextlib.contextmanager
 def working_directory_on_path() -> Iterator[None]:
-    """Import from the working directory too, as `python -m` does."""
+    """Search the working directory for modules too, as `python -m` does."""
     before = list(sys.path)
     if not sys.flags.safe_path:
         sys.path.insert(0, str(Path.cwd()))
@@ -57,58 +57,58 @@ def make(target: str) -> Case:
     """Import MODULE, call its FACTORY, and read what it returned.
 
     Raises:
-        Failure: One of these is not possible.
+        Failure: The import or the call fails, or the result has another form.
     """
     module_name, path = _split(target)
-    factory = _attribute(_imported(module_name), path)
+    factory = _find_factory(_import(module_name), path)
     _require_no_arguments(target, factory)
     try:
-        made = factory()
+        result = factory()
     except (Exception, SystemExit) as error:
-        raise Failure(f"{target} raised {_named(error)}", details(error)) from error
-    return case(target, made)
+        raise Failure(f"{target} raised {_type_and_message(error)}", details(error)) from error
+    return case(target, result)
 
 
 def guarded(work: Callable[[], Result]) -> Result:
-    """The result of some work of gradguard on the user's objects.
+    """The result of `work`, which runs gradguard on the user's objects.
 
     Raises:
-        Failure: Its arguments do not fit, or the user's own code raised.
+        Failure: The arguments do not fit, or the user's own code raised an exception.
     """
     try:
         return work()
     except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) or _users(error.__traceback__):
-            raise Failure(f"the loss, or what it needs, raised {_named(error)}", details(error)) from error
+        if isinstance(error, SystemExit) or _users_frames(error.__traceback__):
+            raise Failure(f"the loss, or what it needs, raised {_type_and_message(error)}", details(error)) from error
         if isinstance(error, (TypeError, ValueError)):
             raise Failure(str(error)) from error
         raise
 
 
-def case(target: str, made: object) -> Case:
-    """What a factory returned, under its names.
+def case(target: str, result: object) -> Case:
+    """The result of a factory, a tuple or a mapping, as a case.
 
     Raises:
-        Failure: It returned something else than expected.
+        Failure: The result has another form.
     """
-    if isinstance(made, Mapping):
-        return _from_mapping(target, made)
-    if isinstance(made, tuple | list) and len(made) == len(REQUIRED):
-        return Case(*made)
-    count = f" of {len(made)}" if isinstance(made, tuple | list) else ""
-    raise Failure(f"{target} returned something of type {type(made).__name__}{count}; expected {EXPECTED}")
+    if isinstance(result, Mapping):
+        return _from_mapping(target, result)
+    if isinstance(result, tuple | list) and len(result) == len(REQUIRED):
+        return Case(*result)
+    count = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+    raise Failure(f"{target} returned something of type {type(result).__name__}{count}; expected {EXPECTED}")
 
 
-def _from_mapping(target: str, made: Mapping[Any, Any]) -> Case:
+def _from_mapping(target: str, result: Mapping[Any, Any]) -> Case:
     known = [field.name for field in fields(Case)]
-    missing = [name for name in REQUIRED if name not in made]
-    unknown = [repr(name) for name in made if name not in known]
+    missing = [name for name in REQUIRED if name not in result]
+    unknown = [repr(name) for name in result if name not in known]
     if missing or unknown:
-        lacks = f"without {', '.join(missing)}" if missing else f"with {', '.join(unknown[:NAMED])}"
+        lacks = f"without {', '.join(missing)}" if missing else f"with {', '.join(unknown[:MAX_NAMES_IN_MESSAGE])}"
         raise Failure(f"{target} returned a mapping {lacks}; expected {EXPECTED}")
-    if not isinstance(made.get("constants") or {}, Mapping):
-        raise Failure(f"{target} returned constants of type {type(made['constants']).__name__}; expected a mapping")
-    return Case(**{name: made[name] for name in known if name in made})
+    if not isinstance(result.get("constants") or {}, Mapping):
+        raise Failure(f"{target} returned constants of type {type(result['constants']).__name__}; expected a mapping")
+    return Case(**{name: result[name] for name in known if name in result})
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -120,46 +120,46 @@ def _split(target: str) -> tuple[str, str]:
     return module, path
 
 
-def _imported(name: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and not _users(error.__traceback__):
+        if isinstance(error, ModuleNotFoundError) and not _users_frames(error.__traceback__):
             more = f", and {len(sys.path) - 1} more places of sys.path"
             raise Failure(f"there is no module {error.name!r}: looked in {sys.path[0]}{more}") from error
-        raise Failure(f"importing {name!r} raised {_named(error)}", details(error)) from error
+        raise Failure(f"importing {name!r} raised {_type_and_message(error)}", details(error)) from error
 
 
-def _attribute(module: ModuleType, path: str) -> Callable[..., object]:
+def _find_factory(module: ModuleType, path: str) -> Callable[..., object]:
     try:
-        found = functools.reduce(getattr, path.split("."), module)
+        factory = functools.reduce(getattr, path.split("."), module)
     except AttributeError as error:
-        raise Failure(f"{_place(module)} has no {path!r}; {_near(module, path)}") from error
-    if not callable(found):
-        raise Failure(f"{path!r} in {_place(module)} is of type {type(found).__name__}; expected a function")
-    return found
+        raise Failure(f"{_described(module)} has no {path!r}; {_defined_functions(module, path)}") from error
+    if not callable(factory):
+        raise Failure(f"{path!r} in {_described(module)} is of type {type(factory).__name__}; expected a function")
+    return factory
 
 
-def _place(module: ModuleType) -> str:
+def _described(module: ModuleType) -> str:
     return f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'without a file'})"
 
 
-def _near(module: ModuleType, path: str) -> str:
-    """The functions that the module defines, those with similar names first."""
-    own = [
+def _defined_functions(module: ModuleType, path: str) -> str:
+    """A clause with the functions that the module defines, those with similar names first."""
+    defined = [
         name
         for name, value in vars(module).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
-    similar = difflib.get_close_matches(path, own, n=NAMED)
-    names = [*similar, *(name for name in own if name not in similar)]
-    return f"it defines {', '.join(names[:NAMED])}" if names else "it defines no function"
+    similar = difflib.get_close_matches(path, defined, n=MAX_NAMES_IN_MESSAGE)
+    names = [*similar, *(name for name in defined if name not in similar)]
+    return f"it defines {', '.join(names[:MAX_NAMES_IN_MESSAGE])}" if names else "it defines no function"
 
 
 def _require_no_arguments(target: str, factory: Callable[..., object]) -> None:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some extension types have none
+    except (TypeError, ValueError):  # some extension types have no signature
         return
     try:
         signature.bind()
@@ -168,19 +168,19 @@ def _require_no_arguments(target: str, factory: Callable[..., object]) -> None:
 
 
 def details(error: BaseException) -> str:
-    """The traceback, from the first line of the user's own code on."""
-    return "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
+    """The traceback, from the first frame of the user's own code on."""
+    return "".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__)))
 
 
-def _users(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+def _users_frames(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and _is_library(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
 
 
-def _is_ours(filename: str) -> bool:
-    return filename.startswith((*OURS, "<frozen importlib"))
+def _is_library(filename: str) -> bool:
+    return filename.startswith((*LIBRARY_FOLDERS, "<frozen importlib"))
 
 
-def _named(error: BaseException) -> str:
+def _type_and_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

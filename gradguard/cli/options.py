@@ -1,22 +1,22 @@
-"""What the commands' options have in common."""
+"""Options that several commands share."""
 
 import argparse
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
-EXIT_STATUSES = "exit status:\n  0 fine, 1 a bug, 2 it cannot be told (or the command line is wrong)\n"
+EXIT_STATUSES = "exit status:\n  0 no bug, 1 a bug, 2 not enough evidence, or an error (also of the command line)\n"
 FACTORY = """\
-MODULE is imported as `python -m` would, from the working directory too. FACTORY is called with no arguments and returns
-(params, grads, loss), or a mapping with these keys and, if need be, constants, blocks, snapshot and reduction.
+MODULE is imported as by `python -m`, also from the working directory. FACTORY is called without arguments and returns
+(params, grads, loss), or a mapping with these keys and, optionally, constants, blocks, snapshot and reduction.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Says what is wrong and ends with status 2."""
+        """Print the error and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
@@ -24,54 +24,62 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], **texts: Any) -> Parser:
-    """Adds a command with its help; `run` is called with its options."""
+    """Add a command with its help texts; `run` gets the parsed options and returns the exit status."""
     command = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
     command.set_defaults(command=run, prog=command.prog)
     return command
 
 
 def add_json(command: Parser) -> None:
-    """Adds `--json`."""
+    """Add `--json`."""
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else")
 
 
 def add_constants(command: Parser) -> None:
-    """Adds `--constant`."""
+    """Add `--constant`."""
     command.add_argument(
         "--constant",
         action="append",
         type=constant,
         default=[],
         metavar="NAME=VALUE",
-        help="a number of the training to name a factor after, such as timesteps=39; may be repeated",
+        help="a number of the training that a wrong factor may equal, such as timesteps=39; may be repeated",
     )
 
 
 def add_measurement(command: Parser, precision: str, entries: int) -> None:
-    """Adds the factory and how it is measured."""
-    command.add_argument("factory", metavar="MODULE:FACTORY", help="what makes the parameters, gradients and loss")
+    """Add the factory and the options of the measurement."""
+    command.add_argument(
+        "factory", metavar="MODULE:FACTORY", help="a function that returns parameters, gradients and loss"
+    )
     command.add_argument(
         "--precision",
         choices=("native", "float64", "auto"),
         default=precision,
-        help="what the loss is evaluated in (default: %(default)s)",
+        help="precision in which the loss is evaluated (default: %(default)s)",
     )
     command.add_argument(
-        "--reduction", choices=("sum", "mean"), help="which scalar the gradient is of, when the loss returns an array"
+        "--reduction",
+        choices=("sum", "mean"),
+        help="the scalar that the gradient belongs to, if the loss returns an array",
     )
     command.add_argument(
         "--entries",
         type=whole_number(1),
         metavar="N",
-        help=f"entries of a tensor to measure at most (default: {entries})",
+        help=f"largest number of entries of a tensor to measure (default: {entries})",
     )
     command.add_argument(
-        "--seed", type=whole_number(0), default=0, metavar="N", help="which entries are drawn (default: %(default)s)"
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="seed that draws the entries (default: %(default)s)",
     )
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """What reads a whole number of at least `least`."""
+    """A parser of whole numbers of at least `least`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -82,7 +90,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def constant(text: str) -> tuple[str, float]:
-    """A constant's name and value, from NAME=VALUE."""
+    """The name and value of a constant, from NAME=VALUE."""
     name, _, value = text.partition("=")
     number = positive(value)
     if not name or number is None:
@@ -91,7 +99,7 @@ def constant(text: str) -> tuple[str, float]:
 
 
 def step_sizes(text: str) -> list[float]:
-    """Step sizes, from a list with commas."""
+    """Step sizes, from a list separated by commas."""
     steps = [positive(part) for part in text.split(",")]
     known = [step for step in steps if step is not None]
     if len(known) < max(2, len(steps)):
@@ -100,7 +108,7 @@ def step_sizes(text: str) -> list[float]:
 
 
 def positive(text: str) -> float | None:
-    """The positive number that the text says, if it says one."""
+    """The positive finite number in the text; None if it is no such number."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the commands print, and how they end."""
+"""The output of the commands, and their exit statuses."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ from gradguard.report.verdict import Verdict
 FINE, BUG, CANNOT_TELL = 0, 1, 2
 
 
-class Failure(Exception):  # noqa: N818 - it is no error of the program
-    """Why a command cannot do what it was asked for.
+class Failure(Exception):  # noqa: N818 - it is an outcome, no defect of the program
+    """A command cannot do its work; the user sees why.
 
     Attributes:
-        message: One line.
-        details: What is shown before it, such as a traceback of the user's own code; "" if nothing.
+        message: The reason, in one line.
+        details: Text to print before it, such as a traceback of the user's own code; "" if there is none.
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -25,29 +25,29 @@ class Failure(Exception):  # noqa: N818 - it is no error of the program
         self.details = details
 
 
-def complain(prog: str, failure: Failure) -> None:
-    """Say on the standard error stream why the command failed, in one line after the details."""
+def print_failure(prog: str, failure: Failure) -> None:
+    """Print the details and the reason of a failure to the standard error stream."""
     sys.stderr.write(f"{failure.details}{prog}: error: {failure.message}\n")
 
 
 def status_of(verdict: Verdict) -> int:
-    """The exit status that tells a verdict."""
+    """The exit status of a verdict."""
     return {False: FINE, True: BUG, None: CANNOT_TELL}[verdict.is_bug]
 
 
-def say(text: str) -> None:
-    """Print lines; characters that the terminal's encoding lacks are written as escapes."""
+def print_text(text: str) -> None:
+    """Print text and a newline; characters that the encoding of stdout lacks become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
 
 
-def say_json(values: Mapping[str, Any]) -> None:
-    """Print strict JSON, in ASCII, so that no name in it can hold a control character."""
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print strict JSON in ASCII, so that no name in it holds a control character."""
     sys.stdout.write(f"{json.dumps(values, allow_nan=False, indent=2)}\n")
 
 
 @contextlib.contextmanager
 def stdout_for_json_only(is_json: bool) -> Iterator[None]:
-    """Send what the user's own code prints to the standard error stream where the output is JSON."""
+    """Redirect the output of the user's own code to the standard error stream if stdout is for JSON."""
     with contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext():
         yield

@@ -8,7 +8,7 @@ from reports import MakeReport, MakeTensor
 
 from gradguard import Alert, Verdict, sweep
 from gradguard.cli import main
-from gradguard.cli.commands.report import gravest
+from gradguard.cli.commands.report import worst_status
 from gradguard.writers import JSONLWriter, TensorBoardWriter
 
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_told_in_a_line(
 @pytest.mark.parametrize(("statuses", "status"), [([0, 0], 0), ([0, 2], 2), ([2, 1, 0], 1)])
 def test_the_gravest_of_several_runs_counts(statuses: list[int], status: int) -> None:
     """A bug in one is a bug, and one that cannot be told leaves all untold."""
-    assert gravest(statuses) == status
+    assert worst_status(statuses) == status
 
 
 def test_a_sweep_by_itself_has_no_story(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`gradguard check`."""
+"""`gradguard check`: check the gradients that a factory returns."""
 
 import argparse
 
@@ -14,10 +14,10 @@ from gradguard.cli.options import (
     add_json,
     add_measurement,
 )
-from gradguard.cli.output import say, say_json, status_of, stdout_for_json_only
+from gradguard.cli.output import print_json, print_text, status_of, stdout_for_json_only
 
 DESCRIPTION = f"""\
-Checks the gradients that a factory makes, once, deeply: no training loop is needed.
+Checks the gradients that a factory returns, once and thoroughly, without a training loop.
 
 {FACTORY}"""
 EPILOG = f"""\
@@ -28,9 +28,14 @@ example:
 
 
 def add_to(commands: Commands) -> None:
-    """Adds the options of `gradguard check`."""
+    """Add `gradguard check` to the parser."""
     command = add_command(
-        commands, "check", run, help="check the gradients that a factory makes", description=DESCRIPTION, epilog=EPILOG
+        commands,
+        "check",
+        run,
+        help="check the gradients that a factory returns",
+        description=DESCRIPTION,
+        epilog=EPILOG,
     )
     add_measurement(command, "auto", ENTRIES)
     add_constants(command)
@@ -38,7 +43,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`gradguard check`: prints the report, and ends with its verdict."""
+    """Print the report, and return the exit status of its verdict."""
     with working_directory_on_path(), stdout_for_json_only(options.json):
         case = make(options.factory)
         report = guarded(
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     if options.json:
-        say_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        say(str(report))
+        print_text(str(report))
     return status_of(report.verdict)

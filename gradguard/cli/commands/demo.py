@@ -1,4 +1,4 @@
-"""`gradguard demo`."""
+"""`gradguard demo`: train an LSTM with and without a fault."""
 
 import argparse
 import logging
@@ -11,8 +11,8 @@ from gradguard.testing import FAULTS
 LIST = "list"
 
 DESCRIPTION = """\
-Trains the LSTM of the question that gradguard grew from, in float32, on the genome of the virus phi X 174: first with a
-fault in its backward pass, then without. gradguard watches both, says what it finds, and logs it for TensorBoard.
+Trains an LSTM in float32 on the genome of the virus phi X 174, first with a fault in its backward pass, then without.
+gradguard checks both trainings, prints what it finds, and logs it for TensorBoard.
 """
 EPILOG = """\
 example:
@@ -23,47 +23,47 @@ example:
 
 
 def add_to(commands: Commands) -> None:
-    """Adds the options of `gradguard demo`."""
+    """Add `gradguard demo` to the parser."""
     demo = add_command(
         commands,
         "demo",
         run,
-        help="watch gradguard find a bug in an LSTM, and agree with the LSTM once it is fixed",
+        help="train an LSTM with a gradient bug and without, both checked by gradguard",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    demo.add_argument("--logdir", type=Path, default=Path("runs"), help="folder for the logs (default: %(default)s)")
+    demo.add_argument("--logdir", type=Path, default=Path("runs"), help="folder of the logs (default: %(default)s)")
     demo.add_argument(
         "--fault",
         type=fault,
         default="timesteps",
         metavar="NAME",
-        help="fault of the first act, or `list` (default: %(default)s)",
+        help="fault of the first training, or `list` to print all faults (default: %(default)s)",
     )
-    for name, least, default, what in (
-        ("--steps", 1, 3000, "training steps of each act"),
-        ("--every-n-steps", 1, 100, "steps from check to check"),
-        ("--seed", 0, 0, "seed of the weights and batches"),
-        ("--hidden", 1, 5, "cells of the LSTM"),
-        ("--batch", 1, 16, "windows in a batch"),
+    for name, least, default, meaning in (
+        ("--steps", 1, 3000, "steps of each training"),
+        ("--every-n-steps", 1, 100, "training steps between checks"),
+        ("--seed", 0, 0, "seed of the weights and of the batches"),
+        ("--hidden", 1, 5, "number of cells of the LSTM"),
+        ("--batch", 1, 16, "number of windows in a batch"),
     ):
         demo.add_argument(
-            name, type=whole_number(least), default=default, metavar="N", help=f"{what} (default: %(default)s)"
+            name, type=whole_number(least), default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
         )
     demo.add_argument(
         "--precision",
         choices=("native", "float64", "auto"),
         default="native",
-        help="precision that the checks evaluate the loss in; native is float32 here (default: %(default)s)",
+        help="precision in which checks evaluate the loss; native is float32 here (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """`gradguard demo`: lists the faults, or trains with one of them."""
+    """Print the faults, or train with one of them and without."""
     if options.fault == LIST:
         sys.stdout.write(listed_faults())
         return 0
-    from gradguard.demo import train  # it imports TensorBoard, which `--help` need not wait for
+    from gradguard.demo import train  # imports TensorBoard, which is slow
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("gradguard").setLevel(logging.INFO)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def listed_faults() -> str:
-    """The faults, one a line: its name, and what the code does wrong."""
+    """The faults, one in each line: its name, and what the code does wrong."""
     width = max(map(len, FAULTS))
     return "".join(f"{name:<{width}}  {fault.description}\n" for name, fault in FAULTS.items())
 

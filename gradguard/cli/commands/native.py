@@ -1,13 +1,13 @@
-"""`gradguard native`."""
+"""`gradguard native`: find the C header for trainers in C and C++."""
 
 import argparse
 
 from gradguard.cli.options import Commands, add_command
-from gradguard.cli.output import FINE, say
+from gradguard.cli.output import FINE, print_text
 
 DESCRIPTION = """\
-What a trainer in C or C++ is built with: it includes gradguard.h, fills in its table, and becomes a shared library that
-gradguard.integrations.native loads.
+Prints the folder of gradguard.h. A trainer in C or C++ includes this header, fills in its table, and is built as a
+shared library that gradguard.integrations.native loads.
 """
 EPILOG = """\
 example:
@@ -16,12 +16,12 @@ example:
 
 
 def add_to(commands: Commands) -> None:
-    """Adds the options of `gradguard native`."""
+    """Add `gradguard native` to the parser."""
     command = add_command(
         commands,
         "native",
         run,
-        help="tell where the header for trainers in C and C++ is",
+        help="print the folder of the header for trainers in C and C++",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
@@ -30,9 +30,9 @@ def add_to(commands: Commands) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:  # noqa: ARG001 - a command takes its options
-    """`gradguard native`: prints the folder."""
-    from gradguard.integrations.native import INCLUDE_DIR  # no other command needs the integrations
+def run(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command gets its options
+    """Print the folder of the header."""
+    from gradguard.integrations.native import INCLUDE_DIR  # only this command needs the integrations
 
-    say(str(INCLUDE_DIR))
+    print_text(str(INCLUDE_DIR))
     return FINE

@@ -1,4 +1,4 @@
-"""`gradguard report`."""
+"""`gradguard report`: summarize logged runs."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradguard.cli.options import Commands, add_command, add_json
-from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, say, say_json
+from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, print_json, print_text
 from gradguard.report.text import one_line
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from gradguard.runs.story import Finding, Story
 
 DESCRIPTION = """\
-Reads what gradguard logged, event files or JSON lines, and tells the story of each run: when it was fine, when it
-moved, and what it is.
+Reads the logs of gradguard, event files or JSON lines, and summarizes each run: when its gradients were right, when
+they were wrong, and why.
 """
 EPILOG = """\
 exit status:
-  0 no bug, and every tensor could be judged, 1 a bug was confirmed at some check, 2 it cannot be told (or nothing could
-  be read, or the command line is wrong)
+  0 no bug, and every tensor could be judged, 1 a bug at some check, 2 not enough evidence, or an error (no log that can
+  be read, or a wrong command line)
 
 example:
   gradguard report runs --html report.html
@@ -29,51 +29,49 @@ example:
 
 
 def add_to(commands: Commands) -> None:
-    """Adds the options of `gradguard report`."""
-    command = add_command(
-        commands, "report", run, help="tell the story of logged runs", description=DESCRIPTION, epilog=EPILOG
-    )
-    command.add_argument("logdir", metavar="LOGDIR", help="the folder of a run, or one with runs in it, or a file")
-    command.add_argument("--html", metavar="FILE", help="write the story and its charts into one self-contained page")
+    """Add `gradguard report` to the parser."""
+    command = add_command(commands, "report", run, help="summarize logged runs", description=DESCRIPTION, epilog=EPILOG)
+    command.add_argument("logdir", metavar="LOGDIR", help="the folder of a run or of several runs, or a log file")
+    command.add_argument("--html", metavar="FILE", help="write summary and charts into one self-contained page")
     add_json(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    """`gradguard report`: prints the stories, and ends with the gravest."""
-    from gradguard.runs.logs import read_logs  # TensorBoard is not light
-    from gradguard.runs.story import tell
+    """Print the summaries, and return the worst exit status of all runs."""
+    from gradguard.runs.logs import read_logs  # imports TensorBoard, which is slow
+    from gradguard.runs.story import story_of
 
     try:
         logs = read_logs(options.logdir, details=options.html is not None)
     except (OSError, ValueError, ImportError) as error:
         raise Failure(f"cannot read {options.logdir!r}: {error}") from error
-    told_of = [log for log in logs if log.checks or log.unreadable]  # a sweep by itself has no story
-    if not told_of:
+    with_checks = [log for log in logs if log.checks or log.unreadable]  # not those with a sweep only
+    if not with_checks:
         raise Failure(
             f"{options.logdir!r} holds no log of gradguard; expected event files that TensorBoardWriter wrote (version "
             "0.1 or later), or lines that JSONLWriter wrote"
         )
-    stories = {log.run: tell(log.checks) for log in told_of}
-    status = gravest(story.state.status for story in stories.values())
+    stories = {log.run: story_of(log.checks) for log in with_checks}
+    status = worst_status(story.state.status for story in stories.values())
     if options.html is not None:
         _write_page(options.html, logs)
     if options.json:
-        say_json({"status": status, "runs": {log.run: _as_dict(log, stories[log.run]) for log in told_of}})
+        print_json({"status": status, "runs": {log.run: _as_dict(log, stories[log.run]) for log in with_checks}})
     else:
-        say("\n\n".join(told(log, stories[log.run]) for log in told_of))
+        print_text("\n\n".join(summary(log, stories[log.run]) for log in with_checks))
         if options.html is not None:
-            say(f"\nThe page: {options.html}")
+            print_text(f"\nThe page: {options.html}")
     return status
 
 
-def gravest(statuses: Iterable[int]) -> int:
-    """The status of several: a bug in one is a bug, and one that cannot be told leaves all untold."""
-    seen = set(statuses)
-    return BUG if BUG in seen else CANNOT_TELL if CANNOT_TELL in seen else FINE
+def worst_status(statuses: Iterable[int]) -> int:
+    """The exit status of several runs: a bug in any run counts most, then a run that could not be judged."""
+    distinct = set(statuses)
+    return BUG if BUG in distinct else CANNOT_TELL if CANNOT_TELL in distinct else FINE
 
 
-def told(log: "Log", story: "Story") -> str:
-    """A run's story in lines."""
+def summary(log: "Log", story: "Story") -> str:
+    """The summary of a run, in lines."""
     lines = [f"{log.run}: {story.headline}."]
     lines += [line for one in story.findings for line in _finding(one, len(story.findings) > 1)]
     lines += (
@@ -82,23 +80,25 @@ def told(log: "Log", story: "Story") -> str:
     return "\n".join(map(one_line, [*lines, *_moments(story), *_cost(log, story)]))
 
 
-def _finding(one: "Finding", named: bool) -> list[str]:
+def _finding(one: "Finding", with_names: bool) -> list[str]:
     from gradguard.runs.story import listed
 
-    lead = f"{listed(one.tensors)}: " if named else ""
+    lead = f"{listed(one.tensors)}: " if with_names else ""
     parts = [f"  {lead}{one.explanation}", f"  -> {one.cause}" if one.cause else ""]
     return [part for part in [*parts, f"  -> {one.advice}" if one.advice else ""] if part]
 
 
 def _moments(story: "Story") -> list[str]:
-    """When it was fine and when it moved, where there is more to tell than the first line does."""
+    """When verdicts changed, if there is more than the first line says."""
     from gradguard.runs.story import listed
 
     if len(story.moments) < 2:
         return []
     width = len(f"step {story.last}")
-    what = max(len(moment[1]) for moment in story.moments)
-    return [f"  {f'step {step}':<{width}}  {words:<{what}}  {listed(names)}" for step, words, names in story.moments]
+    words_width = max(len(moment[1]) for moment in story.moments)
+    return [
+        f"  {f'step {step}':<{width}}  {words:<{words_width}}  {listed(names)}" for step, words, names in story.moments
+    ]
 
 
 def _cost(log: "Log", story: "Story") -> list[str]:

@@ -1,4 +1,4 @@
-"""`gradguard sweep`."""
+"""`gradguard sweep`: compare gradients with differences at many step sizes."""
 
 import argparse
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from pathlib import Path
 
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import FACTORY, Commands, add_command, add_constants, add_json, add_measurement, step_sizes
-from gradguard.cli.output import FINE, Failure, say, say_json, stdout_for_json_only
+from gradguard.cli.output import FINE, Failure, print_json, print_text, stdout_for_json_only
 from gradguard.sweeps.plot import require_plottable
 from gradguard.sweeps.sweep import ENTRIES, Sweep, sweep
 
 DESCRIPTION = f"""\
-Compares gradients with differences of the loss at many step sizes: where the loss stops moving, which step is best, and
-whether float precision explains what is left there.
+Compares gradients with differences of the loss at many step sizes, and says where the loss stops changing, which step
+is best, and whether float precision explains the discrepancy there.
 
 {FACTORY}"""
 EPILOG = """\
 exit status:
-  0 swept, whatever came of it, 2 it could not be (or the command line is wrong)
+  0 the sweep is complete, whatever it shows, 2 an error (also of the command line)
 
 example:
   gradguard sweep train:make --plot sweep.png
 """
-Keep = Callable[[Sweep], str]
+Output = Callable[[Sweep], str]
 
 
 def add_to(commands: Commands) -> None:
-    """Adds the options of `gradguard sweep`."""
+    """Add `gradguard sweep` to the parser."""
     command = add_command(
         commands,
         "sweep",
@@ -38,19 +38,22 @@ def add_to(commands: Commands) -> None:
     add_measurement(command, "native", ENTRIES)
     add_constants(command)
     command.add_argument(
-        "--steps", type=step_sizes, metavar="H,H,...", help="step sizes (default: from a millionth of the parameters)"
+        "--steps",
+        type=step_sizes,
+        metavar="H,H,...",
+        help="step sizes (default: steps up to the size of the parameters)",
     )
-    command.add_argument("--plot", metavar="FILE", help="draw the curves into a PNG or SVG file; needs matplotlib")
-    command.add_argument("--logdir", metavar="DIR", help="write the sweep for TensorBoard")
+    command.add_argument("--plot", metavar="FILE", help="draw the curves into a PNG or SVG file (needs matplotlib)")
+    command.add_argument("--logdir", metavar="DIR", help="write the sweep into an event file for TensorBoard")
     add_json(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    """`gradguard sweep`: prints the table and what it means."""
-    keepers = _keepers(options)
+    """Print the table and the explanation of a sweep, and write the files that are asked for."""
+    outputs = _outputs(options)
     with working_directory_on_path(), stdout_for_json_only(options.json):
         case = make(options.factory)
-        swept = guarded(
+        result = guarded(
             lambda: sweep(
                 case.params,
                 case.grads,
@@ -66,26 +69,26 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     if options.json:
-        say_json(swept.to_dict())
+        print_json(result.to_dict())
     else:
-        say(str(swept))
-    kept = [keep(swept) for keep in keepers]
-    if kept and not options.json:
-        say("\n".join(["", *kept]))
+        print_text(str(result))
+    notes = [output(result) for output in outputs]
+    if notes and not options.json:
+        print_text("\n".join(["", *notes]))
     return FINE
 
 
-def _keepers(options: argparse.Namespace) -> list[Keep]:
-    """What to do with the sweep besides printing it, proven possible before the long work begins."""
-    keepers: list[Keep] = []
+def _outputs(options: argparse.Namespace) -> list[Output]:
+    """Functions that write the sweep into files; whether they can is checked here, before the sweep starts."""
+    outputs: list[Output] = []
     if options.plot is not None:
-        keepers.append(_plotter(options.plot))
+        outputs.append(_plot_output(options.plot))
     if options.logdir is not None:
-        keepers.append(_logger(options.logdir))
-    return keepers
+        outputs.append(_log_output(options.logdir))
+    return outputs
 
 
-def _plotter(path: str) -> Keep:
+def _plot_output(path: str) -> Output:
     try:
         target = require_plottable(path)
     except (ImportError, ValueError) as error:
@@ -93,31 +96,31 @@ def _plotter(path: str) -> Keep:
     if not target.parent.is_dir():
         raise Failure(f"cannot draw into {path!r}: there is no folder {str(target.parent)!r}")
 
-    def keep(swept: Sweep) -> str:
+    def write(result: Sweep) -> str:
         try:
-            swept.plot(target)
+            result.plot(target)
         except OSError as error:
             raise Failure(f"cannot draw into {path!r}: {error}") from error
         return f"The curves: {target}"
 
-    return keep
+    return write
 
 
-def _logger(logdir: str) -> Keep:
-    from gradguard.writers.tensorboard import TensorBoardWriter  # TensorBoard is not light
+def _log_output(logdir: str) -> Output:
+    from gradguard.writers import TensorBoardWriter  # imports TensorBoard, which is slow
 
     try:
         writer = TensorBoardWriter(Path(logdir))
     except OSError as error:
         raise Failure(f"cannot log into {logdir!r}: {error}") from error
 
-    def keep(swept: Sweep) -> str:
+    def write(result: Sweep) -> str:
         try:
-            writer.write_sweep(swept)
+            writer.write_sweep(result)
         except OSError as error:
             raise Failure(f"cannot log into {logdir!r}: {error}") from error
         finally:
             writer.close()
         return f"In TensorBoard, under Images and Text: tensorboard --logdir {logdir}"
 
-    return keep
+    return write
