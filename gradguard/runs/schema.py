@@ -1,4 +1,4 @@
-"""Records and reports read back: a field that is missing or has a wrong type gets a default, so that it can be shown."""
+"""Records and reports read back: a missing field, or one of a wrong type, gets a default that can be shown."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -109,7 +109,8 @@ def _texts(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
 
 
 def _number(value: Any) -> float | None:
-    return value if type(value) in (int, float) and abs(value) <= MAX_NUMBER else None  # False for nan; True is a bool, no int
+    # The comparison is false for nan, and the type of True is bool.
+    return value if type(value) in (int, float) and abs(value) <= MAX_NUMBER else None
 
 
 def _is_step(value: object) -> TypeGuard[int]:

@@ -124,7 +124,7 @@ def count_checks(records: Iterable[Record]) -> int:
 
 
 def changes_of(records: Iterable[Record]) -> dict[str, list[Change]]:
-    """The steps at which the verdict of each tensor changed, with the new verdict; the first check counts as a change."""
+    """The steps at which the verdict of each tensor changed, with the new verdict; the first check is a change."""
     verdicts: dict[str, dict[int, str]] = {}
     for record in records:
         for name, changes in record["changes"].items():

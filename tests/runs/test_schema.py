@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import MakeReport, MakeTensor
 
-from gradguard import Entry, TensorReport, Verdict
+from gradguard import Entry, TensorReport
 from gradguard.runs.overview import overview
 from gradguard.runs.schema import read_check, read_sweep
-from gradguard.writers.record import CHANGES, ENTRIES, History, packed, unpacked
+from gradguard.writers.record import History, packed, unpacked
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -32,16 +32,6 @@ def test_a_record_comes_back_as_the_report_it_is_of(make_report: MakeReport, mak
         tensor["worst"] = []
     left = {"began": None, "checks": None, "changes": {}}
     assert record | left == told
-
-
-
-
-
-
-
-
-
-
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Recorded runs, read back from event files and JSON lines and summarized."""
