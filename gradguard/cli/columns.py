@@ -124,9 +124,10 @@ def _positions(line: int, header: Sequence[str]) -> dict[str, int]:
             raise Failure(f"line {line}: the header has {names.count(known)} columns {known!r}; expected one")
     missing = [needed for needed in ("numeric", "analytic") if needed not in names]
     if missing:
-        given = ", ".join(_quoted(cell.strip()) for cell in header[:MAX_COLUMNS_IN_MESSAGE])
+        present = ", ".join(_quoted(cell.strip()) for cell in header[:MAX_COLUMNS_IN_MESSAGE])
         more = f" and {len(header) - MAX_COLUMNS_IN_MESSAGE} more" if len(header) > MAX_COLUMNS_IN_MESSAGE else ""
-        raise Failure(f"line {line}: the header has no column {' and no '.join(map(repr, missing))}, but {given}{more}")
+        absent = " and no ".join(map(repr, missing))
+        raise Failure(f"line {line}: the header has no column {absent}, but {present}{more}")
     return {name: names.index(name) for name in ("numeric", "analytic", "tensor", "error") if name in names}
 
 

@@ -9,10 +9,10 @@ INSTALL = "pip install 'gradguard[tab]'"
 def script() -> Path | None:
     """The path of the script in the installed plotly package; None if there is none."""
     try:
-        found = importlib.util.find_spec("plotly")
+        spec = importlib.util.find_spec("plotly")
     except (ImportError, ValueError):  # a broken installation
         return None
-    if found is None or found.origin is None:
+    if spec is None or spec.origin is None:
         return None
-    path = Path(found.origin).parent / "package_data" / "plotly.min.js"
+    path = Path(spec.origin).parent / "package_data" / "plotly.min.js"
     return path if path.is_file() else None
