@@ -1,1 +1,1 @@
-"""training."""
+"""The guard of a training: when it checks, what it alerts, and what a checkpoint keeps of it."""

@@ -1,4 +1,4 @@
-"""The callback: when to check, and what to do with the outcome."""
+"""The callback of a training: it checks when a check is due, records the report and raises the alerts."""
 
 import copy
 import dataclasses
@@ -24,29 +24,30 @@ from gradguard.report.results import Alert, Report
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.training.alerts import Alerts, GradientError
-from gradguard.training.checkpoint import State, require_named
+from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
 from gradguard.training.monitor import ROUTINE_ENTRIES, CheckMonitor, CheckRequest
 from gradguard.training.ranks import ranks_of
-from gradguard.training.schedule import Budget, Due, Plan, due_steps, require_step
+from gradguard.training.schedule import Budget, Plan, Schedule, make_schedule, require_step
 from gradguard.writers.dispatch import Dispatcher
 from gradguard.writers.protocol import Writer
 
 LOG = logging.getLogger("gradguard")
-HISTORY = 10_000
+MAX_HISTORY_ROWS = 10_000
+"""Latest checks in `GradGuard.history`: those of a million steps at the default `every_n_steps=100`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One check in a line.
+    """The summary of one check.
 
     Attributes:
         step: The training step.
-        verdict: The gravest of the tensors' verdicts.
-        verdicts: Each tensor's.
-        ratios: Each tensor's n / g.
-        alarms: Tensors whose routine probes raised an alarm at this check.
-        evaluations: How often the loss was evaluated.
+        verdict: The gravest verdict of any tensor.
+        verdicts: The verdict of each tensor.
+        ratios: The ratio n/g of each tensor (n: numerical derivative, g: backprop).
+        alarms: The tensors whose routine probes raised an alarm at this check.
+        evaluations: How often the check evaluated the loss.
         seconds: How long it took.
     """
 
@@ -59,11 +60,11 @@ class HistoryRow:
     seconds: float
 
 
-class Closing:
-    """Gives a class with a `close` the context manager that calls it."""
+class CloseOnExit:
+    """Base class of context managers that call `close` on exit."""
 
     def close(self) -> None:
-        """Be done; once is enough, twice does no harm."""
+        """Release what the object holds; a second call does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -75,29 +76,34 @@ class Closing:
         self.close()
 
 
-class GradGuard(Closing):
+class GradGuard(CloseOnExit):
     """Checks the gradients of a training while it runs; call `after_backward` between backward and update.
 
     Args:
-        params: The parameters by name: the mapping the model itself uses, read anew at every check.
-        loss: `loss()` reads the live arrays, `loss(params)` is handed a mapping; may be given with each call instead.
-        every_n_steps: The densest schedule, or a callable that says whether a step is due.
+        params: The parameters by name: the mapping that the model itself uses; every check reads it again.
+        loss: `loss()` reads the live arrays, `loss(params)` takes a mapping; it may be passed with each call instead.
+        every_n_steps: Check at most every n steps, or a callable that says whether a check is due at a step.
         start_step: No check before this step.
-        max_overhead: The share of wall time that checks may take after the first one; None for no bound.
-        thresholds: What alerts, beside confirmed bugs.
-        constants: Numbers of the training by name, such as `{"timesteps": 39}`, to name a ratio after.
+        max_overhead: The share of wall time that the checks after the first one may take; None for no bound.
+        thresholds: What alerts besides confirmed bugs.
+        constants: Numbers of the training by name, such as `{"timesteps": 39}`, by which a ratio is explained.
         blocks: Named parts of tensors, such as `{"W": gates("ifog", axis=1)}`.
-        reduction: "sum" or "mean", when the loss returns an array of unreduced losses.
+        reduction: "sum" or "mean", where the loss returns an array of unreduced losses.
         precision: "native", "float64" or "auto".
-        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
-        logdir: Where TensorBoard finds this run.
-        writers: Further places where reports go.
+        snapshot: A callable that captures state which an evaluation of the loss changes, and returns the callable
+            that restores it; or several of these.
+        logdir: The directory of the run's TensorBoard event file; None for no event file.
+        writers: Further writers of the reports.
         on_alert: "log", "raise" (a confirmed bug raises `GradientError`), or a callable that takes each `Alert`.
-        seed: Of the probes.
+        seed: Seed of the random directions and entries.
+
+    Attributes:
+        report: The latest report; None before the first check.
+        history: A row for each of the latest checks.
 
     Raises:
-        TypeError: Something is of a kind that cannot be checked; the message names it.
-        ValueError: An option's value does not fit; the message says what was expected.
+        TypeError: An argument is of a kind that cannot be checked; the message names it.
+        ValueError: The value of an option is out of its range; the message says what was expected.
     """
 
     def __init__(
@@ -105,7 +111,7 @@ class GradGuard(Closing):
         params: Mapping[str, object],
         loss: Loss | None = None,
         *,
-        every_n_steps: int | Due = 100,
+        every_n_steps: int | Schedule = 100,
         start_step: int = 0,
         max_overhead: float | None = 0.01,
         thresholds: Thresholds = Thresholds(),  # noqa: B008 - it is frozen
@@ -124,7 +130,7 @@ class GradGuard(Closing):
         arrays = read_parameters(params)
         self._params = params
         self._loss = loss
-        self._due = due_steps(every_n_steps, start_step)
+        self._is_due = make_schedule(every_n_steps, start_step)
         self._ranks = ranks_of(params)
         self._budget = Budget(max_overhead, self._ranks.clock)
         self._constants = require_constants(constants)
@@ -134,19 +140,19 @@ class GradGuard(Closing):
         self._reduction = require_reduction(reduction)
         self._snapshot = together(snapshot)
         self._on_alert = _require_on_alert(on_alert)
-        self._watch = CheckMonitor(require_precision(precision), thresholds, seed, self._ranks)
+        self._monitor = CheckMonitor(require_precision(precision), thresholds, seed, self._ranks)
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
-            InPlace(arrays)
+            InPlace(arrays)  # raises where an array cannot be perturbed in place
         settings = {f"thresholds.{name}": value for name, value in dataclasses.asdict(thresholds).items()}
-        self._outlets = Dispatcher(logdir, writers, {"seed": seed} | settings)
-        self._one_thread = ExclusiveAccess()
-        self._writes: bool | None = None  # the loss to the gradients; unknown before the first check
-        self._kept: dict[str, Array] = {}  # float64 copies of the parameters
+        self._dispatcher = Dispatcher(logdir, writers, {"seed": seed} | settings)
+        self._access = ExclusiveAccess()
+        self._loss_writes_gradients: bool | None = None  # None before the first check
+        self._float64_copies: dict[str, Array] = {}  # of the parameters, from check to check
         self._last_step: int | None = None
         self._closed = False
         self.report: Report | None = None
-        self.history: deque[HistoryRow] = deque(maxlen=HISTORY)
+        self.history: deque[HistoryRow] = deque(maxlen=MAX_HISTORY_ROWS)
 
     def after_backward(
         self,
@@ -159,111 +165,112 @@ class GradGuard(Closing):
         """Check the gradients that the optimizer is about to use, if a check is due.
 
         Args:
-            step: The training step; it never goes backwards.
+            step: The training step, not before that of the last call.
             grads: The gradients by the names of `params`: accumulated, unscaled, not yet clipped.
-            loss: The loss on the batch that the gradients are of; needed unless it was given to the guard.
-            constants: Of this step, where they change, such as the number of timesteps; they go before the guard's.
+            loss: The loss on the batch of these gradients; required unless the guard has one.
+            constants: Those that change from step to step, such as the number of timesteps; they override the guard's.
 
         Returns:
-            The report, or None when the schedule or the budget skips this step.
+            The report, or None where the schedule or the budget skips this step.
 
         Raises:
             TypeError: The loss or an array is of a kind that cannot be checked.
-            ValueError: There is no loss, steps go backwards, names or shapes do not fit, or the loss begins to write to
-                the gradients.
+            ValueError: There is no loss, the step goes backwards, names or shapes do not match, or the loss writes to
+                the gradients although it did not at the first check.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
-            RuntimeError: Another thread is using the guard, or its own loss calls it.
+            RuntimeError: Another thread is using the guard, or the guard's own loss calls it.
         """
-        self._one_thread.refuse()
-        began = self._ranks.clock()
+        self._access.require_free()
+        start = self._ranks.clock()
         if self._closed:
             raise ValueError("the guard is closed; make a new one, or close it after the last step")
-        given = loss if loss is not None else self._loss
-        if given is None:
+        chosen_loss = loss if loss is not None else self._loss
+        if chosen_loss is None:
             raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
         step = self._last_step = require_step(step, self._last_step)
-        if not self._due(step):
-            self._budget.pass_by(self._ranks.clock() - began)
+        if not self._is_due(step):
+            self._budget.record_skipped_step(self._ranks.clock() - start)
             return None
-        report = self._one_thread.run(lambda: self._checked(step, grads, given, constants))
+        report = self._access.run(lambda: self._check_within_budget(step, grads, chosen_loss, constants))
         if report is not None:
-            self._tell(report)
+            self._raise_alerts(report)
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """What the checks so far have found, for a checkpoint: plain dicts, lists, strings and numbers.
+        """The results of all checks so far, for a checkpoint: plain dicts, lists, strings and numbers.
 
-        A guard that takes it with `load_state_dict` makes the same further checks, bit for bit, as this one would (as
-        far as `max_overhead` leaves it the time). History and reports are not in it: they are with the writers.
+        A guard that loads the state with `load_state_dict` makes the same further checks as this one would, bit for
+        bit, as far as `max_overhead` leaves it the time. The state holds no history and no reports: the writers do.
 
         Raises:
             RuntimeError: Another thread is using the guard.
         """
-        return self._one_thread.run(self._state_dict, within=True)
+        return self._access.run(self._state_dict, reentrant=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was called, at whatever step the training goes on.
+        """Continue from where `state_dict` was called; the training may resume at any step.
 
-        At a step before the last one written, TensorBoard shows what comes in place of what was; JSON lines keep both.
+        Where it resumes before the last recorded step, TensorBoard replaces the later records; JSON lines keep both.
 
         Raises:
-            ValueError: It is no such state, or one of other parameters; nothing has changed then.
-            RuntimeError: Another thread is using the guard, or its own loss calls it.
+            ValueError: `state` is something else, or the state of other parameters; the guard is then unchanged.
+            RuntimeError: Another thread is using the guard, or the guard's own loss calls it.
         """
-        self._one_thread.run(lambda: self._load(state))
+        self._access.run(lambda: self._load(state))
 
     def close(self) -> None:
-        """Close the writers; once is enough, twice does no harm.
+        """Close the writers; a second call does nothing.
 
         Raises:
             RuntimeError: Another thread is using the guard.
         """
-        self._one_thread.run(self._close, within=True)
+        self._access.run(self._close, reentrant=True)
 
     def _state_dict(self) -> dict[str, Any]:
-        watch = self._watch
-        return State(self._shapes, watch.memory, watch.rng, self._alerts.told, self._budget.spent).to_dict()
+        monitor = self._monitor
+        return State(self._shapes, monitor.memory, monitor.rng, self._alerts.told, self._budget.spent).to_dict()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         shapes = _shapes(read_parameters(self._params))
         loaded = State.from_dict(state, shapes)
-        self._see_shapes(shapes)
-        self._watch.memory, self._watch.rng = loaded.memory, loaded.rng
+        self._update_shapes(shapes)
+        self._monitor.memory, self._monitor.rng = loaded.memory, loaded.rng
         self._alerts.told = dict(loaded.told)
         self._budget.resume(loaded.spent)
         self._last_step = None
-        self._outlets.resume()
+        self._dispatcher.resume()
 
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._kept.clear()
-            self._outlets.close()
+            self._float64_copies.clear()
+            self._dispatcher.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        snapshots = [("snapshot", taken) for taken in self._snapshot.snapshots]
-        rule = getattr(self._due, "rule", None)
-        require_named([("loss", self._loss), ("on_alert", self._on_alert), ("every_n_steps", rule), *snapshots])
-        return self.__dict__ | {"_kept": {}}
+        snapshots = [("snapshot", snapshot) for snapshot in self._snapshot.snapshots]
+        rule = getattr(self._is_due, "rule", None)
+        require_picklable([("loss", self._loss), ("on_alert", self._on_alert), ("every_n_steps", rule), *snapshots])
+        return self.__dict__ | {"_float64_copies": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # By way of a pickle it would refuse lambdas, which can well be copied.
+        # The default goes through `__getstate__`, which refuses lambdas; a deep copy can hold them.
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_kept": {}}, memo))
+        copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_float64_copies": {}}, memo))
         return copied
 
-    def _checked(
+    def _check_within_budget(
         self, step: int, grads: Mapping[str, object], loss: Loss, constants: Mapping[str, float] | None
     ) -> Report | None:
+        """Plan a check, make it and record it; None where the budget leaves no time for it."""
         known = self._constants | require_constants(constants)
         with self._ranks.checking(step):
             plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
             if plan is None:
                 return None
-            started = self._ranks.clock()
-            report, alarms = self._check(step, grads, loss, known, plan, started)
-            self._publish(report, alarms)
-            self._budget.record(self._ranks.clock() - started, report.evaluations)
+            start = self._ranks.clock()
+            report, alarms = self._check(step, grads, loss, known, plan, start)
+            self._record(report, alarms)
+            self._budget.record_check(self._ranks.clock() - start, report.evaluations)
         return report
 
     def _check(
@@ -273,33 +280,34 @@ class GradGuard(Closing):
         loss: Loss,
         constants: Mapping[str, float],
         plan: Plan,
-        started: float,
+        start: float,
     ) -> tuple[Report, tuple[str, ...]]:
+        """Make a check that started at `start`; its report, and the tensors whose routine probes raised an alarm."""
         arrays = read_parameters(self._params)
-        # The first check finds out whether the loss writes to the gradients: later ones need no copies of them, then.
-        state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._writes is not False)
-        self._see_shapes(_shapes(arrays))
-        subject = CheckTarget(self._params, arrays, loss, self._reduction, state, self._kept)
-        request = CheckRequest(self._masks, constants, plan, step, Deadline(self._ranks.clock, started))
-        context, alarms = state.run(lambda: self._watch.measure(subject, request))
+        # Later checks need no copies of the gradients where the first one has shown that the loss does not write there.
+        state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._loss_writes_gradients is not False)
+        self._update_shapes(_shapes(arrays))
+        target = CheckTarget(self._params, arrays, loss, self._reduction, state, self._float64_copies)
+        request = CheckRequest(self._masks, constants, plan, step, Deadline(self._ranks.clock, start))
+        context, alarms = state.run(lambda: self._monitor.measure(target, request))
         state.require_intact()
-        self._writes = bool(self._writes or state.written)
-        seconds = self._ranks.clock() - started
-        report = report_of(context, self._watch.tensors, step, seconds)
+        self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)
+        seconds = self._ranks.clock() - start
+        report = report_of(context, self._monitor.tensors, step, seconds)
         share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
         return dataclasses.replace(report, overhead=share, alerts=alerts), alarms
 
-    def _see_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Find the blocks anew, and forget what was carried of a tensor, when a model grows."""
+    def _update_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Where the model has grown: find the blocks again, and forget the state of tensors whose shape changed."""
         if shapes == self._shapes:
             return
         self._masks = block_masks(self._blocks, shapes)
         for name in [name for name in self._shapes if shapes.get(name) != self._shapes[name]]:
-            self._watch.memory.forget(name)
+            self._monitor.memory.forget(name)
         self._shapes = shapes
 
-    def _publish(self, report: Report, alarms: tuple[str, ...]) -> None:
-        """History, log and writers."""
+    def _record(self, report: Report, alarms: tuple[str, ...]) -> None:
+        """Put the report into the history and hand it to the writers; log its alerts."""
         self.report = report
         self.history.append(
             HistoryRow(
@@ -314,10 +322,10 @@ class GradGuard(Closing):
         )
         for alert in report.alerts if self._ranks.is_first else ():
             LOG.log(alert.level, "%s", alert.message)
-        self._outlets.write(report)
+        self._dispatcher.write(report)
 
-    def _tell(self, report: Report) -> None:
-        """Whoever is to be told: an exception of theirs finds everything on record."""
+    def _raise_alerts(self, report: Report) -> None:
+        """Call `on_alert`, or raise: after the report is recorded, so that an exception loses nothing."""
         for alert in report.alerts:
             if callable(self._on_alert):
                 self._on_alert(alert)

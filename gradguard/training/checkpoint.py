@@ -1,4 +1,7 @@
-"""What a guard hands to a checkpoint, and takes back from it."""
+"""What a checkpoint holds of a guard: its state as plain dicts, lists, strings and numbers, and the state read back.
+
+The last part is about pickles of a whole guard: which of the user's functions one cannot hold.
+"""
 
 import dataclasses
 import enum
@@ -17,20 +20,26 @@ from gradguard.training.monitor import MonitorState
 from gradguard.training.schedule import Spent
 
 FORMAT = 2
-Kind = TypeVar("Kind")
-SHOWN = 40  # characters of a wrong value in a message
+"""Version of the plain form; a state of another version is refused."""
+MAX_VALUE_CHARACTERS = 40
+"""Length to which a message cuts a wrong value."""
+
+Value = TypeVar("Value")
+
+
+# What a checkpoint holds.
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that the checks to come depend on, besides the options of the guard.
+    """Everything that the coming checks depend on, besides the options of the guard.
 
     Attributes:
-        shapes: Of the tensors it is about.
-        memory: What was found of them.
-        rng: The stream of the probes.
-        told: What was alerted, by tensor.
-        spent: What checks have cost.
+        shapes: The shape of each tensor.
+        memory: What the checks have measured.
+        rng: The generator of the directions and entries to come.
+        told: The level and the subject of the last alert of each tensor.
+        spent: What the checks have cost.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -40,67 +49,81 @@ class State:
     spent: Spent
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers."""
+        """The plain form: dicts, lists, strings and numbers."""
         return {"format": FORMAT, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, plain: object, shapes: Mapping[str, tuple[int, ...]]) -> Self:
-        """The state again.
+        """The state from its plain form.
 
         Args:
-            plain: What `to_dict` gave.
-            shapes: Those of the guard that takes it.
+            plain: What `to_dict` returned.
+            shapes: The shape of each tensor of the guard that loads the state.
 
         Raises:
-            ValueError: It is something else, or of other tensors; the message says where.
+            ValueError: `plain` is something else, or the state of other tensors; the message says where.
         """
-        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
-            known = plain if isinstance(plain, Mapping) else {}
-            given = f"format {shown(known['format'])}" if "format" in known else "no format"
-            raise ValueError(
-                f"the state has {given}; expected what GradGuard.state_dict() gives, of format {FORMAT}; "
-                "a guard without it begins with a deep check"
-            )
-        state = from_plain(cls, {key: value for key, value in plain.items() if key != "format"}, "state")
-        for name in dict.fromkeys((*state.shapes, *shapes)):
-            if state.shapes.get(name) != shapes.get(name):
-                raise ValueError(
-                    f"the state has {_of(name, state.shapes)}, and the guard has {_of(name, shapes)}; "
-                    "a state belongs to the parameters it was saved with; a guard without it begins with a deep check"
-                )
-        # A checkpoint may have sorted the names.
+        state = from_plain(cls, _require_format(plain), "state")
+        _require_same_shapes(state.shapes, shapes)
+        # In the order of the guard: a checkpoint may have sorted the names.
         tensors = {name: state.memory.tensors[name] for name in shapes if name in state.memory.tensors}
         return dataclasses.replace(state, memory=dataclasses.replace(state.memory, tensors=tensors))
 
 
-def _of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _require_format(plain: object) -> dict[str, Any]:
+    """The entries of a plain state without its format.
+
+    Raises:
+        ValueError: `plain` is not a mapping, or of another format.
+    """
+    entries = plain if isinstance(plain, Mapping) else {}
+    if entries.get("format") == FORMAT:
+        return {key: value for key, value in entries.items() if key != "format"}
+    actual = f"format {abbreviated(entries['format'])}" if "format" in entries else "no format"
+    raise ValueError(
+        f"the state has {actual}; expected what GradGuard.state_dict() gives, of format {FORMAT}; "
+        "a guard without it begins with a deep check"
+    )
+
+
+def _require_same_shapes(saved: Mapping[str, tuple[int, ...]], current: Mapping[str, tuple[int, ...]]) -> None:
+    for name in dict.fromkeys((*saved, *current)):
+        if saved.get(name) != current.get(name):
+            raise ValueError(
+                f"the state has {_described(name, saved)}, and the guard has {_described(name, current)}; "
+                "a state belongs to the parameters it was saved with; a guard without it begins with a deep check"
+            )
+
+
+def _described(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no {name!r}"
 
 
-def from_plain(kind: type[Kind], plain: Any, where: str) -> Kind:
-    """A value of this type from its plain form, checked all through.
+# From plain values back to values of annotated types.
+
+
+def from_plain(kind: type[Value], plain: Any, where: str) -> Value:
+    """A value of some type from its plain form; every part of it is checked.
 
     Args:
-        kind: A dataclass or a type that its fields are annotated with.
-        plain: What `to_plain` made of it.
-        where: What to call it in a message.
+        kind: A dataclass, or a type that the fields of one are annotated with.
+        plain: What `gradguard.report.plain.to_plain` made of the value.
+        where: The name of the value in a message.
 
     Raises:
-        ValueError: It is something else; the message says where.
+        ValueError: `plain` is something else; the message says where.
     """
-    value: Kind = _reader(kind)(plain, where)
+    value: Value = _reader(kind)(plain, where)
     return value
 
 
 def _reader(kind: Any) -> Callable[[Any, str], Any]:
+    """The function that reads the plain form of a type: its arguments are the plain form and its name in a message."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin is types.UnionType:
         return lambda plain, where: None if plain is None else from_plain(arguments[0], plain, where)
     if origin is Mapping or origin is dict:
-        return lambda plain, where: {
-            str(key): from_plain(arguments[1], item, f"{where}[{key!r}]")
-            for key, item in _require(Mapping, plain, where, "a dict").items()
-        }
+        return lambda plain, where: _mapping(arguments[1], plain, where)
     if origin is tuple:
         return lambda plain, where: _tuple(arguments, plain, where)
     if origin is np.dtype:
@@ -110,28 +133,22 @@ def _reader(kind: Any) -> Callable[[Any, str], Any]:
     if origin is float:
         return _float
     if origin is np.random.Generator:
-        return lambda plain, where: _made(_generator, plain, where, "the state of a random generator")
+        return lambda plain, where: _converted(_generator, plain, where, "the state of a random generator")
     if isinstance(origin, type) and issubclass(origin, (Plain, enum.Enum)):
-        return lambda plain, where: _made(getattr(origin, "from_plain", origin), plain, where, f"a {origin.__name__}")
+        convert = getattr(origin, "from_plain", origin)
+        return lambda plain, where: _converted(convert, plain, where, f"a {origin.__name__}")
     return lambda plain, where: _require(origin, plain, where, f"a value of type {origin.__name__}")
 
 
-def _dataclass(kind: Any, plain: Any, where: str) -> Any:
-    given = _require(Mapping, plain, where, "a dict")
-    names = [field.name for field in dataclasses.fields(kind)]
-    if set(given) != set(names):
-        odd = next(iter(set(given) ^ set(names)))
-        raise ValueError(
-            f"{where} {'has an unknown entry' if odd in given else 'lacks the entry'} {shown(odd)}: "
-            "it was saved by another version of gradguard, or is something else; begin without it"
-        )
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: from_plain(hints[name], given[name], f"{where}[{name!r}]") for name in names})
+def _mapping(kind: Any, plain: Any, where: str) -> dict[str, Any]:
+    items = _require(Mapping, plain, where, "a dict").items()
+    return {str(key): from_plain(kind, item, f"{where}[{key!r}]") for key, item in items}
 
 
-def _tuple(arguments: tuple[Any, ...], plain: Any, where: str) -> tuple[Any, ...]:
+def _tuple(kinds: tuple[Any, ...], plain: Any, where: str) -> tuple[Any, ...]:
     items = _require((list, tuple), plain, where, "a list")
-    kinds = [arguments[0]] * len(items) if arguments[-1] is ... else list(arguments)
+    if kinds[-1] is ...:
+        kinds = (kinds[0],) * len(items)
     if len(kinds) != len(items):
         raise ValueError(f"{where} holds {len(items)} values; expected {len(kinds)}")
     return tuple(
@@ -139,16 +156,30 @@ def _tuple(arguments: tuple[Any, ...], plain: Any, where: str) -> tuple[Any, ...
     )
 
 
+def _dataclass(kind: Any, plain: Any, where: str) -> Any:
+    entries = _require(Mapping, plain, where, "a dict")
+    names = [field.name for field in dataclasses.fields(kind)]
+    if set(entries) != set(names):
+        odd = next(iter(set(entries) ^ set(names)))
+        raise ValueError(
+            f"{where} {'has an unknown entry' if odd in entries else 'lacks the entry'} {abbreviated(odd)}: "
+            "it was saved by another version of gradguard, or is something else; begin without it"
+        )
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: from_plain(hints[name], entries[name], f"{where}[{name!r}]") for name in names})
+
+
 def _float(plain: Any, where: str) -> float:
+    # A string too: "nan" and "inf" are how `to_plain` writes the numbers that strict JSON lacks.
     if isinstance(plain, int | float | str) and not isinstance(plain, bool):
-        return float(_made(float, plain, where, "a number"))
-    raise ValueError(f"{where} is {shown(plain)}; expected a number")
+        return float(_converted(float, plain, where, "a number"))
+    raise ValueError(f"{where} is {abbreviated(plain)}; expected a number")
 
 
 def _dtype(plain: Any, where: str) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = _made(np.dtype, _require(str, plain, where, "a dtype"), where, "a dtype")
+    dtype: np.dtype[Any] = _converted(np.dtype, _require(str, plain, where, "a dtype"), where, "a dtype")
     if dtype.kind != "f":
-        raise ValueError(f"{where} is {shown(plain)}; expected a floating-point dtype")
+        raise ValueError(f"{where} is {abbreviated(plain)}; expected a floating-point dtype")
     return dtype
 
 
@@ -158,36 +189,39 @@ def _generator(plain: Any) -> np.random.Generator:
     return generator
 
 
-def _made(make: Callable[[Any], Any], plain: Any, where: str, expected: str) -> Any:
+def _converted(convert: Callable[[Any], Any], plain: Any, where: str, expected: str) -> Any:
     try:
-        return make(plain)
+        return convert(plain)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise ValueError(f"{where} is {shown(plain)}; expected {expected}") from error
+        raise ValueError(f"{where} is {abbreviated(plain)}; expected {expected}") from error
 
 
 def _require(kind: Any, plain: Any, where: str, expected: str) -> Any:
     if not isinstance(plain, kind) or (isinstance(plain, bool) and kind is not bool):
-        raise ValueError(f"{where} is {shown(plain)}; expected {expected}")
+        raise ValueError(f"{where} is {abbreviated(plain)}; expected {expected}")
     return plain
 
 
-def shown(plain: object) -> str:
-    """What something looks like, in few enough characters for a message."""
-    text = repr(plain)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def abbreviated(value: object) -> str:
+    """The repr of a value, cut to `MAX_VALUE_CHARACTERS`."""
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
 
 
-def require_named(functions: Iterable[tuple[str, object]]) -> None:
-    """Refuse functions that a pickle cannot name, before it says less clearly that it cannot.
+# What a pickle of a guard cannot hold.
+
+
+def require_picklable(functions: Iterable[tuple[str, object]]) -> None:
+    """Refuse functions that another process cannot import, with a clearer message than that of `pickle`.
 
     Args:
-        functions: What the guard was given, each behind the name of its option.
+        functions: The name of an option of the guard, and its value.
 
     Raises:
-        TypeError: One is a lambda, or was defined inside another function.
+        TypeError: A function is a lambda, or was defined inside another function.
     """
     for option, function in functions:
-        if isinstance(function, FunctionType) and not _is_named(function):
+        if isinstance(function, FunctionType) and not _is_importable(function):
             place = f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
             instead = ", or give loss= with each after_backward" if option == "loss" else ""
             raise TypeError(
@@ -197,8 +231,8 @@ def require_named(functions: Iterable[tuple[str, object]]) -> None:
             )
 
 
-def _is_named(function: FunctionType) -> bool:
-    found: object = sys.modules.get(function.__module__)
+def _is_importable(function: FunctionType) -> bool:
+    value: object = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
+        value = getattr(value, name, None)
+    return value is function

@@ -1,4 +1,4 @@
-"""A guard that two threads use at once, or that its own loss uses, would move the parameters under its own feet."""
+"""Exclusive use of a guard: while a check moves the parameters, no other thread and no loss may call the guard."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gradguard.perturbation.rollback import done_after
 
 Result = TypeVar("Result")
 
-WITHIN = (
+REENTRY_MESSAGE = (
     "the guard is called within a check of its own, most likely by the loss that it evaluates: each of the many "
     "evaluations would begin another check, with the parameters moved; give the guard a loss that only evaluates the "
     "model, and call the guard in the training loop, between backward and update"
@@ -16,50 +16,55 @@ WITHIN = (
 
 
 class ExclusiveAccess:
-    """Lets one thread in at a time and refuses others at once, and the same thread when it comes in again."""
+    """Lets one thread in at a time; another thread, or the same thread again, gets an error at once."""
 
     def __init__(self) -> None:
-        self._inside: dict[str, tuple[int, str]] = {}
+        # The thread that is inside: its id and name. A dict, since `setdefault` claims it without a race, and since a
+        # signal between acquiring and releasing a lock would leave that locked.
+        self._holder: dict[str, tuple[int, str]] = {}
 
-    def refuse(self) -> None:
-        """Refuse whoever comes while somebody is inside: most steps of a training need no more than that.
+    def require_free(self) -> None:
+        """Raise if any thread is inside; most steps of a training need nothing more.
 
         Raises:
             RuntimeError: Another thread is inside, or this one.
         """
-        if self._inside:
+        if self._holder:
             self.run(lambda: None)
 
-    def run(self, work: Callable[[], Result], *, within: bool = False) -> Result:
-        """The result of some work, while nobody else may come in; what ends the work lets go, wherever that comes.
+    def run(self, work: Callable[[], Result], *, reentrant: bool = False) -> Result:
+        """The result of some work, during which no other thread may enter.
+
+        Access is released whatever ends the work, an exception raised by a signal handler included.
 
         Args:
             work: What is done.
-            within: Whether the thread that is inside may do this, too: it moves nothing.
+            reentrant: Whether the thread that is inside may do this too, because it moves nothing.
 
         Raises:
-            RuntimeError: Another thread is inside, or this one and not `within`.
+            RuntimeError: Another thread is inside, or this one is and the work is not `reentrant`.
         """
-        if self._is_mine:
-            if within:
+        if self._is_held_by_this_thread:
+            if reentrant:
                 return work()
-            raise RuntimeError(WITHIN)
-        return done_after(lambda: self._alone(work), self._let_go)
+            raise RuntimeError(REENTRY_MESSAGE)
+        return done_after(lambda: self._claim_and_run(work), self._release)
 
-    def _alone(self, work: Callable[[], Result]) -> Result:
-        me = threading.current_thread()
-        ident, name = self._inside.setdefault("thread", (threading.get_ident(), me.name))  # one step: no race
+    def _claim_and_run(self, work: Callable[[], Result]) -> Result:
+        thread = threading.current_thread()
+        ident, name = self._holder.setdefault("thread", (threading.get_ident(), thread.name))  # one step: no race
         if ident != threading.get_ident():
             raise RuntimeError(
-                f"the thread {me.name} calls a guard that the thread {name} is using: a check moves the parameters, "
-                "so nobody else may use them meanwhile; give each thread a guard and parameters of its own, or a lock"
+                f"the thread {thread.name} calls a guard that the thread {name} is using: a check moves the "
+                "parameters, so nobody else may use them meanwhile; give each thread a guard and parameters of its "
+                "own, or a lock"
             )
         return work()
 
     @property
-    def _is_mine(self) -> bool:
-        return self._inside.get("thread", (None, ""))[0] == threading.get_ident()
+    def _is_held_by_this_thread(self) -> bool:
+        return self._holder.get("thread", (None, ""))[0] == threading.get_ident()
 
-    def _let_go(self) -> None:
-        if self._is_mine:
-            self._inside.clear()
+    def _release(self) -> None:
+        if self._is_held_by_this_thread:
+            self._holder.clear()

@@ -1,4 +1,4 @@
-"""One training in several processes: each checks its part, all decide alike by one clock, and one of them tells."""
+"""The processes of one training: the clock that they share, the check that they make, and which of them logs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,21 +10,21 @@ Clock = Callable[[], float]
 
 @runtime_checkable
 class Ranks(Protocol):
-    """The processes of a training, as one of them sees them."""
+    """The processes of one training, seen from one of them."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this one logs and draws bars; where else it writes is told by the guard's options."""
+        """Whether this process logs alerts and draws progress bars; the guard's options say where else it writes."""
 
     def clock(self) -> float:
-        """Seconds since some moment, the same number in all of them, or they would go separate ways."""
+        """Seconds since a fixed moment: the same number in all processes, so that all make the same decisions."""
 
     def checking(self, step: int) -> AbstractContextManager[object]:
-        """While a check of this step decides and measures, in all of them."""
+        """The context in which all processes decide about the check of this step and make it."""
 
 
-class Alone:
-    """The only process there is."""
+class SingleProcess:
+    """The processes of a training that has only one."""
 
     is_first = True
 
@@ -35,10 +35,10 @@ class Alone:
         return nullcontext()
 
 
-ALONE = Alone()
+ALONE = SingleProcess()
 
 
 def ranks_of(params: Mapping[str, object]) -> Ranks:
-    """The processes that parameters come with, if they do."""
+    """The processes that hold the parameters: `params.ranks`, or a single process where there is no such attribute."""
     ranks = getattr(params, "ranks", None)
     return ranks if isinstance(ranks, Ranks) else ALONE

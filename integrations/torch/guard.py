@@ -30,7 +30,7 @@ from gradguard.integrations.torch.replay.state import Carried, Streams
 from gradguard.loss.signature import takes_parameters
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 from gradguard.report.results import Report
-from gradguard.training.callback import Closing, GradGuard, HistoryRow
+from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
 from gradguard.training.ranks import ALONE
 
 LOG = logging.getLogger("gradguard")
@@ -38,7 +38,7 @@ LOG = logging.getLogger("gradguard")
 Loss = Callable[[], object]
 
 
-class TorchGuard(Closing):
+class TorchGuard(CloseOnExit):
     """Checks the gradients of a module while it trains.
 
     Call `after_backward` between `loss.backward()` and `optimizer.step()`, or let `hook` do so. The loss is evaluated

@@ -76,7 +76,7 @@ class SlowLSTM(LSTM):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(5, 32, 5)
         self.batch, self.evaluations = random_batch(8, 2, inputs=5, outputs=5), 0
-        monkeypatch.setattr("gradguard.training.ranks.Alone.clock", lambda _: 0.07 * self.evaluations)
+        monkeypatch.setattr("gradguard.training.ranks.SingleProcess.clock", lambda _: 0.07 * self.evaluations)
 
     def measured(self) -> np.floating:
         """The loss."""

@@ -98,8 +98,8 @@ def test_a_training_may_be_set_back(tmp_path: Path) -> None:
 def test_a_budget_goes_on_where_it_stopped() -> None:
     """The share of time spent counts, the time between the two does not, and the first check is no longer free."""
     budget = Budget(0.01)
-    budget.record(1.0, 10)
-    budget.record(5.0, 10)
+    budget.record_check(1.0, 10)
+    budget.record_check(5.0, 10)
     resumed = Budget(0.01)
     resumed.resume(budget.spent)
     assert resumed.plan(3, 3) is None

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.training.schedule import WHOLE_CALL, Budget, Plan, due_steps, require_step
+from gradguard.training.schedule import SKIPPED_CALL_FACTOR, Budget, Plan, make_schedule, require_step
 
 
 @given(period=st.integers(1, 50), start=st.integers(0, 100), step=st.integers(0, 300))
 def test_checks_come_at_the_start_step_and_every_n_steps_after_it(period: int, start: int, step: int) -> None:
     """The first is at the start step itself, none before."""
-    due = due_steps(period, start)
+    due = make_schedule(period, start)
     assert due(start)
     assert due(step) == (step in range(start, 301, period))
 
@@ -20,7 +20,7 @@ def test_checks_come_at_the_start_step_and_every_n_steps_after_it(period: int, s
 def test_a_schedule_may_be_any_rule() -> None:
     """A callable says which steps are due; the start step holds for it too, and what it returns need not be a bool."""
     rule: Any = lambda step: np.bool_(step in (0, 1, 2, 4, 8))  # noqa: E731 - mypy is not to see what it returns
-    due = due_steps(rule, 2)
+    due = make_schedule(rule, 2)
     assert [step for step in range(10) if due(step)] == [2, 4, 8]
     assert due(4) is True
 
@@ -43,15 +43,15 @@ def test_a_schedule_that_makes_no_sense_is_refused(
 ) -> None:
     """The message names the option, what was given and what was expected."""
     with pytest.raises(error) as raised:
-        due_steps(every_n_steps, start_step)
+        make_schedule(every_n_steps, start_step)
     assert all(word in str(raised.value) for word in words)
 
 
 def test_a_numpy_integer_is_a_whole_number() -> None:
     """`len(data) // batch` computed with NumPy is a schedule like any other."""
     count: Any = np.int64(5)
-    assert due_steps(count, 0)(10)
-    assert due_steps(1, count)(5)
+    assert make_schedule(count, 0)(10)
+    assert make_schedule(1, count)(5)
 
 
 def test_a_step_is_a_whole_number_that_does_not_go_backwards() -> None:
@@ -78,10 +78,10 @@ def test_the_first_check_is_free_and_without_a_bound_all_are() -> None:
     for budget in (bounded, unbounded):
         assert budget.share() is None
         assert budget.plan(5, 3) == Plan(5, 3)
-        budget.record(1e6, 1000)
+        budget.record_check(1e6, 1000)
         assert budget.share() == 0
     budget = unbounded
-    budget.record(1e6, 1000)
+    budget.record_check(1e6, 1000)
     assert budget.plan(5, 3) == Plan(5, 3)
     assert bounded.plan(5, 3) is None
 
@@ -90,22 +90,22 @@ def test_steps_without_a_check_cost_something_too() -> None:
     """What a guard takes to see that nothing is due comes off what its checks may take."""
     now = 0.0
     budget = Budget(0.01, lambda: now)
-    budget.pass_by(1e6)  # before the first check nothing counts
-    budget.record(0.0, 1)
-    budget.record(0.0, 1)
+    budget.record_skipped_step(1e6)  # before the first check nothing counts
+    budget.record_check(0.0, 1)
+    budget.record_check(0.0, 1)
     now = 1000.0
     assert budget.plan(5, 3) == Plan(5, 3)
-    budget.pass_by(9.0 / WHOLE_CALL)
+    budget.record_skipped_step(9.0 / SKIPPED_CALL_FACTOR)
     assert budget.share() == pytest.approx(0.009)
-    budget.pass_by(1.0 / WHOLE_CALL)
+    budget.record_skipped_step(1.0 / SKIPPED_CALL_FACTOR)
     assert budget.plan(5, 3) is None
 
 
 def test_a_check_that_cost_more_than_the_bound_is_paid_off_before_the_next() -> None:
     """No check while the share is over it, however cheap one would be."""
     budget = Budget(0.5)
-    budget.record(1e-9, 1)
-    budget.record(1e6, 10**15)  # a deep check after an alarm, at a nanosecond an evaluation
+    budget.record_check(1e-9, 1)
+    budget.record_check(1e6, 10**15)  # a deep check after an alarm, at a nanosecond an evaluation
     assert budget.share() is not None
     assert budget.share() > 0.5
     assert budget.plan(5, 3) is None
@@ -122,14 +122,14 @@ def test_the_share_of_planned_checks_never_exceeds_the_bound(
 ) -> None:
     """Each recorded at what its plan costs: one evaluation, and four for each direction and entry of each tensor."""
     budget = Budget(bound)
-    budget.record(100 * evaluation, 100)
+    budget.record_check(100 * evaluation, 100)
     for _ in range(300):
         plan = budget.plan(tensors, entries)
         if plan is not None:
             assert 1 <= plan.tensors <= tensors
             assert 0 <= plan.entries <= entries
             evaluations = 1 + 4 * plan.tensors * (1 + plan.entries)
-            budget.record(evaluations * evaluation, evaluations)
+            budget.record_check(evaluations * evaluation, evaluations)
         share = budget.share()
         assert share is not None
         assert share <= bound * (1 + 1e-9)
@@ -138,7 +138,7 @@ def test_the_share_of_planned_checks_never_exceeds_the_bound(
 def test_a_tight_budget_buys_fewer_tensors_then_fewer_entries() -> None:
     """As time passes the plan grows from nothing, over one tensor, to all tensors with all entries."""
     budget = Budget(1.0)
-    budget.record(1e-4, 1)
+    budget.record_check(1e-4, 1)
     plans: list[Plan | None] = [None]
     while plans[-1] != Plan(3, 2):
         plans.append(budget.plan(3, 2))

@@ -188,7 +188,7 @@ def trained(guarded: bool) -> list[Tensor]:
             guard.after_backward(step, lambda x=x, y=y: cross_entropy(module(x), y))
         optimizer.step()
     if guard is not None:
-        assert guard.guard._watch.memory.proven.at_once > 1
+        assert guard.guard._monitor.memory.proven.at_once > 1
         guard.close()
     return [*module.state_dict().values(), module.hidden, torch.tensor(module.calls), torch.get_rng_state()]
 
