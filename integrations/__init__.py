@@ -1,5 +1,6 @@
-"""What ties gradguard to a framework, one file each; installed as `gradguard.integrations`.
+"""One module or package for each framework that gradguard attaches to; installed as `gradguard.integrations`.
 
-An integration says where the framework keeps its parameters and where its gradients are clean: accumulated,
-unscaled and not yet clipped. The numerics stay in the core, which knows no framework.
+An integration finds the parameters of a framework, and the moment in a training step at which the gradients are
+accumulated and unscaled but not yet clipped. The numerics stay in the core, which imports no framework, and each
+integration imports only its own: `native` needs a C or C++ compiler, `torch` needs PyTorch 2.6 or newer.
 """

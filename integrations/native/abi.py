@@ -1,13 +1,16 @@
-"""gradguard.h as ctypes sees it: the same structures, field by field."""
+"""The structures of `gradguard.h` in ctypes, field by field."""
 
 import ctypes
 from pathlib import Path
 
 INCLUDE_DIR = Path(__file__).parent
-"""Where `gradguard.h` lies."""
+"""The directory of `gradguard.h`."""
 ABI_VERSION = 1
+"""`GRADGUARD_ABI_VERSION` of the header."""
 DESCRIBE = "gradguard_describe"
+"""The function of a trainer that returns its table."""
 DTYPES = {1: "float32", 2: "float64"}
+"""Dtypes by `GRADGUARD_FLOAT` and `GRADGUARD_DOUBLE`."""
 
 Loss = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)
 AfterBackward = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int64)
@@ -35,7 +38,7 @@ class Constant(ctypes.Structure):
 
 
 class Table(ctypes.Structure):
-    """`gradguard_table`: all that a trainer tells."""
+    """`gradguard_table`: the tensors, the constants and the loss of a trainer."""
 
     _fields_ = (
         ("abi_version", ctypes.c_int32),
