@@ -1,4 +1,4 @@
-"""Modules and optimizers of PyTorch: `TorchGuard` checks what autograd, or a backward pass of your own, made."""
+"""PyTorch 2.6 or newer: `TorchGuard` checks the gradients of a module, hand-written backward passes included."""
 
 from gradguard.integrations.torch.guard import TorchGuard
 

@@ -1,4 +1,4 @@
-"""The callback for PyTorch: which parameters of a module are checked, and where in the step."""
+"""The guard of a PyTorch module: which parameters it checks, and when in a training step."""
 
 import itertools
 import logging
@@ -15,18 +15,19 @@ from torch.optim import Optimizer
 
 from gradguard.arrays.types import Array
 from gradguard.arrays.validation import require_movable
-from gradguard.integrations.torch.distributed.group import chain, company_of, wrapper_of
+from gradguard.integrations.torch.distributed.group import ddp_wrapper, find_group, unwrap
 from gradguard.integrations.torch.distributed.shards import (
     ShardParameters,
-    local,
-    require_placed,
+    local_tensor,
+    require_supported_placement,
     reshard,
     sharded_parts,
 )
-from gradguard.integrations.torch.parameters import MOVABLE, Parameters
-from gradguard.integrations.torch.replay.evaluation import Evaluation
-from gradguard.integrations.torch.replay.forwards import Forwards
-from gradguard.integrations.torch.replay.state import Carried, Streams
+from gradguard.integrations.torch.parameters import Parameters
+from gradguard.integrations.torch.replay.evaluation import ReplayedLoss
+from gradguard.integrations.torch.replay.forwards import ForwardRecorder
+from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
+from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss.signature import takes_parameters
 from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
 from gradguard.report.results import Report
@@ -42,32 +43,32 @@ class TorchGuard(CloseOnExit):
     """Checks the gradients of a module while it trains.
 
     Call `after_backward` between `loss.backward()` and `optimizer.step()`, or let `hook` do so. The loss is evaluated
-    under `no_grad`, each time from where the training's forward pass started: the same dropout masks, buffers and
-    hidden states, the same autocast. Afterwards all is as it was, bit for bit.
+    under `no_grad`, and each forward pass in it starts from what the training's started from: the same dropout masks,
+    buffers and hidden states, the same autocast. After a check everything is as it was, bit for bit.
 
-    Under `DistributedDataParallel` every rank makes one and calls it at the same steps: each evaluates the loss of its
-    own part of the batch, and the first one writes.
+    Under `DistributedDataParallel` or `fully_shard` every rank makes a guard and calls it at the same steps. Each rank
+    evaluates the loss of its own part of the batch, and the first rank writes.
 
     Args:
         module: The module that the training calls.
-        optimizer: Whose parameters are checked; without one, all that require a gradient.
-        loss: `loss()` calls the module on the current batch and returns what `backward` was called on; may be given
-            with each call instead.
-        snapshot: As of `GradGuard`, and taken before each forward pass too; PyTorch's own random streams, buffers, and
-            attributes of the module that are tensors or numbers, need none.
-        across: How the losses of several processes add up to the one that the gradients are of: "mean", as
-            `DistributedDataParallel` averages them, or "sum".
+        optimizer: The optimizer whose parameters are checked; without one, all parameters that require a gradient are.
+        loss: `loss()` calls the module on the current batch and returns what `backward` was called on; it may be
+            passed with each call instead.
+        snapshot: As for `GradGuard`, and also taken before each forward pass. PyTorch's random streams, buffers, and
+            attributes of the module that are tensors or numbers do not need one.
+        across: How the losses of several processes combine to the loss that the gradients are of: "mean", as
+            `DistributedDataParallel` averages the gradients, or "sum".
         group: The processes that average their gradients, where the training does that itself.
-        timeout: Seconds to wait for the slowest of them.
-        **options: Those of `GradGuard`: `every_n_steps`, `logdir`, `constants`, `on_alert` and so on.
+        timeout: Seconds to wait for the slowest process.
+        **options: Options of `GradGuard`: `every_n_steps`, `logdir`, `constants`, `on_alert` and so on.
 
     Attributes:
-        guard: The `GradGuard` that does the work.
+        guard: The `GradGuard` that makes the checks.
         skipped: The parameters of the module that are not checked, each with the reason.
 
     Raises:
-        TypeError: Something is of a kind that cannot be checked; the message names it.
-        ValueError: There is nothing to check, or an option's value does not fit.
+        TypeError: An argument is of a kind that cannot be checked; the message names it.
+        ValueError: There is nothing to check, or the value of an option is out of its range.
     """
 
     def __init__(
@@ -90,34 +91,34 @@ class TorchGuard(CloseOnExit):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer, or None")
         self._optimizer = optimizer
         self._loss = loss if loss is None else _require_loss(loss)
-        reshard(sharded_parts(module))  # while they are gathered, the module shows others than the optimizer has
-        inner, wrapper = chain(module)[-1], wrapper_of(module)
+        # Gathered parameters are not those of the optimizer, and `named_parameters` would return them.
+        reshard(sharded_parts(module))
+        inner, wrapper = unwrap(module)[-1], ddp_wrapper(module)
         ignored = set() if wrapper is None else wrapper.parameters_to_ignore
-        checked, self.skipped = _chosen(inner, optimizer, ignored)
+        checked, self.skipped = _choose_parameters(inner, optimizer, ignored)
         others = {name: tensor for name, tensor in inner.named_parameters() if name not in checked}
-        self._company = company_of(module, group, timeout, across, options.get("reduction"))
-        if self._company is not None:
-            self._company.require_alike(checked, options | {"across": across})
-            options = self._company.options(options)
-        ranks = ALONE if self._company is None else self._company.peers
+        self._group = find_group(module, group, timeout, across, options.get("reduction"))
+        if self._group is not None:
+            self._group.require_same_guard(checked, options | {"across": across})
+            options = self._group.options(options)
+        ranks = ALONE if self._group is None else self._group.exchange
         self._params: Parameters | ShardParameters = (
             Parameters(checked, others, buffers=inner.buffers)
-            if self._company is None
-            else self._company.parameters(checked, others)
+            if self._group is None
+            else self._group.parameters(checked, others)
         )
-        streams, self._carried = Streams({tensor.device for tensor in checked.values()}), Carried(inner)
-        others_streams = [snapshot_rng(np.random), snapshot_rng(random)]
-        extra = together(snapshot)
-        self.guard = GradGuard(
-            self._params, snapshot=[self._carried.capture_all, streams.capture, *others_streams, extra], **options
-        )
+        streams, self._state = RandomStreams({tensor.device for tensor in checked.values()}), ModuleState(inner)
+        user_snapshot = together(snapshot)
+        # What an evaluation of the loss may change; NumPy's and Python's streams too, from which it may draw.
+        snapshots = [self._state.capture_all, streams.capture, snapshot_rng(np.random), snapshot_rng(random)]
+        self.guard = GradGuard(self._params, snapshot=[*snapshots, user_snapshot], **options)
         if self.skipped and ranks.is_first:
             LOG.info("not checked: %s", "; ".join(f"{name} ({why})" for name, why in self.skipped.items()))
-        capture = together([self._carried.capture, streams.capture, extra])
-        # A distributed module changes buffers and inputs before it calls the one within.
+        capture = together([self._state.capture, streams.capture, user_snapshot])
+        # A `DistributedDataParallel` changes buffers and inputs before it calls the module in it.
         called = module if wrapper is None else wrapper.module
-        self._forwards = Forwards(called, capture, streams, self._params.device)
-        self._hooks = [optimizer.register_step_post_hook(self._updated)] if optimizer is not None else []
+        self._forwards = ForwardRecorder(called, capture, streams, self._params.device)
+        self._hooks = [optimizer.register_step_post_hook(self._after_update)] if optimizer is not None else []
 
     @property
     def report(self) -> Report | None:
@@ -126,7 +127,7 @@ class TorchGuard(CloseOnExit):
 
     @property
     def history(self) -> deque[HistoryRow]:
-        """One row a check."""
+        """A row for each of the latest checks."""
         return self.guard.history
 
     def after_backward(
@@ -135,32 +136,33 @@ class TorchGuard(CloseOnExit):
         """Check the gradients that the optimizer is about to use, if a check is due.
 
         Args:
-            step: The training step; it never goes backwards.
-            loss: `loss()` on the batch that the gradients are of; needed unless it was given to the guard.
-            constants: Of this step, where they change, such as the loss scale.
+            step: The training step, not before that of the last call.
+            loss: `loss()` on the batch of these gradients; required unless the guard has one.
+            constants: Those that change from step to step, such as the loss scale; they override the guard's.
 
         Returns:
-            The report, or None when the schedule or the budget skips this step.
+            The report, or None where the schedule or the budget skips this step.
 
         Raises:
             TypeError: The loss is of a kind that cannot be checked.
-            ValueError: There is no loss, it cannot be the one that the gradients are of, or steps go backwards.
+            ValueError: There is no loss, it cannot be the one that the gradients are of, or the step goes backwards.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
+            RankError: In a training of several processes, another rank failed or did not come.
         """
         chosen = self._loss if loss is None else _require_loss(loss)
         if chosen is None:
             raise ValueError("there is no loss; pass loss= to TorchGuard or to after_backward: loss() calls the module")
-        self._carried.learn()
+        self._state.learn_changing()
         autocast = self._forwards.autocast
         self._params.autocast = autocast.dtype if autocast is not None else None
         try:
             gradients = self._params.gradients()
-            return self.guard.after_backward(step, gradients, self._evaluated(chosen), constants=constants)
+            return self.guard.after_backward(step, gradients, self._replayed(chosen), constants=constants)
         finally:
-            self._forwards.over()
+            self._forwards.end_step()
 
     def hook(self) -> None:
-        """Check from within `optimizer.step()`, before it updates; steps are counted from 0.
+        """Make `optimizer.step()` call `after_backward` before it updates, with steps counted from 0.
 
         Raises:
             ValueError: There is no optimizer, or no loss was given to the guard.
@@ -182,34 +184,40 @@ class TorchGuard(CloseOnExit):
         self._hooks.append(self._optimizer.register_step_pre_hook(before_step))
 
     def close(self) -> None:
-        """Close the writers and leave module and optimizer alone; once is enough, twice does no harm."""
+        """Close the writers and remove all hooks from the module and the optimizer; a second call does nothing."""
         for handle in self._hooks:
             handle.remove()
         self._forwards.stop()
-        if self._company is not None:
-            self._company.stop()
+        if self._group is not None:
+            self._group.stop()
         self.guard.close()
 
-    def _evaluated(self, loss: Loss) -> Loss:
-        if self._company is None:
-            return Evaluation(loss, self._forwards)
-        own = Evaluation(loss, self._forwards, self._company.around)
-        return self._company.loss(own, self._params.tensors)
+    def _replayed(self, loss: Loss) -> Loss:
+        """The user's loss as the core evaluates it, on all ranks where there are several."""
+        if self._group is None:
+            return ReplayedLoss(loss, self._forwards)
+        rank_loss = ReplayedLoss(loss, self._forwards, self._group.evaluating)
+        return self._group.loss(rank_loss, self._params.tensors)
 
-    def _updated(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-        self._forwards.over()
+    def _after_update(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        self._forwards.end_step()
 
 
 def _require_loss(loss: object) -> Loss:
-    if takes_parameters(loss):  # type: ignore[arg-type]  # it is asked whether it is callable
+    if takes_parameters(loss):  # type: ignore[arg-type]  # it raises where the loss is not callable
         raise TypeError("loss wants an argument; expected loss(), such as lambda: criterion(model(x), y)")
     return loss  # type: ignore[return-value]  # as above
 
 
-def _chosen(
+def _choose_parameters(
     module: nn.Module, optimizer: Optimizer | None, ignored: Collection[str]
 ) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
-    """The parameters to check by name, each once, and why not the others.
+    """The parameters to check by name, each once, and the reason for each other one.
+
+    Args:
+        module: The module with the user's names of the parameters.
+        optimizer: The optimizer whose parameters are checked; None for all that require a gradient.
+        ignored: The names of those that `DistributedDataParallel` ignores.
 
     Raises:
         TypeError: A parameter is of a kind that cannot be checked.
@@ -225,29 +233,29 @@ def _chosen(
         elif name in ignored:
             skipped[name] = "ignored by DistributedDataParallel"
         else:
-            checked[name] = _require_movable(name, parameter)
-    require_movable({name: _memory(tensor) for name, tensor in checked.items() if tensor.device.type == "cpu"})
+            checked[name] = _require_perturbable(name, parameter)
+    require_movable({name: _memory_view(tensor) for name, tensor in checked.items() if tensor.device.type == "cpu"})
     if not checked:
-        told = ", ".join(f"{name} is {why}" for name, why in skipped.items()) or "it has no parameters"
-        raise ValueError(f"the module has nothing to check: {told}")
+        reasons = ", ".join(f"{name} is {why}" for name, why in skipped.items()) or "it has no parameters"
+        raise ValueError(f"the module has nothing to check: {reasons}")
     return checked, skipped
 
 
-def _memory(tensor: Tensor) -> Array:
-    """Where it lies, for NumPy, which has no bfloat16."""
-    data = local(tensor).detach()
+def _memory_view(tensor: Tensor) -> Array:
+    """An array on the memory of a tensor, with integers for bfloat16, which NumPy does not have."""
+    data = local_tensor(tensor).detach()
     array: Array = (data.view(torch.int16) if data.dtype is torch.bfloat16 else data).numpy()
     return array
 
 
-def _require_movable(name: str, parameter: nn.Parameter) -> nn.Parameter:
+def _require_perturbable(name: str, parameter: nn.Parameter) -> nn.Parameter:
     if nn.parameter.is_lazy(parameter):
         raise ValueError(f"parameter {name!r} has no shape yet; call the module once before it is guarded")
-    if parameter.dtype not in MOVABLE:
+    if parameter.dtype not in PERTURBABLE_DTYPES:
         raise TypeError(
             f"parameter {name!r} has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64"
         )
-    require_placed(name, parameter)
+    require_supported_placement(name, parameter)
     if parameter.layout is not torch.strided or parameter.device.type in ("meta", "mps"):
         raise TypeError(
             f"parameter {name!r} is {parameter.layout} on {parameter.device}; expected a dense tensor on a device that "

@@ -1,7 +1,8 @@
-"""The processes of a training while they check together: what they tell each other, and which of them is missing.
+"""The exchange of numbers between the ranks of one check, and errors that name the rank that failed or is missing.
 
-Everything goes through one small exchange, in which each rank tells where it is and a few numbers. A rank that fails
-tells so in the same place, one that is somewhere else is seen, and one that does not come is named after a timeout.
+Everything goes through one small all-gather, in which each rank sends its status, its place in the check and two
+numbers. So every rank sees at once that another has failed or is at a different place; one that does not come is named
+after a timeout.
 """
 
 import itertools
@@ -18,66 +19,74 @@ from torch.distributed import distributed_c10d
 
 from gradguard.arrays.types import Float64
 
-ANSWER_SECONDS = 10.0  # for a roll call, after a timeout
-SAME_POINT = 1e-6  # relative distance of two moves that are meant to be one: ranks of different make round differently
-WORDS = 2000  # characters of an error that other ranks are told
-NOWHERE = (0.0, 0.0, 0.0)
-ANYWHERE, ALONG = -1.0, -2.0  # what of a tensor is moved, where it is no single entry
-_numbers = itertools.count()  # of the guards of a process; the same on all ranks
+ANSWER_SECONDS = 10.0
+"""Time for an answer once something is wrong: to a failure that is announced, and to the roll call after a timeout."""
+POINT_TOLERANCE = 1e-6
+"""Relative distance of two displacements that should be equal: different processors round differently."""
+MAX_ERROR_CHARACTERS = 2000
+"""Length to which an error is cut for the other ranks."""
 
-Rows = Float64
 Point = tuple[float, float, float]
+"""Where a rank has perturbed the parameters: the number of the tensor, the entry, the displacement.
+
+The entry is its flat index, or `WHOLE_TENSOR` or `ALONG_DIRECTION`.
+"""
+UNPERTURBED: Point = (0.0, 0.0, 0.0)
+WHOLE_TENSOR, ALONG_DIRECTION = -1.0, -2.0
+Rows = Float64
+"""Numbers of each rank, shape (ranks, n)."""
+
+_guard_numbers = itertools.count()  # of the guards in a process: the same on all ranks
 
 
-class Kind(IntEnum):
-    """What is exchanged."""
+class ExchangeKind(IntEnum):
+    """The purpose of an exchange."""
 
     OPTIONS = 1
     TIME = 2
     CHECKSUMS = 3
     LOSS = 4
-    PRODUCTS = 5
-    SUM = 6
+    SUM = 5
 
 
-class Status(IntEnum):
-    """How a rank is."""
+class RankStatus(IntEnum):
+    """Whether a rank continues with the check."""
 
-    FINE = 0
+    OK = 0
     FAILED = 1
-    LEAVING = 2
+    LEAVING = 2  # a failure by an interrupt, after which the rank takes part in no further check
 
 
 PLACES = {
-    Kind.OPTIONS: "where the guard is made",
-    Kind.TIME: "between its measurements",
-    Kind.CHECKSUMS: "where gradients are compared",
-    Kind.LOSS: "at a loss",
-    Kind.PRODUCTS: "at a move",
-    Kind.SUM: "at a sum",
+    ExchangeKind.OPTIONS: "where the guard is made",
+    ExchangeKind.TIME: "between its measurements",
+    ExchangeKind.CHECKSUMS: "where gradients are compared",
+    ExchangeKind.LOSS: "at a loss",
+    ExchangeKind.SUM: "at a sum",
 }
+"""Where in a check each kind of exchange takes place, for messages."""
 
 
 class RankError(RuntimeError):
-    """Another rank failed, went another way or did not come; the message names it and says what to do."""
+    """Another rank failed, is at a different place in the check or did not come; the message says which and why."""
 
 
 class RankExchange:
-    """The processes that check one training: `gradguard.training.ranks.Ranks`.
+    """The processes of one training: `gradguard.training.ranks.Ranks`.
 
     Args:
-        ranks: The global ranks of all of them, in the order of their group.
-        timeout: Seconds to wait for the slowest.
+        ranks: The global ranks of all processes, in the order of their group.
+        timeout: Seconds to wait for the slowest rank.
 
     Attributes:
         ranks: As given.
         rank: The global rank of this process.
-        is_first: Whether it is the first, which writes.
-        point: Where this rank has moved to: which tensor, what of it, how far.
-        before_check: What must hold on this rank before it checks; it raises what does not.
+        is_first: Whether it is the first rank, which writes.
+        point: Where this rank has perturbed the parameters.
+        before_check: Called before each check; it raises where this rank cannot take part.
 
     Raises:
-        RuntimeError: Not all of them have made theirs in that time.
+        RuntimeError: Not every rank has made its exchange within the timeout.
     """
 
     def __init__(self, ranks: Sequence[int], timeout: float) -> None:
@@ -85,117 +94,119 @@ class RankExchange:
         self.rank = distributed.get_rank()
         self.is_first = self.rank == self.ranks[0]
         self._timeout = timeout
-        self._store = distributed_c10d.PrefixStore(f"gradguard/{next(_numbers)}", distributed_c10d._get_default_store())
-        self._group = self._made()
+        self._store = distributed_c10d.PrefixStore(
+            f"gradguard/{next(_guard_numbers)}", distributed_c10d._get_default_store()
+        )
+        self._group = self._make_group()
         self._origin, self._reading = time.perf_counter(), 0.0
-        self.point = NOWHERE
+        self.point = UNPERTURBED
         self._step = -1
         self._checks = self._exchanges = 0
         self._is_checking = False
-        self._told: BaseException | None = None
+        self._announced: BaseException | None = None
         self._last_rows: tuple[torch.Tensor, ...] = ()
-        self._lost = ""
+        self._broken = ""  # why no further exchange is possible
         self.before_check: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self.ranks)
 
     def clock(self) -> float:
-        """Seconds by the clock of the first rank: during a check it tells them, else as it told last."""
+        """Seconds by the clock of the first rank; between checks, the last reading."""
         if self._is_checking:
-            self._reading = float(self.exchange(Kind.TIME, time.perf_counter() - self._origin)[0, 0])
+            self._reading = float(self.exchange(ExchangeKind.TIME, time.perf_counter() - self._origin)[0, 0])
         return self._reading
 
     @contextmanager
     def checking(self, step: int) -> Iterator[None]:
-        """While all ranks check this step; an error that ends it on one of them ends it on all."""
-        self._step, self._told = step, None
+        """The context in which all ranks check this step; an error that ends it on one rank ends it on all."""
+        self._step, self._announced = step, None
         self._checks += 1
         try:
             self.before_check()
-        except BaseException as error:  # the others may not come here at all, and are not waited for
-            self._leave_word(error)
+        except BaseException as error:  # no exchange: the other ranks may not check at this step
+            self._store_failure(error)
             raise
         self._is_checking = True
         try:
             yield
         except BaseException as error:
-            if error is not self._told and not isinstance(error, RankError):
+            if error is not self._announced and not isinstance(error, RankError):
                 self.announce_failure(error)
             raise
         finally:
             self._is_checking = False
 
     def announce_failure(self, error: BaseException) -> None:
-        """Tell the others that this rank has failed; it goes on to raise the error.
+        """Send the other ranks the failure of this one, which then raises the error.
 
-        They may wait for it elsewhere, in a forward pass that gathers parameters, and are not waited for as long.
+        It waits for them only a little: they may be waiting for this rank in a forward pass that gathers parameters.
         """
-        self._told = error
-        self._leave_word(error)
-        status = Status.FAILED if isinstance(error, Exception) else Status.LEAVING
+        self._announced = error
+        self._store_failure(error)
+        status = RankStatus.FAILED if isinstance(error, Exception) else RankStatus.LEAVING
         with suppress(RankError, RuntimeError):
-            _, work = self._begun(status, Kind.LOSS, NOWHERE, (0.0, 0.0))
+            _, work = self._start_gather(status, ExchangeKind.LOSS, UNPERTURBED, (0.0, 0.0))
             work.wait(timedelta(seconds=min(ANSWER_SECONDS, self._timeout)))
 
-    def failed_elsewhere(self) -> "RankError | None":
-        """What another rank has left word of in this check, as an error."""
-        failed = [rank for rank in self.ranks if rank != self.rank and self._word_of(rank)]
-        return RankError(self._failure(failed)) if failed else None
+    def failure_of_another_rank(self) -> "RankError | None":
+        """The error that another rank has stored in this check; None where none has."""
+        failed = [rank for rank in self.ranks if rank != self.rank and self._stored_failure(rank)]
+        return RankError(self._failure_message(failed)) if failed else None
 
-    def exchange(self, kind: Kind, *values: float, point: Point = NOWHERE) -> Rows:
-        """Two numbers of each rank, shape (ranks, 2): the same on all of them, to the bit.
+    def exchange(self, kind: ExchangeKind, *values: float, point: Point = UNPERTURBED) -> Rows:
+        """Up to two numbers of each rank, shape (ranks, 2): the same on all ranks, bit for bit.
 
         Args:
-            kind: What they are.
-            *values: This rank's.
-            point: Where this rank has moved to.
+            kind: What the numbers are.
+            *values: The numbers of this rank.
+            point: Where this rank has perturbed the parameters.
 
         Raises:
-            PeerError: A rank has failed, is somewhere else, or does not come.
+            RankError: A rank has failed, is at a different place in the check, or does not come.
         """
-        rows = self._gathered(Status.FINE, kind, point, (*values, 0.0, 0.0)[:2])
-        failed = np.flatnonzero(rows[:, 0] != Status.FINE)
+        rows = self._gather_rows(RankStatus.OK, kind, point, (*values, 0.0, 0.0)[:2])
+        failed = np.flatnonzero(rows[:, 0] != RankStatus.OK)
         if failed.size:
-            says = self._failure([self.ranks[i] for i in failed])
-            if (rows[failed, 0] == Status.LEAVING).any():
-                self._lost = says
-            raise RankError(says)
-        astray = ~np.isclose(rows[:, 1:6], rows[0, 1:6], rtol=SAME_POINT, atol=0).all(axis=1)
-        if astray.any():
-            self._lost = self._divergence(rows, int(np.flatnonzero(astray)[0]))
-            raise RankError(self._lost)
+            message = self._failure_message([self.ranks[i] for i in failed])
+            if (rows[failed, 0] == RankStatus.LEAVING).any():
+                self._broken = message
+            raise RankError(message)
+        differs = ~np.isclose(rows[:, 1:6], rows[0, 1:6], rtol=POINT_TOLERANCE, atol=0).all(axis=1)
+        if differs.any():
+            self._broken = self._divergence_message(rows, int(np.flatnonzero(differs)[0]))
+            raise RankError(self._broken)
         return np.asarray(rows[:, 6:])
 
     def sum(self, values: Float64) -> Float64:
-        """The sums over the ranks, shape as given, the same on all of them to the bit."""
+        """The sums over the ranks, of the shape of `values`: the same on all ranks, bit for bit."""
         if values.size <= 2:
-            rows = self.exchange(Kind.SUM, *(float(value) for value in values.flat), point=self.point)
+            rows = self.exchange(ExchangeKind.SUM, *(float(value) for value in values.flat), point=self.point)
             return np.asarray(rows[:, : values.size].sum(axis=0).reshape(values.shape))
-        self.exchange(Kind.SUM, values.size)
+        self.exchange(ExchangeKind.SUM, values.size)
         total = torch.as_tensor(values).clone()
-        self._transferred(lambda: distributed.all_reduce(total, group=self._group), Kind.SUM)
+        self._transfer(lambda: distributed.all_reduce(total, group=self._group), ExchangeKind.SUM)
         return np.asarray(total.numpy())
 
     def gather(self, values: Float64) -> Float64:
-        """The numbers of each rank, shape (ranks, n)."""
-        self.exchange(Kind.SUM, values.size)
+        """The numbers of each rank, shape (ranks, n), from this rank's, shape (n,)."""
+        self.exchange(ExchangeKind.SUM, values.size)
         row = torch.as_tensor(values).clone()
         rows = [torch.empty_like(row) for _ in self.ranks]
-        self._transferred(lambda: distributed.all_gather(rows, row, group=self._group), Kind.SUM)
+        self._transfer(lambda: distributed.all_gather(rows, row, group=self._group), ExchangeKind.SUM)
         return np.asarray(torch.stack(rows).numpy())
 
-    def differing(self, kind: Kind, value: float) -> list[int]:
-        """The ranks whose number is another than that of most; all of them, where no number is that of most."""
+    def differing(self, kind: ExchangeKind, value: float) -> list[int]:
+        """The ranks whose number is not the most common one; all ranks where no number is more common than others."""
         values = self.exchange(kind, value)[:, 0]
-        found, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-        if found.size == 1:
+        distinct, indices, counts = np.unique(values, return_inverse=True, return_counts=True)
+        if distinct.size == 1:
             return []
         usual = np.flatnonzero(counts == counts.max())
-        return [rank for rank, place in zip(self.ranks, places, strict=True) if usual.size > 1 or place != usual[0]]
+        return [rank for rank, index in zip(self.ranks, indices, strict=True) if usual.size > 1 or index != usual[0]]
 
-    def _made(self) -> distributed.ProcessGroup:
-        """A group of the same processes for what they tell each other: on the host, with a timeout of its own."""
+    def _make_group(self) -> distributed.ProcessGroup:
+        """A gloo group of the same processes: its transfers stay on the hosts and have a timeout of their own."""
         wait = timedelta(seconds=self._timeout)
         try:
             group: distributed.ProcessGroup = distributed.new_group(
@@ -203,82 +214,91 @@ class RankExchange:
             )
         except RuntimeError as error:
             raise RuntimeError(
-                f"not all of {named(self.ranks)} made their TorchGuard within {self._timeout:g} s; make it on every "
-                "rank, not on the first alone: it writes there alone by itself"
+                f"not all of {join_ranks(self.ranks)} made their TorchGuard within {self._timeout:g} s; make it on "
+                "every rank, not on the first alone: it writes there alone by itself"
             ) from error
         return group
 
-    def _gathered(self, status: Status, kind: Kind, point: Point, values: Sequence[float]) -> Rows:
-        """What each rank tells: status, kind, step, point, values; shape (ranks, 8)."""
+    def _gather_rows(self, status: RankStatus, kind: ExchangeKind, point: Point, values: Sequence[float]) -> Rows:
+        """Status, kind, step, point (3) and values (2) of each rank, shape (ranks, 8)."""
         rows: list[torch.Tensor] = []
 
-        def transfer() -> None:
-            told, work = self._begun(status, kind, point, values)
+        def gather() -> None:
+            gathered, work = self._start_gather(status, kind, point, values)
             work.wait()
-            rows.extend(told)
+            rows.extend(gathered)
 
-        self._transferred(transfer, kind)
+        self._transfer(gather, kind)
         return np.asarray(torch.stack(rows).numpy())
 
-    def _begun(
-        self, status: Status, kind: Kind, point: Point, values: Sequence[float]
+    def _start_gather(
+        self, status: RankStatus, kind: ExchangeKind, point: Point, values: Sequence[float]
     ) -> tuple[list[torch.Tensor], distributed.Work]:
-        """The rows of all ranks, once the work is done."""
-        if self._lost:
-            raise RankError(self._lost)
+        """The rows of all ranks, which are filled in once the returned work is done."""
+        if self._broken:
+            raise RankError(self._broken)
         self._exchanges += 1
         row = torch.tensor([status, kind, self._step, *point, *values], dtype=torch.float64)
         rows = [torch.empty_like(row) for _ in self.ranks]
-        # Gloo's thread lets go of tensors a moment after they are told: were it the last to hold one, it would want
-        # the interpreter for that, and at a program's end there is none.
+        # Kept, since gloo's thread drops its references a moment after the transfer: dropping the last one needs the
+        # interpreter, which is gone at the end of a program.
         self._last_rows = (row, *rows)
         return rows, distributed.all_gather(rows, row, group=self._group, async_op=True)
 
-    def _transferred(self, transfer: Callable[[], object], kind: Kind) -> None:
+    def _transfer(self, transfer: Callable[[], object], kind: ExchangeKind) -> None:
+        """Run a transfer.
+
+        Raises:
+            RankError: It failed; the message names the ranks that are missing.
+        """
         try:
             transfer()
         except RankError:
             raise
         except RuntimeError as error:  # a timeout, or a connection that was closed
-            self._lost = self._absence(kind)
-            raise RankError(self._lost) from error
+            self._broken = self._absence_message(kind)
+            raise RankError(self._broken) from error
 
-    def _leave_word(self, error: BaseException) -> None:
-        """Write down what is wrong with this rank, for the others to read."""
+    def _store_failure(self, error: BaseException) -> None:
+        """Write the error of this rank to the store, for the other ranks to read."""
         with suppress(RuntimeError):
-            self._store.set(f"failed/{self._checks}/{self.rank}", f"{type(error).__name__}: {error}"[:WORDS])
+            self._store.set(
+                f"failed/{self._checks}/{self.rank}", f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
+            )
 
-    def _word_of(self, rank: int) -> str:
+    def _stored_failure(self, rank: int) -> str:
+        """The error that a rank has stored in this check, or ""."""
         key = f"failed/{self._checks}/{rank}"
         with suppress(RuntimeError):
             if self._store.check([key]):
                 return str(self._store.get(key).decode())
         return ""
 
-    def _failure(self, failed: Sequence[int]) -> str:
-        words = next((word for word in map(self._word_of, failed) if word), "see its log")
+    def _failure_message(self, failed: Sequence[int]) -> str:
+        reason = next((stored for stored in map(self._stored_failure, failed) if stored), "see its log")
         return (
-            f"{named(failed)} failed in the check of step {self._step}: {words}; the parameters of this rank "
+            f"{join_ranks(failed)} failed in the check of step {self._step}: {reason}; the parameters of this rank "
             f"({self.rank}) are as they were"
         )
 
-    def _divergence(self, rows: Rows, astray: int) -> str:
+    def _divergence_message(self, rows: Rows, differing: int) -> str:
         where, first = (
-            f"{PLACES[Kind(int(row[1]))]} of step {int(row[2])}, moved by {row[5]:.6g}" for row in rows[[astray, 0]]
+            f"{PLACES[ExchangeKind(int(row[1]))]} of step {int(row[2])}, moved by {row[5]:.6g}"
+            for row in rows[[differing, 0]]
         )
         return (
-            f"rank {self.ranks[astray]} and rank {self.ranks[0]} do not check alike: one is {where}, the other {first};"
-            " call after_backward on every rank at the same steps and with the same options, on the same software"
+            f"rank {self.ranks[differing]} and rank {self.ranks[0]} do not check alike: one is {where}, the other "
+            f"{first}; call after_backward on every rank at the same steps and with the same options, on the same "
+            "software"
         )
 
-    def _absence(self, kind: Kind) -> str:
-        """Who does not come, in words; whoever waits here answers a roll call, by way of the store."""
-        absent, words = self._absent(), ""
-        for rank in absent or self.ranks:
-            words = words or self._word_of(rank)
-        if words:
-            return self._failure([rank for rank in absent or self.ranks if self._word_of(rank)])
-        who = named(absent) if absent else f"one of {named(self.ranks)}"
+    def _absence_message(self, kind: ExchangeKind) -> str:
+        """Why a transfer failed: the ranks that have stored an error, or else those that do not answer a roll call."""
+        absent = self._absent_ranks()
+        failed = [rank for rank in absent or self.ranks if self._stored_failure(rank)]
+        if failed:
+            return self._failure_message(failed)
+        who = join_ranks(absent) if absent else f"one of {join_ranks(self.ranks)}"
         return (
             f"{who} did not come within {self._timeout:g} s in the check of step {self._step}, where this rank "
             f"({self.rank}) was {PLACES[kind]}; it has ended, hangs, or does not call after_backward at this step; "
@@ -286,7 +306,8 @@ class RankExchange:
             "they were"
         )
 
-    def _absent(self) -> list[int]:
+    def _absent_ranks(self) -> list[int]:
+        """The ranks that do not answer a roll call through the store."""
         keys = {rank: f"here/{self._exchanges}/{rank}" for rank in self.ranks}
         with suppress(RuntimeError):
             self._store.set(keys[self.rank], "")
@@ -296,15 +317,20 @@ class RankExchange:
         return []
 
 
-def named(ranks: Sequence[int]) -> str:
-    """Some ranks in words: rank 1, or ranks 0, 1 and 2."""
+def join_ranks(ranks: Sequence[int]) -> str:
+    """Ranks in words, such as "rank 1" or "ranks 0, 1 and 2"."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
     return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
-def among(differing: Sequence[int], ranks: Sequence[int]) -> str:
-    """What it is that differs among ranks, in words that go after its name."""
+def describe_difference(differing: Sequence[int], ranks: Sequence[int]) -> str:
+    """How something differs between ranks, to follow its name, such as "of rank 1 are not those of the other ranks".
+
+    Args:
+        differing: What `RankExchange.differing` returned.
+        ranks: All ranks.
+    """
     if len(differing) == len(ranks):
-        return f"of {named(ranks)} differ from each other"
-    return f"of {named(differing)} are not those of the other ranks"
+        return f"of {join_ranks(ranks)} differ from each other"
+    return f"of {join_ranks(differing)} are not those of the other ranks"

@@ -1,4 +1,4 @@
-"""A training in several processes: who they are, found from its module, and the loss that all of them have together."""
+"""The processes that train a module together, and the loss of all of them."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -10,32 +10,34 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Float64
-from gradguard.integrations.torch.distributed.exchange import Kind, RankError, RankExchange, among
+from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankError, RankExchange, describe_difference
 from gradguard.integrations.torch.distributed.replicas import Replicas
-from gradguard.integrations.torch.distributed.shards import FullyShard, ranks_of
+from gradguard.integrations.torch.distributed.shards import FullyShardedModule, global_ranks
 from gradguard.loss.signature import Reduction, losses_of, require_reduction
 from gradguard.report.thresholds import Thresholds
 
-COMPARED = (int, float, str, type(None), Thresholds)  # options that must be the same on all ranks
-WRITES = {"logdir": None, "writers": ()}  # what the other ranks are given instead: the first one writes
+COMPARED_OPTION_TYPES = (int, float, str, type(None), Thresholds)
+"""Options of these types must be the same on all ranks; others cannot be compared."""
+NO_WRITERS = {"logdir": None, "writers": ()}
+"""Options of every rank but the first, which alone writes."""
 
 
 class TrainingGroup:
-    """The processes of a training, of which this is one.
+    """The processes that train a module together, seen from one of them.
 
     Args:
         ranks: Their global ranks.
-        module: The module, as it was given.
-        timeout: Seconds to wait for the slowest.
-        across: How the losses of the ranks add up to the one that the gradients are of.
-        reduction: And how the unreduced losses of one rank do.
+        module: The module, as it was given to the guard.
+        timeout: Seconds to wait for the slowest rank.
+        across: How the losses of the ranks combine to the loss that the gradients are of.
+        reduction: How the unreduced losses of one rank combine to its loss.
 
     Attributes:
-        peers: What they tell each other by.
+        exchange: The exchange of numbers between the ranks.
         across: As given.
-        around: What holds while a loss is evaluated.
-        stop: Leaves the module alone.
-        parameters: Makes those under check, with further ones that the loss may read.
+        evaluating: Makes the context of an evaluation of the loss.
+        stop: Removes all hooks from the module.
+        parameters: Makes the mapping of parameters, from those under check and others that the loss may read.
     """
 
     def __init__(
@@ -46,130 +48,147 @@ class TrainingGroup:
         across: Reduction,
         reduction: Reduction | None,
     ) -> None:
-        self.peers = RankExchange(ranks, timeout)
+        self.exchange = RankExchange(ranks, timeout)
         self.across = across
-        sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())
-        held = FullyShard(module, self.peers) if sharded else Replicas(self.peers, wrapper_of(module))
-        self._require_alike = held.require_alike
+        layout = (
+            FullyShardedModule(module, self.exchange)
+            if has_sharded_parameters(module)
+            else Replicas(self.exchange, ddp_wrapper(module))
+        )
+        self._require_comparable = layout.require_comparable
         self._reduction = reduction
-        self.around = held.evaluating
-        self.stop = held.stop
-        self.parameters = held.parameters
+        self.evaluating = layout.evaluating
+        self.stop = layout.stop
+        self.parameters = layout.parameters
 
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the guard on this rank: it knows how many there are, and the first one writes."""
-        known = {"world_size": len(self.peers)} if len(self.peers) > 1 else {}
-        constants = known | dict(given.get("constants") or {})
-        theirs = {} if self.peers.is_first else WRITES
-        return {**given, **theirs, "constants": constants, "reduction": self.across}
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of the guard on this rank: those of the user with `world_size`, and writers on the first rank."""
+        world_size = {"world_size": len(self.exchange)} if len(self.exchange) > 1 else {}
+        constants = world_size | dict(options.get("constants") or {})
+        writers = {} if self.exchange.is_first else NO_WRITERS
+        return {**options, **writers, "constants": constants, "reduction": self.across}
 
-    def require_alike(self, parameters: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
-        """Refuse to check other tensors, or otherwise, than the other ranks do.
+    def require_same_guard(self, parameters: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        """Refuse parameters or options that differ between the ranks.
 
         Raises:
-            ValueError: The message names the ranks.
+            ValueError: They differ; the message names the ranks.
         """
         shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in parameters.items()]
-        settings = sorted((name, repr(value)) for name, value in options.items() if isinstance(value, COMPARED))
+        settings = sorted(
+            (name, repr(value)) for name, value in options.items() if isinstance(value, COMPARED_OPTION_TYPES)
+        )
         for what, compared in (("parameters", shapes), ("options of TorchGuard", settings)):
-            differing = self.peers.differing(Kind.OPTIONS, zlib.crc32(repr(compared).encode()))
+            differing = self.exchange.differing(ExchangeKind.OPTIONS, zlib.crc32(repr(compared).encode()))
             if differing:
                 raise ValueError(
-                    f"the {what} {among(differing, self.peers.ranks)}: every rank must make the same guard of the same "
-                    f"module; on rank {self.peers.rank} they are {compared}"
+                    f"the {what} {describe_difference(differing, self.exchange.ranks)}: every rank must make the same "
+                    f"guard of the same module; on rank {self.exchange.rank} they are {compared}"
                 )
 
-    def loss(self, own: Callable[[], object], parameters: Mapping[str, Tensor]) -> "SharedLoss":
-        """The loss of one check, of all ranks.
+    def loss(self, rank_loss: Callable[[], object], parameters: Mapping[str, Tensor]) -> "SharedLoss":
+        """The loss of one check on all ranks.
 
         Args:
-            own: Evaluates that of this one.
-            parameters: Those under check.
+            rank_loss: Evaluates the loss of this rank.
+            parameters: The parameters under check.
         """
-        return SharedLoss(own, self.peers, self._reduction, lambda: self._require_alike(parameters))
+        return SharedLoss(rank_loss, self.exchange, self._reduction, lambda: self._require_comparable(parameters))
 
 
 class SharedLoss:
-    """The losses of all ranks at one point: each evaluates its own part of the batch.
+    """The losses of all ranks at one point: each rank evaluates the loss of its own part of the batch.
 
     Args:
-        own: Evaluates the loss of this rank.
-        peers: The processes.
-        reduction: How unreduced losses of one rank add up.
-        before: What must hold before the first evaluation.
+        rank_loss: Evaluates the loss of this rank.
+        exchange: The exchange of numbers between the ranks.
+        reduction: How the unreduced losses of one rank combine to its loss.
+        before_first: Called before the first evaluation; it raises where the ranks cannot check together.
     """
 
     def __init__(
-        self, own: Callable[[], object], peers: RankExchange, reduction: Reduction | None, before: Callable[[], None]
+        self,
+        rank_loss: Callable[[], object],
+        exchange: RankExchange,
+        reduction: Reduction | None,
+        before_first: Callable[[], None],
     ) -> None:
-        self._own = own
-        self._peers = peers
+        self._rank_loss = rank_loss
+        self._exchange = exchange
         self._reduction = reduction
-        self._before: Callable[[], None] | None = before
+        self._before_first: Callable[[], None] | None = before_first
 
     def __call__(self) -> Float64:
-        """One loss a rank, shape (ranks,), the same on all of them, to the bit.
+        """The loss of each rank, shape (ranks,): the same on all ranks, bit for bit.
 
         Raises:
-            PeerError: Another rank failed, or did not come.
+            RankError: Another rank failed, or did not come.
         """
         try:
-            if self._before is not None:
-                self._before()
-                self._before = None
-            value = self._total(self._own())
+            if self._before_first is not None:
+                self._before_first()
+                self._before_first = None
+            value = self._reduce(self._rank_loss())
         except RankError:
             raise
         except BaseException as error:
-            # A forward pass that talks to a rank that has failed may fail in its turn: the first one is the cause.
-            elsewhere = self._peers.failed_elsewhere() if isinstance(error, RuntimeError) else None
-            if elsewhere is not None:
-                raise elsewhere from error
-            self._peers.announce_failure(error)
+            # A forward pass that waits for a rank that has failed may fail in turn: that rank's error is the cause.
+            cause = self._exchange.failure_of_another_rank() if isinstance(error, RuntimeError) else None
+            if cause is not None:
+                raise cause from error
+            self._exchange.announce_failure(error)
             raise
-        return self._peers.exchange(Kind.LOSS, value, point=self._peers.point)[:, 0]
+        return self._exchange.exchange(ExchangeKind.LOSS, value, point=self._exchange.point)[:, 0]
 
-    def _total(self, result: object) -> float:
+    def _reduce(self, result: object) -> float:
         losses = losses_of(result, self._reduction).astype(np.float64)
         return float(losses.mean() if self._reduction == "mean" else losses.sum())
 
 
-def chain(module: nn.Module) -> list[nn.Module]:
-    """A module, and what it wraps where it is compiled or distributed: the last has the names that its author gave."""
+def unwrap(module: nn.Module) -> list[nn.Module]:
+    """A module and the modules that it wraps, where it is compiled or distributed.
+
+    The last one is that of the user, with the user's names of the parameters.
+    """
     name = "module" if isinstance(module, DistributedDataParallel) else "_orig_mod"
     inner = getattr(module, name, None)
-    return [module, *chain(inner)] if isinstance(inner, nn.Module) else [module]
+    return [module, *unwrap(inner)] if isinstance(inner, nn.Module) else [module]
 
 
-def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
-    """What averages the gradients of a module over processes; None where nothing does."""
-    return next((part for part in chain(module) if isinstance(part, DistributedDataParallel)), None)
+def ddp_wrapper(module: nn.Module) -> DistributedDataParallel | None:
+    """The `DistributedDataParallel` around a module, which averages its gradients; None where there is none."""
+    return next((part for part in unwrap(module) if isinstance(part, DistributedDataParallel)), None)
 
 
-def company_of(
+def has_sharded_parameters(module: nn.Module) -> bool:
+    """Whether any parameter is spread over processes."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def find_group(
     module: nn.Module, group: distributed.ProcessGroup | None, timeout: float, across: str, reduction: str | None
 ) -> TrainingGroup | None:
-    """The processes that train a module together; None where there is but one.
+    """The processes that train a module together; None where there is only one.
 
     Raises:
         ValueError: `across`, `reduction` or `timeout` is out of its range.
-        RuntimeError: Not all of them come here.
+        RuntimeError: Not every rank makes its guard within the timeout.
     """
     if across not in ("mean", "sum"):
         raise ValueError(f"across is {across!r}; expected 'mean' or 'sum'")
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout!r}; expected a number of seconds above 0")
-    ranks = _ranks(module, group)
-    if len(ranks) < 2 and not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+    ranks = _find_ranks(module, group)
+    if len(ranks) < 2 and not has_sharded_parameters(module):
         return None
     return TrainingGroup(ranks, module, timeout, across, require_reduction(reduction))  # type: ignore[arg-type]  # compared
 
 
-def _ranks(module: nn.Module, group: distributed.ProcessGroup | None) -> list[int]:
-    """The global ranks of those that train a module together."""
-    wrapper, parameters = wrapper_of(module), module.parameters()
+def _find_ranks(module: nn.Module, group: distributed.ProcessGroup | None) -> list[int]:
+    """The global ranks of the processes that train a module together; none where it is not distributed."""
+    wrapper, parameters = ddp_wrapper(module), module.parameters()
     sharded = next((parameter for parameter in parameters if isinstance(parameter, DTensor)), None)
     if group is None and sharded is not None:
-        return ranks_of(sharded)
+        return global_ranks(sharded)
     group = wrapper.process_group if group is None and wrapper is not None else group
     return [] if group is None else distributed.get_process_group_ranks(group)

@@ -1,4 +1,4 @@
-"""Parameters that every process holds whole, as under `DistributedDataParallel`: whether they, and gradients, agree."""
+"""Parameters that every process holds as a whole, as under `DistributedDataParallel`, and whether the ranks agree."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,14 +10,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, RankExchange, among
+from gradguard.integrations.torch.distributed.exchange import (
+    ALONG_DIRECTION,
+    UNPERTURBED,
+    WHOLE_TENSOR,
+    ExchangeKind,
+    RankExchange,
+    describe_difference,
+)
 from gradguard.integrations.torch.parameters import Parameters
-from gradguard.integrations.torch.replay.forwards import Hook
+from gradguard.integrations.torch.replay.forwards import ForwardHook
 from gradguard.perturbation.protocols import PerturbedTensor, Space
 
-NAMED = 3  # tensors in a message
-EXACT = 2**53  # whole numbers that float64 holds
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+MAX_TENSORS_IN_MESSAGE = 3
+CHECKSUM_MODULUS = 2**53
+"""Float64, in which checksums are exchanged, holds all whole numbers below it."""
+INTEGER_DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer dtype of each size in bytes."""
 
 NOT_SYNCHRONISED = (
     "its last forward pass before the check ran within no_sync(), so that its gradients are its own and no average; "
@@ -31,114 +40,126 @@ WHY_PARAMETERS_DIFFER = "a checkpoint was loaded, or a parameter written, on som
 
 
 class ReplicaParameters(Parameters):
-    """Whole parameters, which every rank moves alike.
+    """Parameters of which every rank holds a copy and perturbs it in the same way.
 
     Args:
         checked: The parameters under check.
-        others: Further ones that the loss may read.
-        peers: The processes.
+        others: Other parameters that the loss may read.
+        exchange: The exchange of numbers between the ranks.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], peers: RankExchange) -> None:
-        super().__init__(checked, others, peers)
-        self._peers = peers
+    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], exchange: RankExchange) -> None:
+        super().__init__(checked, others, exchange)
+        self._exchange = exchange
 
     def native(self) -> Space:
-        """The parameters themselves."""
-        return FollowedSpace(super().native(), self._peers)
+        """The space of the live parameters."""
+        return TrackedSpace(super().native(), self._exchange)
 
     def shadow(self) -> Space:
-        """Float64 copies of all of them."""
-        return FollowedSpace(super().shadow(), self._peers)
+        """The space of float64 copies of all parameters."""
+        return TrackedSpace(super().shadow(), self._exchange)
 
     def tangents(self) -> None:
-        """None: where one rank's forward pass refused them, the others would wait."""
+        """No forward mode: where it failed in the forward pass of one rank, the other ranks would wait for that."""
 
 
-class FollowedSpace:
-    """A space whose moves the other ranks are told with each loss, so that none goes another way unseen."""
+class TrackedSpace:
+    """A space that records each perturbation as `RankExchange.point`, which the ranks compare with each loss.
 
-    def __init__(self, space: Space, peers: RankExchange) -> None:
+    Args:
+        space: The space.
+        exchange: The exchange of numbers between the ranks.
+    """
+
+    def __init__(self, space: Space, exchange: RankExchange) -> None:
         self.precision = space.precision
         self.arrays: Mapping[str, Array] = space.arrays
         self.spacing = space.spacing
         self.presented = space.presented
         self._space = space
-        self._peers = peers
+        self._exchange = exchange
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
-        """The tensor to move, for the time of a `with`; afterwards it is as it was."""
-        return _Followed(self._space.moving(name), self._peers, float(list(self.arrays).index(name)))
+        """The tensor, to be perturbed within a `with`, which restores it."""
+        return _TrackedMove(self._space.moving(name), self._exchange, float(list(self.arrays).index(name)))
 
 
-class _Followed(AbstractContextManager[PerturbedTensor]):
-    def __init__(self, move: AbstractContextManager[PerturbedTensor], peers: RankExchange, number: float) -> None:
+class _TrackedMove(AbstractContextManager[PerturbedTensor]):
+    def __init__(self, move: AbstractContextManager[PerturbedTensor], exchange: RankExchange, number: float) -> None:
         self._move = move
-        self._peers = peers
+        self._exchange = exchange
         self._number = number
 
     def __enter__(self) -> PerturbedTensor:
-        return PerturbedReplica(self._move.__enter__(), self._peers, self._number)
+        return PerturbedReplica(self._move.__enter__(), self._exchange, self._number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._peers.point = NOWHERE
+        self._exchange.point = UNPERTURBED
         self._move.__exit__(kind, error, trace)
 
 
 class PerturbedReplica:
-    """A place that says where it is moved to."""
+    """A `PerturbedTensor` that records each perturbation as `RankExchange.point`.
 
-    def __init__(self, place: PerturbedTensor, peers: RankExchange, number: float) -> None:
+    Args:
+        place: The tensor of this rank.
+        exchange: The exchange of numbers between the ranks.
+        number: The number of the tensor among the parameters.
+    """
+
+    def __init__(self, place: PerturbedTensor, exchange: RankExchange, number: float) -> None:
         self._place = place
-        self._peers = peers
+        self._exchange = exchange
         self._number = number
 
     @property
-    def base(self) -> Array:  # noqa: D102 - as in Place
+    def base(self) -> Array:  # noqa: D102 - as in PerturbedTensor
         return self._place.base
 
-    def write(self, values: Array) -> None:  # noqa: D102 - as in Place
-        self._peers.point = (self._number, ANYWHERE, 0.0)
+    def write(self, values: Array) -> None:  # noqa: D102 - as in PerturbedTensor
+        self._exchange.point = (self._number, WHOLE_TENSOR, 0.0)
         self._place.write(values)
 
-    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
-        self._peers.point = (self._number, ALONG, amount)
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in PerturbedTensor
+        self._exchange.point = (self._number, ALONG_DIRECTION, amount)
         return self._place.displace(vector, amount, gradient)
 
-    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
-        self._peers.point = (self._number, float(np.ravel_multi_index(index, self.base.shape)), amount)
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in PerturbedTensor
+        entry = float(np.ravel_multi_index(index, self.base.shape))
+        self._exchange.point = (self._number, entry, amount)
         return self._place.displace_entry(index, amount)
 
-    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
-        self._peers.point = NOWHERE
+    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in PerturbedTensor
+        self._exchange.point = UNPERTURBED
         self._place.restore(index)
 
 
 class Replicas:
-    """Whole parameters in several processes.
+    """A module of which every process holds a copy.
 
     Args:
-        peers: The processes.
-        wrapper: What averages the gradients; None where the training does so by itself.
+        exchange: The exchange of numbers between the ranks.
+        wrapper: The wrapper that averages the gradients; None where the training does so itself.
     """
 
-    def __init__(self, peers: RankExchange, wrapper: DistributedDataParallel | None) -> None:
-        self._peers = peers
+    def __init__(self, exchange: RankExchange, wrapper: DistributedDataParallel | None) -> None:
+        self._exchange = exchange
         self._wrapper = wrapper
-        self._synchronises = True
-        self._hooks = [] if wrapper is None else [wrapper.register_forward_pre_hook(Hook(self._called))]
-        peers.before_check = self._require_synchronised
+        self._is_synchronized = True  # the gradients of the latest forward pass
+        self._hooks = [] if wrapper is None else [wrapper.register_forward_pre_hook(ForwardHook(self._before_forward))]
+        exchange.before_check = self._require_synchronized
 
     def stop(self) -> None:
-        """Leave the module alone."""
+        """Remove the hooks from the module."""
         for hook in self._hooks:
             hook.remove()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """While a loss is evaluated no buffers are sent around: each rank starts from those of its training."""
+        """The context of an evaluation, without a broadcast of buffers: each rank starts from those of its training."""
         if self._wrapper is None:
             yield
             return
@@ -150,51 +171,50 @@ class Replicas:
             self._wrapper.require_forward_param_sync = before
 
     def parameters(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> ReplicaParameters:
-        """Those under check, and further ones that the loss may read."""
-        return ReplicaParameters(checked, others, self._peers)
+        """The mapping of the parameters under check; `others` are further ones that the loss may read."""
+        return ReplicaParameters(checked, others, self._exchange)
 
-    def require_alike(self, parameters: Mapping[str, Tensor]) -> None:
+    def require_comparable(self, parameters: Mapping[str, Tensor]) -> None:
         """Refuse gradients or parameters that are not the same on all ranks, bit for bit.
 
         Raises:
-            ValueError: The message names ranks and tensors.
+            ValueError: They differ; the message names the ranks and the tensors.
         """
         gradients = {name: _gradient(parameter) for name, parameter in parameters.items()}
-        self._require("gradients", gradients, WHY_GRADIENTS_DIFFER)
-        self._require("parameters", parameters, WHY_PARAMETERS_DIFFER)
+        self._require_equal("gradients", gradients, WHY_GRADIENTS_DIFFER)
+        self._require_equal("parameters", parameters, WHY_PARAMETERS_DIFFER)
 
-    def _require(self, what: str, tensors: Mapping[str, Tensor | None], why: str) -> None:
-        sums = [checksum(tensor) for tensor in tensors.values()]
-        if not self._peers.differing(Kind.CHECKSUMS, _together(sums)):
+    def _require_equal(self, what: str, tensors: Mapping[str, Tensor | None], why: str) -> None:
+        checksums = {name: checksum(tensor) for name, tensor in tensors.items()}
+        if not self._exchange.differing(ExchangeKind.CHECKSUMS, _combined(list(checksums.values()))):
             return
-        found = {
-            name: ranks
-            for name, value in zip(tensors, sums, strict=True)
-            if (ranks := self._peers.differing(Kind.CHECKSUMS, value))
-        }
-        shown = ", ".join(list(found)[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-        differing = sorted({rank for ranks in found.values() for rank in ranks})
-        raise ValueError(f"the {what} {among(differing, self._peers.ranks)} ({shown}): {why}")
+        ranks = {name: self._exchange.differing(ExchangeKind.CHECKSUMS, value) for name, value in checksums.items()}
+        names = [name for name in tensors if ranks[name]]
+        more = len(names) - MAX_TENSORS_IN_MESSAGE
+        listed = ", ".join(names[:MAX_TENSORS_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+        differing = sorted({rank for name in names for rank in ranks[name]})
+        raise ValueError(f"the {what} {describe_difference(differing, self._exchange.ranks)} ({listed}): {why}")
 
-    def _called(self, wrapper: nn.Module, _inputs: object, _more: object = None) -> None:
+    def _before_forward(self, wrapper: nn.Module, _inputs: object, _more: object = None) -> None:
         if torch.is_grad_enabled():
-            self._synchronises = bool(wrapper.require_backward_grad_sync)
+            self._is_synchronized = bool(wrapper.require_backward_grad_sync)
 
-    def _require_synchronised(self) -> None:
-        if not self._synchronises:
-            raise ValueError(f"the gradients of rank {self._peers.rank} were not synchronised: {NOT_SYNCHRONISED}")
+    def _require_synchronized(self) -> None:
+        if not self._is_synchronized:
+            raise ValueError(f"the gradients of rank {self._exchange.rank} were not synchronised: {NOT_SYNCHRONISED}")
 
 
 def checksum(tensor: Tensor | None) -> int:
-    """A whole number below 2^53 that a change of any single bit changes; it is summed where the tensor lies."""
+    """A whole number below 2^53 that changes with any single bit of the tensor; computed on the tensor's device."""
     if tensor is None or not tensor.numel():
         return 0
-    bits = tensor.detach().contiguous().view(BITS[tensor.element_size()])
-    return int(bits.sum(dtype=torch.int64)) % EXACT
+    bits = tensor.detach().contiguous().view(INTEGER_DTYPES[tensor.element_size()])
+    return int(bits.sum(dtype=torch.int64)) % CHECKSUM_MODULUS
 
 
-def _together(sums: Sequence[int]) -> int:
-    return sum(place * value for place, value in enumerate(sums, 1)) % EXACT
+def _combined(checksums: Sequence[int]) -> int:
+    """One checksum of many, which changes with their order too."""
+    return sum(i * value for i, value in enumerate(checksums, 1)) % CHECKSUM_MODULUS
 
 
 def _gradient(parameter: Tensor) -> Tensor | None:

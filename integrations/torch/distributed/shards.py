@@ -1,4 +1,4 @@
-"""Parameters of which every process holds a part, as `fully_shard` leaves them: moved where they lie."""
+"""Parameters of which every process holds a part, as under `fully_shard`: each process perturbs its own part."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,8 +14,14 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from gradguard.arrays.sharded import Part
 from gradguard.arrays.types import Array, Float64, Region
-from gradguard.integrations.torch.distributed.exchange import ALONG, ANYWHERE, NOWHERE, Kind, RankExchange
-from gradguard.integrations.torch.parameters import PerturbedTorchTensor, host, spacing
+from gradguard.integrations.torch.distributed.exchange import (
+    ALONG_DIRECTION,
+    UNPERTURBED,
+    WHOLE_TENSOR,
+    ExchangeKind,
+    RankExchange,
+)
+from gradguard.integrations.torch.tensors import PerturbedTorchTensor, host, spacing, unit_roundoff
 from gradguard.perturbation.protocols import PerturbedTensor
 from gradguard.perturbation.spaces import Moved
 
@@ -26,24 +32,24 @@ NOT_REDUCED = (
 )
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def require_placed(name: str, tensor: Tensor) -> None:
-    """Refuse what is neither held whole nor split along an axis.
+def require_supported_placement(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is neither replicated nor split along an axis.
 
     Raises:
-        TypeError: The message names the placement.
+        TypeError: It has another placement, which the message names.
     """
     for placement in tensor.placements if isinstance(tensor, DTensor) else ():
         if type(placement) not in (Shard, Replicate):
             raise TypeError(f"parameter {name!r} is placed as {placement}; expected Shard or Replicate")
 
 
-def ranks_of(tensor: DTensor) -> list[int]:
-    """The global ranks that hold a tensor together."""
+def global_ranks(tensor: DTensor) -> list[int]:
+    """The global ranks of the processes that hold a tensor together."""
     return sorted(tensor.device_mesh.mesh.flatten().tolist())
 
 
@@ -51,99 +57,117 @@ class Sharding:
     """How one tensor is spread over the processes: `gradguard.arrays.sharded.Across`.
 
     Args:
-        peers: The processes.
-        tensor: Any tensor that is spread as this one is.
+        exchange: The exchange of numbers between the ranks.
+        tensor: The tensor.
 
     Attributes:
-        region: What this process holds.
+        shape: The shape of the whole tensor.
+        region: The region of the whole that this process holds.
     """
 
-    def __init__(self, peers: RankExchange, tensor: DTensor) -> None:
-        self._peers = peers
+    def __init__(self, exchange: RankExchange, tensor: DTensor) -> None:
+        self._exchange = exchange
         self.shape = tuple(tensor.shape)
         sizes, starts = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         self.region: Region = tuple(slice(i, i + n) for i, n in zip(starts, sizes, strict=True))
         coordinate = tensor.device_mesh.get_coordinate() or ()
-        copies = (place for place, how in zip(coordinate, tensor.placements, strict=False) if how.is_replicate())
-        self._counts = not any(copies)
+        replicas = (i for i, how in zip(coordinate, tensor.placements, strict=False) if how.is_replicate())
+        self._is_first_replica = not any(replicas)
 
     def sum(self, values: Float64) -> Float64:
-        """The sums over the processes; of those that hold the same region, the first counts."""
-        return self._peers.sum(values if self._counts else np.zeros_like(values))
+        """The sums over the processes; of processes that hold the same region, only the first one contributes."""
+        return self._exchange.sum(values if self._is_first_replica else np.zeros_like(values))
 
     def largest(self, value: float) -> float:
         """The largest of the processes' values."""
-        return float(self._peers.exchange(Kind.SUM, value)[:, 0].max())
+        return float(self._exchange.exchange(ExchangeKind.SUM, value)[:, 0].max())
 
     def gather(self, values: Float64) -> Float64:
-        """The values of each."""
-        return self._peers.gather(values)
+        """The values of each process, shape (processes, n)."""
+        return self._exchange.gather(values)
 
     def part(self, own: Array) -> Part:
-        """The whole tensor, as far as this process knows it."""
+        """An array of the whole shape, with this process's values in its region."""
         return Part.of(self.shape, self.region, own, self)
 
-    def within(self, index: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Where an entry of the whole lies in this process's region; None where it does not."""
+    def local_index(self, index: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The index of an entry within this process's region; None where another process holds the entry."""
         if all(held.start <= i < held.stop for i, held in zip(index, self.region, strict=True)):
             return tuple(i - held.start for i, held in zip(index, self.region, strict=True))
         return None
 
 
 class PerturbedShard:
-    """A `PerturbedTensor` of which this process writes its part, as the others write theirs."""
+    """A `PerturbedTensor` of which each process perturbs its own part.
 
-    def __init__(self, tensor: DTensor, sharding: Sharding, peers: RankExchange, number: int) -> None:
+    Args:
+        tensor: The tensor.
+        sharding: How it is spread over the processes.
+        exchange: The exchange of numbers between the ranks.
+        number: The number of the tensor among the parameters.
+    """
+
+    def __init__(self, tensor: DTensor, sharding: Sharding, exchange: RankExchange, number: int) -> None:
         local = tensor.to_local()
         self._inner = PerturbedTorchTensor(local)
         self._own = host(local).copy()
         self._sharding = sharding
-        self._peers = peers
+        self._exchange = exchange
         self._number = float(number)
         self._slices: dict[str, tuple[Array, Array]] = {}
 
     @cached_property
     def base(self) -> Array:
-        """The unmoved values, zeros where other processes hold them."""
+        """The unperturbed values, with zeros where other processes hold them."""
         return self._sharding.part(self._own)
 
     def write(self, values: Array) -> None:
-        """Write all of it."""
-        self._peers.point = (self._number, ANYWHERE, 0.0)
+        """Write the whole tensor."""
+        self._exchange.point = (self._number, WHOLE_TENSOR, 0.0)
         self._inner.write(np.asarray(values)[self._sharding.region])
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
-        """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
-        self._peers.point = (self._number, ALONG, amount)
+        """Move the tensor to `base` + amount x vector.
+
+        Returns:
+            The dot products of the realized displacement of the whole tensor with `vector` and with `gradient`.
+        """
+        self._exchange.point = (self._number, ALONG_DIRECTION, amount)
         own = self._inner.displace(self._slice("vector", vector), amount, self._slice("gradient", gradient))
-        along, against = self._sharding.sum(np.array(own))
-        return float(along), float(against)
+        along_vector, along_gradient = self._sharding.sum(np.array(own))
+        return float(along_vector), float(along_gradient)
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
-        """Move one entry by `amount`; the displacement that the dtype made of it."""
-        self._peers.point = (self._number, float(np.ravel_multi_index(index, self._sharding.shape)), amount)
-        here = self._sharding.within(index)
-        moved = 0.0 if here is None else self._inner.displace_entry(here, amount)
-        return float(self._sharding.sum(np.array([moved]))[0])
+        """Move one entry by `amount`; the displacement that its dtype realizes."""
+        entry = float(np.ravel_multi_index(index, self._sharding.shape))
+        self._exchange.point = (self._number, entry, amount)
+        local = self._sharding.local_index(index)
+        displacement = 0.0 if local is None else self._inner.displace_entry(local, amount)
+        return float(self._sharding.sum(np.array([displacement]))[0])
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:
-        """Write its unmoved values, or that of one entry."""
-        self._peers.point = NOWHERE
-        here = None if index is None else self._sharding.within(index)
-        if index is None or here is not None:
-            self._inner.restore(here)
+        """Write the unperturbed values, everywhere or at one entry."""
+        self._exchange.point = UNPERTURBED
+        local = None if index is None else self._sharding.local_index(index)
+        if index is None or local is not None:
+            self._inner.restore(local)
 
     def _slice(self, role: str, values: Array) -> Array:
-        """This process's part of a direction, the same object for the points of a probe."""
-        known = self._slices.get(role)
-        if known is None or known[0] is not values:
+        """This process's part of a direction: one object for all points along it, which is sent to a device once."""
+        latest = self._slices.get(role)
+        if latest is None or latest[0] is not values:
             own = np.ascontiguousarray(np.asarray(values)[self._sharding.region], np.float64)
-            known = self._slices[role] = (values, own)
-        return known[1]
+            latest = self._slices[role] = (values, own)
+        return latest[1]
 
 
-class Parts(Mapping[str, Array]):
-    """Tensors by name, each of which NumPy sees this process's part of."""
+class ShardArrays(Mapping[str, Array]):
+    """Tensors by name; each access makes an array of the whole shape with this process's values.
+
+    Args:
+        tensors: The tensors.
+        shardings: How each of the sharded ones is spread over the processes.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding]) -> None:
         self._tensors = tensors
@@ -160,8 +184,8 @@ class Parts(Mapping[str, Array]):
         return len(self._tensors)
 
 
-class PartGradients(Parts):
-    """The gradients by the names of their parameters, as the parameters are spread; zeros where there is none."""
+class ShardGradients(ShardArrays):
+    """The gradients by the names of their parameters, spread as these are; zeros where there is none."""
 
     def __getitem__(self, name: str) -> Array:
         parameter = self._tensors[name]
@@ -173,64 +197,73 @@ class PartGradients(Parts):
         return self._shardings[name].part(host(gradient.to_local()))
 
 
-class ShardParameters(Parts):
-    """The parameters under check, which move themselves: `gradguard.perturbation.protocols.Movable`.
+class ShardParameters(ShardArrays):
+    """The parameters under check, by name: `gradguard.perturbation.protocols.Movable`.
 
     Args:
-        checked: By name.
-        peers: The processes.
+        checked: The parameters under check.
+        exchange: The exchange of numbers between the ranks.
 
     Attributes:
-        tensors: As given.
-        ranks: The processes.
-        autocast: What the forward pass casts to; None where it does not.
+        tensors: The parameters under check.
+        ranks: The processes of the training.
+        autocast: The dtype to which autocast converts in the training's forward pass; None without autocast.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], peers: RankExchange) -> None:
-        shardings = {name: Sharding(peers, tensor) for name, tensor in checked.items() if isinstance(tensor, DTensor)}
+    def __init__(self, checked: Mapping[str, Tensor], exchange: RankExchange) -> None:
+        shardings = {
+            name: Sharding(exchange, tensor) for name, tensor in checked.items() if isinstance(tensor, DTensor)
+        }
         super().__init__(checked, shardings)
         self.tensors = checked
-        self.ranks = peers
+        self.ranks = exchange
         self.autocast: torch.dtype | None = None
 
     @property
     def unit(self) -> float:
-        """The unit roundoff of the coarsest dtype that the gradients were computed in."""
+        """The unit roundoff of the coarsest dtype in which the gradients were computed."""
         dtypes = {tensor.dtype for tensor in self.tensors.values()} | ({self.autocast} if self.autocast else set())
-        return max(torch.finfo(dtype).eps / 2 for dtype in dtypes)
+        return max(unit_roundoff(dtype) for dtype in dtypes)
 
     @property
     def device(self) -> str:
-        """The type of the device that they are on."""
+        """The type of the device that holds the parameters, such as "cpu" or "cuda"."""
         return next(iter(self.tensors.values())).device.type
 
     def gradients(self) -> Mapping[str, Array]:
-        """Theirs."""
-        return PartGradients(self.tensors, self._shardings)
+        """The gradients of the parameters."""
+        return ShardGradients(self.tensors, self._shardings)
 
     def native(self) -> "ShardSpace":
-        """The parameters themselves."""
+        """The space of the live parameters."""
         return ShardSpace(self.tensors, self._shardings, self.ranks, "native")
 
     def shadow(self) -> "ShardSpace":
-        """What says that there are no float64 copies."""
+        """A space that cannot evaluate the loss: there are no float64 copies."""
         return ShardSpace(self.tensors, self._shardings, self.ranks, "float64")
 
     def tangents(self) -> None:
-        """There are none without float64 copies."""
+        """No forward mode, since there are no float64 copies."""
 
 
 class ShardSpace:
-    """The live parameters, of which each process moves its own part: `gradguard.perturbation.protocols.Space`."""
+    """The live parameters, of which each process perturbs its own part: `gradguard.perturbation.protocols.Space`.
+
+    Args:
+        tensors: The parameters by name.
+        shardings: How each of the sharded ones is spread over the processes.
+        exchange: The exchange of numbers between the ranks.
+        precision: "native", or "float64" for a space that refuses to evaluate the loss.
+    """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding], peers: RankExchange, precision: str
+        self, tensors: Mapping[str, Tensor], shardings: Mapping[str, Sharding], exchange: RankExchange, precision: str
     ) -> None:
-        self.arrays: Mapping[str, Array] = Parts(tensors, shardings)
+        self.arrays: Mapping[str, Array] = ShardArrays(tensors, shardings)
         self.precision = precision
         self._tensors = tensors
         self._shardings = shardings
-        self._peers = peers
+        self._exchange = exchange
 
     def spacing(self, name: str) -> float:
         """The distance from the largest entry of a tensor to the next number of its dtype."""
@@ -240,40 +273,43 @@ class ShardSpace:
         return spacing(tensor)
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
-        """The tensor to move, for the time of a `with`; afterwards it is as it was."""
+        """The tensor, to be perturbed within a `with`, which restores it."""
         tensor, number = self._tensors[name], list(self._tensors).index(name)
         if isinstance(tensor, DTensor):
-            return Moved(PerturbedShard(tensor, self._shardings[name], self._peers, number))
+            return Moved(PerturbedShard(tensor, self._shardings[name], self._exchange, number))
         return Moved(PerturbedTorchTensor(tensor))
 
     @contextmanager
     def presented(self) -> Iterator[None]:
-        """The loss reads the live parameters.
+        """The context of an evaluation, in which the loss reads the live parameters.
 
         Raises:
-            TypeError: Float64 copies were asked for.
+            TypeError: The precision is "float64".
         """
         if self.precision == "float64":
             raise TypeError(NO_FLOAT64)
         yield
 
 
-class FullyShard:
-    """What `fully_shard` made of a module and its parts: each forward pass must gather its parameters anew.
+class FullyShardedModule:
+    """A module whose parameters `fully_shard` has spread over the processes.
 
     Args:
         module: The module.
-        peers: The processes.
+        exchange: The exchange of numbers between the ranks.
     """
 
-    def __init__(self, module: nn.Module, peers: RankExchange) -> None:
+    def __init__(self, module: nn.Module, exchange: RankExchange) -> None:
         self._parts = sharded_parts(module)
-        self._peers = peers
-        peers.before_check = self._require_reduced
+        self._exchange = exchange
+        exchange.before_check = self._require_reduced
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """A forward pass without a backward pass leaves some of them gathered: as they were moved."""
+        """The context of an evaluation, in which each forward pass gathers the parameters as they are now.
+
+        A forward pass without a backward pass leaves some parameters gathered, with the values of that moment.
+        """
         reshard(self._parts)
         try:
             yield
@@ -281,37 +317,37 @@ class FullyShard:
             reshard(self._parts)
 
     def parameters(self, checked: Mapping[str, Tensor], _others: Mapping[str, Tensor]) -> ShardParameters:
-        """Those under check."""
-        return ShardParameters(checked, self._peers)
+        """The mapping of the parameters under check."""
+        return ShardParameters(checked, self._exchange)
 
-    def require_alike(self, _parameters: Mapping[str, Tensor]) -> None:
-        """No two ranks hold the same."""
+    def require_comparable(self, _parameters: Mapping[str, Tensor]) -> None:
+        """Nothing to compare: the ranks hold different parts."""
 
     def stop(self) -> None:
-        """Nothing is attached."""
+        """Nothing to remove: the module has no hooks of the guard."""
 
     def _require_reduced(self) -> None:
         groups = [group for part in self._parts for group in _groups(part)]
         if any(not getattr(group, "reduce_grads", True) for group in groups):
-            raise ValueError(f"the gradients of rank {self._peers.rank} were not synchronised: {NOT_REDUCED}")
+            raise ValueError(f"the gradients of rank {self._exchange.rank} were not synchronised: {NOT_REDUCED}")
 
 
 def sharded_parts(module: nn.Module) -> list[FSDPModule]:
-    """The parts of a module that `fully_shard` was called on, the module included."""
+    """The modules on which `fully_shard` was called, among a module and its parts."""
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
 
 
 def reshard(parts: list[FSDPModule]) -> None:
-    """Free what was gathered, so that the sharded parameters are those that count."""
+    """Free the gathered parameters, so that the next forward pass gathers the sharded ones again."""
     for part in parts:
-        for group in _groups(part):  # a forward pass that raised has left it in the middle of one
+        for group in _groups(part):  # after a forward pass that raised, the group is still in its state of that pass
             if hasattr(group, "_training_state"):
                 group._training_state = type(group._training_state).IDLE
         part.reshard()
 
 
 def _groups(part: FSDPModule) -> list[Any]:
-    """PyTorch's own record of the parameters that a part gathers together."""
+    """PyTorch's records of the parameters that a part gathers together; private, and named differently by version."""
     state = part._get_fsdp_state()
     several = getattr(state, "_fsdp_param_groups", None)
     one = getattr(state, "_fsdp_param_group", None)

@@ -1,7 +1,8 @@
-"""The exact derivative of a loss, by PyTorch's forward mode: no backward pass has a part in it.
+"""Exact directional derivatives of a loss, without a backward pass, by PyTorch's forward mode (`forward_ad`).
 
-Each operation has a derivative of its own there. That of a custom Function is its `jvp`, or made of the operations of
-its forward pass: one made of its `backward` would agree with it whatever that does.
+Forward mode has a derivative for every operation. For a custom Function it uses the Function's own `jvp`, or the
+operations of its forward pass. It never derives one from the Function's `backward`: such a derivative would agree with
+the gradient whatever `backward` computes.
 """
 
 import contextlib
@@ -18,20 +19,21 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from gradguard.arrays.types import Array
-from gradguard.integrations.torch.overrides.double import DATA, InDouble
-from gradguard.integrations.torch.overrides.functions import SeenThrough
+from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
+from gradguard.integrations.torch.overrides.substitution import DATA_GETTERS, Float64Mode
 
-BESIDE = 2.0**-50  # of a number, which is the fourth next one at least
-DETACHING = frozenset({torch.detach, Tensor.detach}) | DATA
+SIDE_OFFSET = 2.0**-50
+"""Relative distance by which an entry moves to the side that its tangent points to: 4 to 8 spacings of float64."""
+DETACHING_FUNCTIONS = frozenset({torch.detach, Tensor.detach}) | DATA_GETTERS
 
 
 class PerturbedTangent:
-    """A float64 tensor and its tangent; a move sets that, and takes the tensor to that side of where it stood.
+    """A `PerturbedTensor` in forward mode: a displacement sets the tangent and moves the tensor just to that side.
 
     Args:
-        tensor: The tensor.
-        tangent: 0.
-        saved: The unmoved values.
+        tensor: The float64 tensor.
+        tangent: Zeros of the same shape.
+        saved: The unperturbed values.
     """
 
     def __init__(self, tensor: Tensor, tangent: Tensor, saved: Tensor) -> None:
@@ -41,83 +43,80 @@ class PerturbedTangent:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
-        """A tensor where it is."""
+        """A tensor with a zero tangent."""
         return cls(tensor, torch.zeros_like(tensor), tensor.clone())
 
     def dual(self) -> Tensor:
-        """Both in one."""
-        return dual(self.tensor, self.tangent)
+        """The tensor with its tangent, as one dual tensor."""
+        return make_dual(self.tensor, self.tangent)
 
     @cached_property
     def base(self) -> Array:
-        """The unmoved values."""
+        """The unperturbed values."""
         values: Array = self._saved.cpu().numpy()
         return values
 
     def write(self, values: Array) -> None:
-        """Set all of the tangent."""
-        self.tangent.copy_(self._sent(values))
-        self.tensor.copy_(_beside(self._saved, self.tangent))
+        """Set the whole tangent."""
+        self.tangent.copy_(torch.as_tensor(np.asarray(values, np.float64)).reshape(self.tensor.shape))
+        self.tensor.copy_(_moved_to_side(self._saved, self.tangent))
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
-        """Set it to amount x vector; the products of that with vector and gradient."""
-        moved = amount * vector.astype(np.float64)
-        self.write(moved)
-        return float(np.vdot(moved, vector)), float(np.vdot(moved, gradient))
+        """Set the tangent to amount x vector; its products with vector and gradient."""
+        tangent = amount * vector.astype(np.float64)
+        self.write(tangent)
+        return float(np.vdot(tangent, vector)), float(np.vdot(tangent, gradient))
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
-        """Set that of one entry; the others are 0."""
+        """Set one entry of the tangent, whose other entries are 0."""
         self.tangent[index] = amount
-        self.tensor[index] = _beside(self._saved[index], self.tangent[index])
+        self.tensor[index] = _moved_to_side(self._saved[index], self.tangent[index])
         return amount
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:
-        """No tangent, of all or of one entry."""
+        """Write the unperturbed values and a zero tangent, everywhere or at one entry."""
         where = ... if index is None else index
         self.tangent[where] = 0
         self.tensor[where] = self._saved[where]
 
-    def _sent(self, values: Array) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.float64)).reshape(self.tensor.shape)
+
+def _moved_to_side(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """The values just to the side that the tangent points to: only at a kink does the derivative differ there."""
+    return tensor + tangent + SIDE_OFFSET * tangent.sign() * tensor.abs()
 
 
-def _beside(tensor: Tensor, tangent: Tensor) -> Tensor:
-    """The next numbers on the side that the tangent points to: a corner shows there, and nothing else does."""
-    return tensor + tangent + BESIDE * tangent.sign() * tensor.abs()
+class DualTensorMode(Float64Mode):
+    """While it is active, operations receive float64 copies, one of which carries a tangent.
 
-
-class InDual(InDouble):
-    """While it is entered, float64 copies stand in for all tensors, and one of them carries a tangent.
-
-    What detaches a tensor from a graph of autograd's does not detach it from the loss: its tangent goes on.
+    A function that detaches a tensor from autograd's graph does not detach it from the loss: it keeps the tangent.
 
     Args:
-        pairs: Tensors, and what stands in for each.
-        usual: The dtype of the training.
-        moving: The tensor that is moved, and where it and its tangent are; None where none is.
+        pairs: Tensors, each with its substitute.
+        training_dtype: The dtype of the training.
+        perturbed: The live tensor that is perturbed, and its copy with the tangent; None where no tensor is.
     """
 
     def __init__(
         self,
         pairs: Iterable[tuple[Tensor, Tensor]],
-        usual: torch.dtype,
-        moving: tuple[Tensor, PerturbedTangent] | None = None,
+        training_dtype: torch.dtype,
+        perturbed: tuple[Tensor, PerturbedTangent] | None = None,
     ) -> None:
-        super().__init__(pairs, usual)
-        self._moving = moving
-        self._functions = SeenThrough(self, "jvp")
+        super().__init__(pairs, training_dtype)
+        self._perturbed = perturbed
+        self._functions = InlinedFunctions(self, "jvp")
         self._is_open = False
 
     def __enter__(self) -> Self:
         try:
             self._is_open = True
             forward_ad.enter_dual_level()  # type: ignore[no-untyped-call]  # nor are the next ones typed
-            if self._moving is not None:
-                live, place = self._moving
-                self.stand_in(live, place.dual())
+            if self._perturbed is not None:
+                live, copy = self._perturbed
+                self.add_substitute(live, copy.dual())
             self._functions.__enter__()
             super().__enter__()  # type: ignore[no-untyped-call]
-        except BaseException:  # everything, interrupts too: what is half entered is left before it goes on
+        except BaseException:  # interrupts too: a mode that is half entered is exited first
             self.__exit__(None, None, None)
             raise
         return self
@@ -128,37 +127,37 @@ class InDual(InDouble):
         super().__exit__(kind, error, trace)
         self._functions.__exit__(kind, error, trace)
         if self._is_open:
-            with contextlib.suppress(RuntimeError):  # an interrupt came before the level was entered
+            with contextlib.suppress(RuntimeError):  # an interrupt came before the dual level was entered
                 forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
             self._is_open = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in DETACHING:
-            tensor = self.exact(args[0])
+        if func in DETACHING_FUNCTIONS:
+            tensor = self.substitute(args[0])
             return tensor.view_as(tensor)
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def dual(tensor: Tensor, tangent: Tensor) -> Tensor:
-    """A tensor that carries a tangent."""
-    made: Tensor = forward_ad.make_dual(tensor, tangent)  # type: ignore[no-untyped-call]
-    return made
+def make_dual(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """A tensor that carries a tangent; it is valid within the current dual level."""
+    dual: Tensor = forward_ad.make_dual(tensor, tangent)  # type: ignore[no-untyped-call]
+    return dual
 
 
-def prepare() -> None:
-    """Have PyTorch load what its first dual tensor needs, which takes a while and warns of PyTorch's own code."""
+def load_forward_mode() -> None:
+    """Make a first dual tensor, for which PyTorch loads modules: slowly, and with warnings about its own code."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
-        dual(torch.zeros(()), torch.zeros(()))
+        make_dual(torch.zeros(()), torch.zeros(()))
 
 
-def told(result: object) -> object:
-    """What a loss returned; the tangent of that where it was given tangents.
+def loss_or_tangent(result: object) -> object:
+    """The result of a loss, or its tangent where the loss ran in `DualTensorMode`.
 
     Raises:
-        TypeError: Then it must return a tensor.
+        TypeError: The loss ran in that mode and did not return a tensor.
     """
-    if not any(isinstance(mode, InDual) for mode in _get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
+    if not any(isinstance(mode, DualTensorMode) for mode in _get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
         return result
     if not isinstance(result, Tensor):
         raise TypeError(f"the loss returned a {type(result).__name__}, which carries no tangent; expected a tensor")

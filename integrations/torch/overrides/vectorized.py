@@ -1,8 +1,8 @@
-"""Many copies of the parameters in one call of the loss, by `torch.func.vmap`.
+"""The losses at many copies of the parameters in one call of the user's loss, by `torch.func.vmap`.
 
-The loss is the user's as it stands, `lambda: criterion(model(x), y)`: wherever it hands a parameter to PyTorch, a copy
-stands in for it, and vmap makes each operation one on all copies. So do copies of the buffers, which it may write
-to. Random numbers are the same for all.
+The loss is the user's as it stands, `lambda: criterion(model(x), y)`: wherever it passes a parameter to PyTorch, the
+operation receives a copy instead, and vmap turns each operation into one on all copies. Buffers that the loss may write
+to are copied too. Random numbers are the same for all copies.
 """
 
 import warnings
@@ -15,61 +15,67 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch.overrides.double import StandingIn
-from gradguard.integrations.torch.overrides.forward_mode import dual
-from gradguard.integrations.torch.overrides.functions import SeenThrough
+from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
+from gradguard.integrations.torch.overrides.forward_mode import make_dual
+from gradguard.integrations.torch.overrides.substitution import SubstitutionMode
 from gradguard.loss.batching import MOST
 from gradguard.perturbation.protocols import PerturbedTensor
 
-BYTES = 2**28  # of all that a call computes
-NO_RULE = "There is a performance drop"  # how PyTorch begins to say that vmap has none for an operation
+MAX_BYTES_PER_CALL = 2**28
+"""Memory of the copies, and of all tensors that the operations of one call return: 256 MiB."""
+FIRST_COPIES = 2
+"""Copies in the first call, after which it is known how much memory the loss takes for each."""
+NO_RULE_WARNING = "There is a performance drop"
+"""The beginning of PyTorch's warning that vmap has no rule for an operation and loops over the copies."""
 
 
 @dataclass(slots=True)
-class Room:
-    """How many copies there is room for.
+class CopyLimit:
+    """How many copies of the parameters fit into one call.
 
     Attributes:
-        tensors: Bytes of all the tensors that may be copied.
-        returned: Bytes of all that the operations of a loss return for one copy; unknown before the first call.
+        parameter_bytes: Bytes of all tensors that may be copied.
+        returned_bytes: Bytes that the operations of the loss return for one copy; None before the first call.
     """
 
-    tensors: int
-    returned: int | None = None
+    parameter_bytes: int
+    returned_bytes: int | None = None
 
     def at_most(self) -> int:
-        """As many as one call may take; of a loss that is not known, few."""
-        return 2 if self.returned is None else min(MOST, BYTES // max(1, self.tensors + self.returned))
+        """The largest number of copies in one call."""
+        if self.returned_bytes is None:
+            return FIRST_COPIES
+        return min(MOST, MAX_BYTES_PER_CALL // max(1, self.parameter_bytes + self.returned_bytes))
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """A parameter, and copies of it on a leading axis.
+class StackedParameter:
+    """A parameter, and K copies of it.
 
     Attributes:
         live: The parameter.
-        copies: The copies.
-        tangents: Theirs, where they have any.
+        copies: The copies, shape (K, *live.shape).
+        tangents: The tangents of the copies, of the same shape; None outside of forward mode.
     """
 
     live: Tensor
     copies: Tensor
     tangents: Tensor | None = None
 
-    def handed(self) -> Tensor:
-        """What the loss is handed: in forward mode, made where that is entered."""
-        return self.copies if self.tangents is None else dual(self.copies, self.tangents)
+    def substitute(self) -> Tensor:
+        """The copies, as dual tensors where they have tangents: those are valid within the current dual level."""
+        return self.copies if self.tangents is None else make_dual(self.copies, self.tangents)
 
 
-class Vectorized:
-    """Copies of some parameters on a leading axis: `gradguard.perturbation.protocols.Copies`.
+class VectorizedCopies:
+    """K copies of some parameters: `gradguard.perturbation.protocols.Copies`.
 
     Args:
-        copied: The parameters, each with as many copies.
-        places: Of each copy the one tensor that may be moved.
-        mode: Makes what the loss is evaluated in.
-        buffers: Those that the loss may write to, when they are asked for.
-        room: What is told of how much a call computes.
+        stacked: The parameters, each with its K copies.
+        places: For each copy, the one tensor in it that may be perturbed.
+        make_mode: Makes the mode in which the loss is evaluated.
+        buffers: Returns the buffers that the loss may write to.
+        limit: Learns how much memory the loss takes.
 
     Attributes:
         places: As given.
@@ -77,57 +83,58 @@ class Vectorized:
 
     def __init__(
         self,
-        copied: Sequence[Copied],
+        stacked: Sequence[StackedParameter],
         places: Sequence[PerturbedTensor],
-        mode: Callable[[], StandingIn],
+        make_mode: Callable[[], SubstitutionMode],
         buffers: Callable[[], Iterable[Tensor]],
-        room: Room,
+        limit: CopyLimit,
     ) -> None:
         self.places = places
-        self._copied = copied
-        self._made = mode
-        self._mode = mode()
+        self._stacked = stacked
+        self._make_mode = make_mode
+        self._mode = make_mode()
         self._buffers = buffers
-        self._room = room
+        self._limit = limit
 
     @property
-    def arrays(self) -> "Vectorized":
-        """What the loss is handed: an evaluation asks for `losses`."""
+    def arrays(self) -> "VectorizedCopies":
+        """The argument of the loss, which calls `losses`."""
         return self
 
     def presented(self) -> AbstractContextManager[object]:
-        """What the loss is evaluated in: a mode that has not seen other copies yet."""
-        self._mode = self._made()
-        return _Within(self._mode)
+        """The context in which the loss is evaluated: a new mode, which knows no other copies yet."""
+        self._mode = self._make_mode()
+        return _ModeContext(self._mode)
 
     def losses(self, loss: Callable[[], object]) -> Tensor:
-        """The losses of all copies, shape (K, ...), in one call."""
+        """The losses of all copies in one call of `loss`, shape (K, ...)."""
         count, mode = len(self.places), self._mode
         written = [buffer for buffer in self._buffers() if buffer.is_floating_point()]
-        buffers = [mode.exact(buffer).detach() for buffer in written]
-        twins = [buffer.expand(count, *buffer.shape).clone() for buffer in buffers]
-        mode.is_vectorised = True
+        starts = [mode.substitute(buffer).detach() for buffer in written]
+        buffers = [start.expand(count, *start.shape).clone() for start in starts]
+        mode.is_vectorized = True
 
-        lives, copies = zip(*((each.live, each.handed()) for each in self._copied), strict=True)
+        parameters = [each.live for each in self._stacked]
+        copies = [each.substitute() for each in self._stacked]
 
-        def one(*twins: Tensor) -> Any:
-            for live, twin in zip((*lives, *written), twins, strict=True):
-                mode.stand_in(live, twin)
+        def loss_of_copy(*substitutes: Tensor) -> Any:
+            for tensor, substitute in zip((*parameters, *written), substitutes, strict=True):
+                mode.add_substitute(tensor, substitute)
             return loss()
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=NO_RULE)  # else it would go from copy to copy, slowly
-            found: Tensor = torch.func.vmap(one, randomness="same")(*copies, *twins)
-        self._room.returned = mode.returned
-        return found
+            warnings.filterwarnings("error", message=NO_RULE_WARNING)  # the loop over copies would be slow
+            losses: Tensor = torch.func.vmap(loss_of_copy, randomness="same")(*copies, *buffers)
+        self._limit.returned_bytes = mode.bytes_returned
+        return losses
 
 
-class _Within(AbstractContextManager[None]):
-    """A mode, in which Functions are seen through."""
+class _ModeContext(AbstractContextManager[None]):
+    """A mode, with custom Functions inlined where they have no rule for vmap."""
 
-    def __init__(self, mode: StandingIn) -> None:
+    def __init__(self, mode: SubstitutionMode) -> None:
         self._mode = mode
-        self._functions = SeenThrough(mode, "vmap")
+        self._functions = InlinedFunctions(mode, "vmap")
 
     def __enter__(self) -> None:
         self._functions.__enter__()

@@ -1,1 +1,1 @@
-"""replay."""
+"""The training's loss evaluated again, from the random streams, buffers and states that its step began with."""

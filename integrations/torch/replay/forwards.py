@@ -1,7 +1,7 @@
-"""The forward passes of the training, so that the loss starts each anew from what the gradient was computed with.
+"""The forward passes of a training step, recorded so that the loss can repeat each from the same state.
 
-A dropout mask is drawn from where the random stream stood then, and a hidden state, a spectral norm or a statistic is
-what it was before the forward pass, not after it.
+When the loss repeats a pass, a dropout mask is drawn from the same position of the random stream, and a hidden state, a
+spectral norm or a running statistic is what it was before the pass and not after it.
 """
 
 from collections import deque
@@ -14,29 +14,39 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from gradguard.integrations.torch.replay.state import Streams
+from gradguard.integrations.torch.replay.state import RandomStreams
+from gradguard.integrations.torch.tensors import unit_roundoff
 from gradguard.perturbation.snapshots import Restore, Snapshot
 
-REMEMBERED = 256  # forward passes
-SAMPLED = 64  # numbers of an output
-ALIKE = 1e-2  # relative distance between outputs of one forward pass: kernels may round differently
-ALIKE_IN_ROUNDOFFS = 64
+MAX_FORWARDS = 256
+"""Forward passes of one step that are recorded; of a longer step, the latest are."""
+MAX_OUTPUT_SAMPLES = 64
+"""Entries of an output that are compared with those of the repeated pass."""
+OUTPUT_TOLERANCE = 1e-2
+"""Relative distance of two outputs of one pass: another choice of kernels rounds differently."""
+OUTPUT_TOLERANCE_IN_ROUNDOFFS = 64
+"""The same in unit roundoffs of the output, where that is more: 0.25 in bfloat16."""
 
 
 @dataclass(frozen=True)
-class Autocast:
-    """What a forward pass cast to; nothing where `dtype` is None."""
+class AutocastState:
+    """The autocast of a forward pass.
+
+    Attributes:
+        device: The type of the device.
+        dtype: The dtype that autocast converts to; None where it is off.
+    """
 
     device: str
     dtype: torch.dtype | None
 
     @classmethod
-    def current(cls, device: str) -> "Autocast":
-        """As it is here."""
+    def current(cls, device: str) -> "AutocastState":
+        """The autocast of this moment."""
         return cls(device, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
 
-    def again(self) -> torch.autocast:
-        """The same; without its cache, which would hold parameters as they were before they moved."""
+    def enter_again(self) -> torch.autocast:
+        """The same autocast, without its cache, which would return parameters from before they were perturbed."""
         return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None, cache_enabled=False)
 
 
@@ -45,9 +55,9 @@ class Forward:
     """One forward pass of the training.
 
     Attributes:
-        restore: Puts back the random streams, buffers, attributes and whatever else it started from.
-        inputs: The tensors that it was called with, while they live.
-        outputs: Some numbers of each tensor that it returned, and how far from them the same pass may end up.
+        restore: Restores the random streams, buffers, attributes and whatever else the pass started from.
+        inputs: The tensors among its arguments, while they live.
+        outputs: For each floating tensor that it returned, some entries and the tolerance of their relative distance.
     """
 
     restore: Restore
@@ -55,123 +65,129 @@ class Forward:
     outputs: list[tuple[Tensor, float]] = field(default_factory=list)
 
 
-class Forwards:
-    """What the module is called with between two updates, and the same once more for the loss.
+class ForwardRecorder:
+    """Records the forward passes of a module between two updates, and repeats their starting points for the loss.
 
     Args:
         module: The module that the training calls.
-        capture: Remembers all that it starts from.
+        capture: Captures everything that a forward pass starts from.
         streams: The random streams among that.
-        device: The type of the device that it computes on.
+        device: The type of the device that the module computes on.
+
+    Attributes:
+        autocast: The autocast of the latest forward pass; None before the first one.
     """
 
-    def __init__(self, module: nn.Module, capture: Snapshot, streams: Streams, device: str) -> None:
+    def __init__(self, module: nn.Module, capture: Snapshot, streams: RandomStreams, device: str) -> None:
         self._capture = capture
         self._streams = streams
         self._device = device
-        self._seen: deque[Forward] = deque(maxlen=REMEMBERED)
-        self._is_over = False
+        self._recorded: deque[Forward] = deque(maxlen=MAX_FORWARDS)
+        self._is_step_over = False
         self._replay: Replay | None = None
-        self.autocast: Autocast | None = None
+        self.autocast: AutocastState | None = None
         self._running: list[Forward] = []
         self._hooks = [
-            module.register_forward_pre_hook(Hook(self.called), with_kwargs=True),
-            module.register_forward_hook(Hook(self.returned)),
+            module.register_forward_pre_hook(ForwardHook(self._before_forward), with_kwargs=True),
+            module.register_forward_hook(ForwardHook(self._after_forward)),
         ]
 
     def stop(self) -> None:
-        """See nothing more."""
+        """Remove the hooks from the module."""
         for hook in self._hooks:
             hook.remove()
 
-    def over(self) -> None:
-        """The gradients of these have been used: the next one begins a new step."""
-        self._is_over = True
+    def end_step(self) -> None:
+        """Let the next forward pass begin a new step: the gradients of the recorded ones have been used."""
+        self._is_step_over = True
 
-    def called(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The module is called: by the training, or once more by the loss."""
-        if self._replay is not None:
-            self._replay.called(args, kwargs)
-        elif torch.is_grad_enabled():
-            if self._is_over:
-                self._seen.clear()
-                self._running.clear()
-                self._is_over = False
-            inputs = tuple(ref(tensor) for tensor in _tensors((args, kwargs)))
-            self.autocast = Autocast.current(self._device)
-            self._seen.append(Forward(self._capture(), inputs))
-            self._running.append(self._seen[-1])
-
-    def returned(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        """The module returns."""
-        if self._replay is not None:
-            self._replay.returned(output)
-        elif torch.is_grad_enabled() and self._running:
-            self._running.pop().outputs.extend((numbers, _alike(numbers.dtype)) for numbers in _sampled(output))
+    @property
+    def count(self) -> int:
+        """The number of recorded forward passes since the last update."""
+        return len(self._recorded)
 
     @contextmanager
-    def again(self, skipped: int, *, closely: bool = False) -> Iterator["Replay"]:
-        """While the loss runs, each forward pass starts from what that of the training started from.
+    def replaying(self, skipped: int, *, compare: bool = False) -> Iterator["Replay"]:
+        """Context of one evaluation of the loss: each forward pass in it starts where that of the training started.
 
         Args:
-            skipped: How many of the first ones the loss leaves out.
-            closely: Whether to look for signs that the loss is not the one that the gradient is of.
+            skipped: How many of the first recorded passes the loss leaves out.
+            compare: Whether to compare inputs, outputs and random draws with those of the training.
         """
-        self._replay = Replay(list(self._seen)[skipped:], self._streams if closely else None)
+        self._replay = Replay(list(self._recorded)[skipped:], self._streams if compare else None)
         try:
             yield self._replay
         finally:
             self._replay = None
 
-    @property
-    def count(self) -> int:
-        """How many forward passes there were since the last update."""
-        return len(self._seen)
+    def _before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._replay is not None:
+            self._replay.before_forward(args, kwargs)
+        elif torch.is_grad_enabled():
+            if self._is_step_over:
+                self._recorded.clear()
+                self._running.clear()
+                self._is_step_over = False
+            inputs = tuple(ref(tensor) for tensor in _tensors((args, kwargs)))
+            self.autocast = AutocastState.current(self._device)
+            self._recorded.append(Forward(self._capture(), inputs))
+            self._running.append(self._recorded[-1])
+
+    def _after_forward(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self._replay is not None:
+            self._replay.after_forward(output)
+        elif torch.is_grad_enabled() and self._running:
+            samples = [(sample, _output_tolerance(sample.dtype)) for sample in _output_samples(output)]
+            self._running.pop().outputs.extend(samples)
 
 
 class Replay:
-    """One evaluation of the loss.
+    """One evaluation of the loss, with the forward passes that it repeats.
+
+    Args:
+        forwards: The recorded passes that the loss repeats, in order.
+        streams: The random streams, where the evaluation is compared with the training; otherwise None.
 
     Attributes:
-        calls: How often it has called the module so far.
-        differing: Inputs of its forward passes that are not those of the training, in words.
-        astray: The largest relative distance of an output from that of the training.
+        calls: How often the loss has called the module so far.
+        differing_inputs: The inputs that differ from those of the training, such as "input 1".
+        output_distance: The largest relative distance of an output from the training's that is over its tolerance.
     """
 
-    def __init__(self, forwards: list[Forward], streams: Streams | None) -> None:
+    def __init__(self, forwards: list[Forward], streams: RandomStreams | None) -> None:
         self.calls = 0
-        self.differing: list[str] = []
-        self.astray = 0.0
+        self.differing_inputs: list[str] = []
+        self.output_distance = 0.0
         self._running: list[Forward | None] = []
         self._forwards = forwards
         self._streams = streams
         self._start = streams.positions() if streams is not None else []
-        self._drawn_early = False
+        self._drew_before_module = False
 
-    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The loss calls the module."""
-        place, self.calls = self.calls, self.calls + 1
-        if self._streams is not None and place == 0:
-            self._drawn_early = self._has_drawn
-        self._running.append(self._forwards[place] if place < len(self._forwards) else None)
-        if place >= len(self._forwards):
+    def before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Restore what the training's pass started from, as the loss calls the module."""
+        position, self.calls = self.calls, self.calls + 1
+        if self._streams is not None and position == 0:
+            self._drew_before_module = self._has_drawn
+        self._running.append(self._forwards[position] if position < len(self._forwards) else None)
+        if position >= len(self._forwards):
             return
         if self._streams is not None:
-            self.differing += _differing(self._forwards[place].inputs, _tensors((args, kwargs)))
-        self._forwards[place].restore()
+            self.differing_inputs += _differing_inputs(self._forwards[position].inputs, _tensors((args, kwargs)))
+        self._forwards[position].restore()
 
-    def returned(self, output: Any) -> None:
-        """The module returns."""
+    def after_forward(self, output: Any) -> None:
+        """Compare an output of the module with that of the training."""
         forward = self._running.pop() if self._running else None
         if self._streams is not None and forward is not None:
-            for (was, alike), it in zip(forward.outputs, _sampled(output), strict=False):
-                distance = _distance(was, it)
-                self.astray = max(self.astray, distance if distance > alike else 0.0)
+            for (before, tolerance), now in zip(forward.outputs, _output_samples(output), strict=False):
+                distance = _relative_distance(before, now)
+                self.output_distance = max(self.output_distance, distance if distance > tolerance else 0.0)
 
     @property
-    def draws_elsewhere(self) -> bool:
-        """Whether it draws random numbers before it calls the module, or without calling it."""
-        return self._drawn_early if self.calls else self._has_drawn
+    def draws_outside_module(self) -> bool:
+        """Whether the loss draws random numbers before it calls the module, or without calling it."""
+        return self._drew_before_module if self.calls else self._has_drawn
 
     @property
     def _has_drawn(self) -> bool:
@@ -179,18 +195,23 @@ class Replay:
         return not all(torch.equal(before, after) for before, after in zip(self._start, now, strict=True))
 
 
-class Hook:
-    """What the module calls with each forward pass; a copy of the module, or a saved one, calls nothing."""
+class ForwardHook:
+    """A forward hook of a module; in a copy of the module, or a saved one, it does nothing.
 
-    def __init__(self, tell: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
-        self._tell = tell
+    Args:
+        callback: What a forward pass calls.
+    """
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it is no part of what is compiled
+    def __init__(self, callback: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
+        self._callback = callback
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it is not part of the compiled module
     def __call__(self, module: nn.Module, args: tuple[Any, ...], more: Any = None) -> None:  # noqa: D102 - as a module calls it
-        self._tell(module, args, more)
+        self._callback(module, args, more)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What a saved model is loaded with where gradguard is not installed: it takes three things and does nothing.
+        # A function of the standard library that takes three arguments and does nothing, so that a saved model loads
+        # where gradguard is not installed.
         return getattr, (nullcontext(), "__exit__")
 
 
@@ -202,28 +223,29 @@ def _tensors(inputs: object) -> list[Tensor]:
     return [tensor for item in items for tensor in _tensors(item)]
 
 
-def _sampled(output: Any) -> list[Tensor]:
+def _output_samples(output: Any) -> list[Tensor]:
+    """Up to `MAX_OUTPUT_SAMPLES` entries of each floating tensor in an output, evenly spaced."""
     flat = [tensor.detach().reshape(-1) for tensor in _tensors(output) if tensor.is_floating_point() and tensor.numel()]
-    return [values[:: -(-values.numel() // SAMPLED)].clone() for values in flat]
+    return [values[:: -(-values.numel() // MAX_OUTPUT_SAMPLES)].clone() for values in flat]
 
 
-def _alike(dtype: torch.dtype) -> float:
-    return max(ALIKE, ALIKE_IN_ROUNDOFFS * torch.finfo(dtype).eps / 2)
+def _output_tolerance(dtype: torch.dtype) -> float:
+    return max(OUTPUT_TOLERANCE, OUTPUT_TOLERANCE_IN_ROUNDOFFS * unit_roundoff(dtype))
 
 
-def _distance(was: Tensor, it: Tensor) -> float:
-    if was.shape != it.shape:
+def _relative_distance(before: Tensor, now: Tensor) -> float:
+    if before.shape != now.shape:
         return 1.0
-    before, now = was.double(), it.double()
+    before, now = before.double(), now.double()
     return float((now - before).norm() / before.norm()) if before.norm() > 0 else float(now.norm() > 0)
 
 
-def _differing(before: Iterable["ref[Tensor]"], now: list[Tensor]) -> list[str]:
+def _differing_inputs(before: Iterable["ref[Tensor]"], now: list[Tensor]) -> list[str]:
     pairs = zip((reference() for reference in before), now, strict=False)
-    return [f"input {place}" for place, (was, it) in enumerate(pairs) if was is not None and not _same(was, it)]
+    return [f"input {i}" for i, (old, new) in enumerate(pairs) if old is not None and not _is_same(old, new)]
 
 
-def _same(was: Tensor, it: Tensor) -> bool:
-    if was is it:
+def _is_same(old: Tensor, new: Tensor) -> bool:
+    if old is new:
         return True
-    return was.shape == it.shape and was.device == it.device and torch.equal(was, it.to(was.dtype))
+    return old.shape == new.shape and old.device == new.device and torch.equal(old, new.to(old.dtype))

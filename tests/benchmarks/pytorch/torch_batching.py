@@ -89,5 +89,5 @@ def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries
         (scale * loss_of(module, batch)).backward()  # type: ignore[no-untyped-call]  # PyTorch's
         started = time.process_time()
         gradients = guard._params.gradients()
-        report = check(guard._params, gradients, guard._evaluated(loss), precision=precision, entries=entries)
+        report = check(guard._params, gradients, guard._replayed(loss), precision=precision, entries=entries)
         return Timing(report.evaluations, calls, time.process_time() - started)

@@ -186,6 +186,6 @@ def deep_checks(model: TimedModel, precision: str) -> list[Timing]:
     with TorchGuard(model.module, max_overhead=None) as guard:
         model.module.zero_grad()
         model.raw().backward()  # type: ignore[no-untyped-call]  # PyTorch's
-        loss = guard._evaluated(model.loss)
+        loss = guard._replayed(model.loss)
         deep = partial(check, guard._params, guard._params.gradients(), loss, precision=precision, entries=ENTRIES)
         return [model.timed(deep)]

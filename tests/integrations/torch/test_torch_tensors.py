@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402 - torch may not be there
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from gradguard.integrations.torch.parameters import BLOCK, PerturbedTorchTensor, spacing  # noqa: E402
+from gradguard.integrations.torch.tensors import BLOCK_SIZE, PerturbedTorchTensor, spacing  # noqa: E402
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 AMOUNT = 0.01
@@ -21,7 +21,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 LAYOUTS: dict[str, Callable[[], Tensor]] = {
-    "several blocks": lambda: drawn(3 * BLOCK + 5),
+    "several blocks": lambda: drawn(3 * BLOCK_SIZE + 5),
     "transposed": lambda: drawn(300, 400).t(),
     "every other column": lambda: drawn(300, 800)[:, ::2],
     "a row": lambda: drawn(1, 70_000),
@@ -87,19 +87,19 @@ class Allocated(TorchDispatchMode):
 
 def test_a_move_makes_no_temporary_as_large_as_the_tensor() -> None:
     """It works in blocks; one copy is kept, once."""
-    place = PerturbedTorchTensor(torch.zeros(8 * BLOCK))
-    vector = np.ones(8 * BLOCK, np.float32)
+    place = PerturbedTorchTensor(torch.zeros(8 * BLOCK_SIZE))
+    vector = np.ones(8 * BLOCK_SIZE, np.float32)
     with Allocated() as first:
         place.displace(vector, AMOUNT, vector)
     with Allocated() as second:
         place.displace(vector, -AMOUNT, vector)
-    assert first.largest == 8 * BLOCK
-    assert 0 < second.largest <= BLOCK
+    assert first.largest == 8 * BLOCK_SIZE
+    assert 0 < second.largest <= BLOCK_SIZE
 
 
 def test_an_entry_is_moved_without_a_copy_of_its_tensor() -> None:
     """Also among moves of the whole, and all is put back."""
-    tensor = torch.arange(4.0 * BLOCK)
+    tensor = torch.arange(4.0 * BLOCK_SIZE)
     before, place = tensor.clone(), PerturbedTorchTensor(tensor)
     with Allocated() as made:
         assert place.displace_entry((3,), 0.5) == 0.5
@@ -107,7 +107,7 @@ def test_an_entry_is_moved_without_a_copy_of_its_tensor() -> None:
         assert torch.equal(tensor[3], before[3])
         place.displace_entry((5,), 0.5)
     assert made.largest <= 1
-    place.displace(np.ones(4 * BLOCK), 1.0, np.ones(4 * BLOCK))
+    place.displace(np.ones(4 * BLOCK_SIZE), 1.0, np.ones(4 * BLOCK_SIZE))
     assert torch.equal(tensor, before + 1)
     place.displace_entry((7,), 0.25)
     place.restore()
@@ -125,4 +125,4 @@ def test_the_spacing_is_that_of_the_largest_finite_entry(values: list[float], dt
     following = torch.nextafter(largest, torch.tensor(float("inf"), dtype=dtype)) if dtype != torch.float16 else None
     expected = float(np.spacing(np.float16(largest))) if following is None else float(following) - float(largest)
     assert spacing(tensor) == expected
-    assert spacing(torch.cat([torch.zeros(2 * BLOCK, dtype=dtype), tensor])) == expected
+    assert spacing(torch.cat([torch.zeros(2 * BLOCK_SIZE, dtype=dtype), tensor])) == expected

@@ -123,7 +123,7 @@ def test_a_loss_that_fails_on_one_rank_ends_the_check_on_all(both: list[Any]) ->
     """Its own error there, and on the other one which rank it was and why."""
     one, other = (left["mistakes"]["loss"] for left in both)
     assert other == "OSError: the disk with the batch is gone"
-    assert one.startswith("PeerError: rank 1 failed in the check of step 0: OSError: the disk with")
+    assert one.startswith("RankError: rank 1 failed in the check of step 0: OSError: the disk with")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_rank_that_goes_away_in_a_probe_is_named(ends: list[Any], how: str, sa
 def test_ranks_at_different_steps_are_told_apart(both: list[Any]) -> None:
     """Rather than measured together."""
     for told in (left["mistakes"]["out of step"] for left in both):
-        assert "PeerError: rank 1 and rank 0 do not check alike" in told
+        assert "RankError: rank 1 and rank 0 do not check alike" in told
         assert "of step 1" in told
         assert "of step 0" in told
 

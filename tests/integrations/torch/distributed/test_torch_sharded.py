@@ -72,5 +72,5 @@ def test_a_rank_that_fails_leaves_the_parts_of_all_as_they_were(shards: list[Any
     """And is named by the other."""
     one, other = (left["fails"] for left in shards)
     assert other == "OSError: the disk with the batch is gone"
-    assert one.startswith("PeerError: rank 1 failed in the check of step 0: OSError")
+    assert one.startswith("RankError: rank 1 failed in the check of step 0: OSError")
     assert [left["restored"] for left in shards] == [[True, True]] * 2

@@ -16,7 +16,7 @@ from torch_models import BATCH, CLASSES, HIDDEN, INPUTS, TIMESTEPS, HandLSTM, Pe
 
 from gradguard import Report, Verdict  # noqa: E402
 from gradguard.integrations.torch import TorchGuard  # noqa: E402
-from gradguard.integrations.torch.overrides.vectorized import BYTES, Room  # noqa: E402
+from gradguard.integrations.torch.overrides.vectorized import MAX_BYTES_PER_CALL, CopyLimit  # noqa: E402
 from gradguard.loss.batching import MOST  # noqa: E402
 from gradguard.loss.objective import LossRequest, Objective  # noqa: E402
 from gradguard.perturbation.directions import aligned, entries, gaussian  # noqa: E402
@@ -106,8 +106,8 @@ def test_the_losses_are_those_of_the_points_one_by_one(name: str) -> None:
     with TorchGuard(module) as guard:
         cross_entropy(module(x), y).backward()
         space, rng = guard._params.shadow(), np.random.default_rng(0)
-        loss = guard._evaluated(lambda: cross_entropy(module(x), y))
-        objective = Objective(loss, space, None, guard._carried.capture_all(), space)
+        loss = guard._replayed(lambda: cross_entropy(module(x), y))
+        objective = Objective(loss, space, None, guard._state.capture_all(), space)
         questions = []
         for moved in (name, "out.bias"):
             gradient = guard._params.gradients()[moved]
@@ -249,6 +249,6 @@ def test_unreduced_losses_come_in_few_calls_too() -> None:
 
 def test_a_large_forward_pass_is_given_little_room() -> None:
     """What the operations of a call compute together is bounded, whatever the model."""
-    assert Room(tensors=4, returned=1000).at_most() == MOST
-    assert Room(tensors=BYTES // 16, returned=BYTES // 16).at_most() == 8
-    assert Room(tensors=BYTES, returned=BYTES).at_most() == 0
+    assert CopyLimit(parameter_bytes=4, returned_bytes=1000).at_most() == MOST
+    assert CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL // 16, returned_bytes=MAX_BYTES_PER_CALL // 16).at_most() == 8
+    assert CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL, returned_bytes=MAX_BYTES_PER_CALL).at_most() == 0

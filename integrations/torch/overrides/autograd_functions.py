@@ -1,0 +1,68 @@
+"""Custom autograd Functions without their backward pass: each runs as the ordinary operations of its forward pass.
+
+Forward mode and vmap refuse a Function that has no rule of its own for them. While no gradients are recorded, its
+forward pass is ordinary code of the loss: each operation in it has rules of PyTorch, and the hand-written backward pass
+takes no part.
+"""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+from torch.overrides import _get_current_function_mode_stack
+
+from gradguard.integrations.torch.overrides.substitution import SubstitutionMode
+
+ORIGINAL_APPLY = Function.__dict__["apply"]
+ACTIVE: set["InlinedFunctions"] = set()
+"""The contexts that are entered, in any thread."""
+
+
+class InlinedFunctions(AbstractContextManager[None]):
+    """Context in which Functions without a given rule run as the operations of their forward pass.
+
+    It takes effect where its mode is active; other threads call Functions as always. A second exit, or an exit before
+    the entry, does no harm.
+
+    Args:
+        mode: The mode in which this thread evaluates the loss.
+        rule: The method by which a Function defines the rule: "jvp" or "vmap".
+    """
+
+    def __init__(self, mode: SubstitutionMode, rule: str) -> None:
+        self.mode = mode
+        self.rule = rule
+
+    def __enter__(self) -> None:
+        ACTIVE.add(self)
+        Function.apply = classmethod(_apply)  # type: ignore[method-assign,assignment]  # until the last one exits
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ACTIVE.discard(self)
+        if not ACTIVE:
+            Function.apply = ORIGINAL_APPLY  # type: ignore[method-assign]  # as it was
+
+
+def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
+    """`Function.apply` while any context is active."""
+    apply, contexts = ORIGINAL_APPLY.__get__(None, function), _active_in_this_thread()
+    if not contexts or torch.is_grad_enabled():
+        return apply(*args, **kwargs)
+    if all(getattr(function, context.rule) is not getattr(Function, context.rule) for context in contexts):
+        substitute = contexts[0].mode.substitute
+        return apply(*map(substitute, args), **{name: substitute(value) for name, value in kwargs.items()})
+    if function.setup_context is not Function.setup_context:
+        return function.forward(*args, **kwargs)
+    ctx = FunctionCtx()
+    ctx.needs_input_grad = (False,) * len(args)  # type: ignore[attr-defined]  # PyTorch sets it too
+    return function.forward(ctx, *args, **kwargs)
+
+
+def _active_in_this_thread() -> list[InlinedFunctions]:
+    modes = set(map(id, _get_current_function_mode_stack()))  # type: ignore[no-untyped-call]
+    return [context for context in tuple(ACTIVE) if id(context.mode) in modes]
