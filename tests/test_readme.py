@@ -1,4 +1,4 @@
-"""What the README shows is true."""
+"""What the README and the architecture page show is true."""
 
 import os
 import re
@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README + ARCHITECTURE, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -25,7 +26,7 @@ def test_an_example_runs(number: int, tmp_path: Path) -> None:
 
 def test_there_are_examples() -> None:
     """The expression above finds them."""
-    assert len(EXAMPLES) >= 2
+    assert len(EXAMPLES) >= 4
 
 
 def test_the_pictures_are_there() -> None:
