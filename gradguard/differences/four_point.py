@@ -1,7 +1,7 @@
-"""Centered differences over four points and realised steps, with the bars that rounding and truncation put on them.
+"""Centered differences over four points and realised steps, with their error bars for rounding and truncation.
 
-Along a probe v the loss is evaluated at x + c h v for c = -2, -1, 1, 2, as the dtype rounds those points. All that is
-said about a gradient comes from these four values and the one at x.
+Along a probe v the loss is evaluated at x + c h v for c = -2, -1, 1, 2, as the dtype rounds those points. Everything
+that gradguard says about a gradient comes from these four values and the one at x.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from gradguard.loss.objective import LossRequest, LossValues, Objective
 from gradguard.perturbation.directions import Probe
 from gradguard.statistics.pairs import DerivativePairs
 
-NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 where each loss has 1
-NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # of (u2 - 2 u1)/12
-NOISE_OF_FOURTH = math.sqrt(34)  # of L(-2) - 4 L(-1) - 4 L(1) + L(2); L(0) is shared by all probes
-MARGIN = 1.1  # on the standard deviation of n - g: what it is made of is estimated
-ENOUGH_TO_RECENTRE = 3
-CORNER = 0.02  # relative distance of the even part from twice that at half the step
-LARGEST_NOISE = 5.0  # of one loss, in standard deviations
-KINK_IN_NOISE = 12  # two standard deviations of a fourth difference, in those of the loss
-UNEVEN = 8.0  # times what roundoffs do to the ratio of the lengths; 3 to 5 were seen
+NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 if each loss has standard deviation 1
+NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # the same of (u2 - 2 u1)/12
+NOISE_OF_FOURTH = math.sqrt(34)  # the same of L(-2) - 4 L(-1) - 4 L(1) + L(2); all probes share L(0)
+MARGIN = 1.1  # factor on the standard deviation of n - g, since sigma is an estimate
+FEWEST_TO_RECENTRE = 3  # fourth differences whose median is not the noise of one probe
+KINK_TOLERANCE = 0.02  # relative distance of the even part from twice that at half the step, where a kink makes it 0
+MAX_NOISE = 5.0  # standard deviations that the noise of one loss is taken to have at most
+KINK_IN_NOISE = 12  # sigma in a fourth difference that are noise: about two of its own standard deviations
+UNEVEN = 8.0  # factor on what roundoffs do to the ratio of the lengths; factors of 3 to 5 were seen
 POINTS = (-2.0, -1.0, 1.0, 2.0)  # in steps
-LOSSES = 2**22  # unreduced ones that are held at a time
+MAX_LOSSES = 2**22  # unreduced losses that are held at a time: 32 MiB in float64
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class FourPoint:
         odd2: u2 = L(2) - L(-2).
         even1: L(1) - 2 L(0) + L(-1).
         even2: L(2) - 2 L(0) + L(-2).
-        predicted1: What the gradient says of `odd1`.
-        predicted2: What it says of `odd2`.
-        length1: The realised distance between the points of `odd1`, along the probe: nominally 2 h.
-        length2: That of `odd2`: nominally 4 h.
-        skew: How far the realised points are from symmetric, weighted as in `fourth`.
+        predicted1: The value of `odd1` that the gradient predicts.
+        predicted2: The value of `odd2` that it predicts.
+        length1: The realised distance along the probe between the points of `odd1`, nominally 2 h.
+        length2: The same for `odd2`, nominally 4 h.
+        skew: The asymmetry of the realised points, weighted as in `fourth`.
     """
 
     step: Float64
@@ -63,7 +63,7 @@ class FourPoint:
 
     @cached_property
     def length(self) -> Float64:
-        """The distance that `numerical` and `predicted` are differences over."""
+        """The distance over which `numerical` and `predicted` are differences."""
         return (8 * self.length1 - self.length2) / 12
 
     @cached_property
@@ -73,7 +73,7 @@ class FourPoint:
 
     @cached_property
     def predicted(self) -> Float64:
-        """P: what the gradient says of N."""
+        """P: the value of N that the gradient predicts."""
         return (8 * self.predicted1 - self.predicted2) / 12
 
     @cached_property
@@ -83,35 +83,35 @@ class FourPoint:
 
     @cached_property
     def g(self) -> Float64:
-        """The gradient's derivative along the probe."""
+        """The backprop derivative along the probe."""
         return self.predicted / self.length
 
     @property
     def loss_unchanged(self) -> NDArray[np.bool_]:
-        """Where the loss did not move at all."""
+        """Where the loss did not change at all."""
         moved = np.abs([self.odd1, self.odd2, self.even1, self.even2]).max(axis=0)
         return np.asarray(moved == 0)
 
     def corners(self, floor: float) -> NDArray[np.bool_]:
-        """Which of several probes start from corners, as those of |x| at zeros: none unless most do.
+        """Which probes start from a kink, as those of |x| at zeros do; none unless most probes do.
 
-        The even part of the loss doubles with the step there. Noise does the same once in 50 times.
+        The even part of the loss doubles with the step at a kink. Noise does the same once in 50 times.
 
         Args:
-            floor: The noise that rounding alone makes; an even part of a few quanta doubles by chance.
+            floor: The noise that rounding alone makes: an even part of a few quanta doubles by chance.
         """
-        doubles = np.abs(self.even2 - 2 * self.even1) < CORNER * np.abs(self.even1)
-        found = np.asarray(doubles & (np.abs(self.even1) > floor / CORNER))
+        doubles = np.abs(self.even2 - 2 * self.even1) < KINK_TOLERANCE * np.abs(self.even1)
+        found = np.asarray(doubles & (np.abs(self.even1) > floor / KINK_TOLERANCE))
         return found & (found.size > 1 and float(found.mean()) > 0.5)
 
     @cached_property
     def truncation(self) -> Float64:
-        """B = |u2 - 2 u1|/12, twice replaced by the realised ratio of the lengths: it grows as the third derivative."""
+        """B = |u2 - 2 u1|/12, with the realised ratio of the lengths in place of 2; it shows the third derivative."""
         return np.abs(self.odd2 - self.length2 / self.length1 * self.odd1) / 12
 
     @cached_property
     def fourth(self) -> Float64:
-        """x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2), freed of what asymmetric points add to it: mostly noise."""
+        """x4 = L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2), less what asymmetric points add: mostly noise."""
         return self.even2 - 4 * self.even1 - self.n * self.skew
 
     def truncation_in_noise(self, sigma: Float64 | float) -> Float64:
@@ -119,34 +119,34 @@ class FourPoint:
         return self.truncation / (NOISE_OF_TRUNCATION * sigma)
 
     def bend_in_noise(self, sigma: Float64 | float) -> Float64:
-        """z3 of a direction, less what a short step fakes: whether the step is too long, and not how sure n is.
+        """z3 of a direction, less what rounded points add: it says whether the step is too long, not how good n is.
 
         A step that moves each of very many entries by few roundoffs does not move all of them in the ratio of the
-        lengths. That looks like truncation, and the more so the shorter the step.
+        lengths. That looks like truncation, and the more so the shorter the step is.
         """
-        faked = UNEVEN * np.abs((self.length2 / self.length1 - 2) * self.odd1) / 12
-        return np.maximum(0, self.truncation - faked) / (NOISE_OF_TRUNCATION * sigma)
+        apparent = UNEVEN * np.abs((self.length2 / self.length1 - 2) * self.odd1) / 12
+        return np.maximum(0, self.truncation - apparent) / (NOISE_OF_TRUNCATION * sigma)
 
     def truncation_bar(self, sigma: Float64 | float) -> Float64:
-        """How far truncation may have moved N, where it stands clear of the noise.
+        """How far truncation may have moved N, as far as it exceeds the noise.
 
-        A kink need not show in u2 - 2 u1, but it shows in the fourth difference: of slopes that differ by J at x it
-        makes 2 J h, and N is off by up to J h / 2.
+        A kink need not show in u2 - 2 u1, but it shows in the fourth difference: slopes that differ by J at x make it
+        2 J h, and N is off by up to J h / 2.
         """
         smooth = np.maximum(0, self.truncation - NOISE_OF_TRUNCATION * sigma)
         kink = np.maximum(0, np.abs(self.fourth) - KINK_IN_NOISE * sigma) / 4
         return smooth + kink
 
     def bar(self, sigma: Float64 | float) -> Float64:
-        """The error bar of `n`: noise and truncation, from loss values alone."""
+        """The error bar of `n` from noise and truncation, that is from loss values alone."""
         return np.hypot(NOISE_OF_NUMERICAL * sigma, self.truncation_bar(sigma)) / self.length
 
     def evidence(self, sigma: Float64 | float, rounding: Float64 | float, moved: Float64 | float = 0.0) -> Float64:
-        """Z, about N(0, 1) for a correct gradient: what of n - g neither truncation nor noise explains.
+        """Z: n - g in standard deviations, less truncation; about N(0, 1) on a correct gradient.
 
         Args:
             sigma: The noise of one loss.
-            rounding: Backprop's own rounding error along the probe, in units of the gradient.
+            rounding: Backprop's rounding error along the probe, in units of the gradient.
             moved: How far n moved beyond the noise at other steps.
         """
         excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
@@ -173,9 +173,9 @@ class FourPoint:
         return DerivativePairs(self.n, self.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
 
     def deviation_in_noise(self, sigma: Float64 | float, rounding: Float64 | float) -> Float64:
-        """N - g in standard deviations, truncation not taken off: small steady shifts show in the sum of many.
+        """N - g in standard deviations, truncation included: a small steady shift shows in the sum of many.
 
-        The four points are free of the third derivative; what truncation is left is too small to add up.
+        The four points are free of the third derivative; the truncation that is left is too small to add up.
         """
         return (self.n - self.g) / self._deviation(sigma, rounding)
 
@@ -183,18 +183,18 @@ class FourPoint:
         return MARGIN * np.hypot(NOISE_OF_NUMERICAL * sigma / self.length, rounding)
 
     def recentred(self, sigma: float) -> Self:
-        """The same, freed of the noise of L(0): all probes share it, and the median fourth difference shows it.
+        """The differences without the noise of L(0), which all probes share: the median fourth difference shows it.
 
         Args:
-            sigma: The noise of one loss; what is more than `LARGEST_NOISE` of it is something else.
+            sigma: The noise of one loss; at most `MAX_NOISE` times that is taken for the noise of L(0).
         """
         fourth = self.fourth[np.isfinite(self.fourth)]
-        shared = float(np.median(fourth)) / 6 if fourth.size >= ENOUGH_TO_RECENTRE else 0.0
-        shared = min(max(shared, -LARGEST_NOISE * sigma), LARGEST_NOISE * sigma)
+        shared = float(np.median(fourth)) / 6 if fourth.size >= FEWEST_TO_RECENTRE else 0.0
+        shared = min(max(shared, -MAX_NOISE * sigma), MAX_NOISE * sigma)
         return dataclasses.replace(self, even1=self.even1 + 2 * shared, even2=self.even2 + 2 * shared)
 
     def where(self, redone: NDArray[np.bool_], newer: Self) -> Self:
-        """These differences, those marked by `redone` replaced by `newer` ones, in order."""
+        """The differences with those marked by `redone` replaced by the `newer` ones, in order."""
         merged = {}
         for field in dataclasses.fields(self):
             values = getattr(self, field.name).copy()
@@ -212,7 +212,9 @@ class FourPoint:
 def measuring(
     objective: Objective, name: str, gradient: Array, probes: Sequence[Probe], steps: Float64, centre: Float64
 ) -> Search[FourPoint]:
-    """Four evaluations of the loss for each probe of one tensor; afterwards the tensor is as it was.
+    """The four-point differences of one tensor along some probes; afterwards the tensor is as it was.
+
+    A generator: it yields loss requests and returns the differences.
 
     Args:
         objective: The loss.
@@ -224,19 +226,19 @@ def measuring(
     """
     parts = []
     for some in _some_at_a_time(len(probes), centre):
-        answer = yield LossRequest(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
-        parts.append(_of_answer(objective, answer, steps[some], centre))
+        values = yield LossRequest(name, probes[some], np.multiply.outer(steps[some], POINTS), gradient)
+        parts.append(_of_values(objective, values, steps[some], centre))
     return concatenate(parts)
 
 
 def measure_each(
     objective: Objective, moved: Sequence[tuple[str, Probe, Array]], steps: Float64, centre: Float64
 ) -> FourPoint:
-    """The same along one probe of each of K tensors.
+    """The four-point differences of K tensors along one probe of each; afterwards they are as they were.
 
     Args:
         objective: The loss.
-        moved: The tensors, the probe of each, and their gradients.
+        moved: The name, the probe and the gradient of each tensor.
         steps: h for each, shape (K,).
         centre: The unreduced losses at the unperturbed parameters.
     """
@@ -244,22 +246,22 @@ def measure_each(
     for some in _some_at_a_time(len(moved), centre):
         amounts = np.multiply.outer(steps[some], POINTS)[:, None]
         each = zip(moved[some], amounts, strict=True)
-        asked = [LossRequest(name, [probe], points, gradient) for (name, probe, gradient), points in each]
-        answer = LossValues.joined(objective.evaluate(asked))
-        parts.append(_of_answer(objective, answer, steps[some], centre))
+        requests = [LossRequest(name, [probe], points, gradient) for (name, probe, gradient), points in each]
+        values = LossValues.joined(objective.evaluate(requests))
+        parts.append(_of_values(objective, values, steps[some], centre))
     return concatenate(parts)
 
 
 def _some_at_a_time(probes: int, centre: Float64) -> list[slice]:
-    """Probes in order, as many at a time as there is room for the losses of."""
-    together = max(1, LOSSES // (len(POINTS) * centre.size))
+    """Probes in order, as many at a time as `MAX_LOSSES` allows."""
+    together = max(1, MAX_LOSSES // (len(POINTS) * centre.size))
     return [slice(start, start + together) for start in range(0, probes, together)]
 
 
-def _of_answer(objective: Objective, answer: LossValues, steps: Float64, centre: Float64) -> FourPoint:
-    along, against = answer.along, answer.against
+def _of_values(objective: Objective, values: LossValues, steps: Float64, centre: Float64) -> FourPoint:
+    along, against = values.along, values.against
     with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
-        below2, below1, above1, above2 = answer.losses.swapaxes(0, 1)
+        below2, below1, above1, above2 = values.losses.swapaxes(0, 1)
         changes = np.array(
             [above1 - below1, above2 - below2, above1 - 2 * centre + below1, above2 - 2 * centre + below2]
         )

@@ -1,4 +1,4 @@
-"""Corners of the loss at x, as a ReLU at 0 makes them: n is off there by up to half of the jump in slope."""
+"""Kinks of the loss at x, as a ReLU at 0 makes them: n is off there by up to half of the jump in slope."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ from gradguard.differences.four_point import FourPoint
 
 
 def jumps(again: Sequence[FourPoint], sigma: float) -> tuple[Float64, Float64]:
-    """How far the slope jumps at x along k probes, and the standard deviation of that, both of shape (k,).
+    """The jump of the slope at x along k probes, and its standard deviation, both of shape (k,).
 
-    The even part of a smooth loss grows as the square of the step. A corner adds to it in proportion to the step, and
-    the noise of L(0) at all steps alike; nan where a loss is not finite.
+    The even part of a smooth loss grows as the square of the step. A kink adds a part in proportion to the step, and
+    the noise of L(0) adds the same at all steps; least squares separates the three. The results are nan where a loss is
+    not finite.
 
     Args:
         again: Differences along the same probes, at several steps.

@@ -1,4 +1,4 @@
-"""The step that suits a loss: where truncation just shows above the noise."""
+"""The best step of a difference: where truncation just shows above the noise."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 from gradguard.arrays.types import Float64
 
-TARGET_Z3 = 3.5  # the step is best where truncation just shows
-TOO_LONG_Z3 = 6.0
-TOO_SHORT_Z3 = 2.0
-GOLDEN = 0.6180339887498949  # its multiples fill an interval evenly
+TARGET_Z3 = 3.5  # truncation, in its noise, at the best step: it just shows
+TOO_LONG_Z3 = 6.0  # above which the step is too long
+TOO_SHORT_Z3 = 2.0  # below which a longer step gains precision
+GOLDEN = 0.6180339887498949  # the golden ratio: its multiples modulo 1 fill an interval evenly
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The steps that a kind of probe of one tensor may take.
+    """The range of steps of one kind of probe of one tensor.
 
     Attributes:
-        start: The first to try.
-        shortest: The dtype of the tensor resolves no shorter one well.
-        longest: Further away the loss is another one: where it has not moved by then, it cannot be measured.
+        start: The first step to try.
+        shortest: The shortest step that the dtype of the tensor resolves well.
+        longest: The longest step; a loss that has not changed by then cannot be measured.
     """
 
     start: float
@@ -30,31 +30,33 @@ class Steps:
     longest: float
 
     def starting_at(self, start: float) -> Self:
-        """The same range, with another first step."""
+        """The range with another first step."""
         return replace(self, start=float(min(max(start, self.shortest), self.longest)))
 
     def clip(self, steps: Float64 | float) -> Float64:
-        """The nearest steps in range."""
+        """The nearest steps in the range."""
         return np.asarray(np.clip(steps, self.shortest, self.longest))
 
 
 def dithered(step: float, count: int) -> Float64:
-    """Steps within a factor sqrt(2) of one, all different, shape (count,).
+    """Different steps within a factor sqrt(2) of one, shape (count,).
 
-    Rounding to the loss's quantum depends on where within a quantum the four points fall. Equal steps along like probes
-    would make the same error each time, and averaging over the probes would not lessen it.
+    How a loss is rounded depends on where within a quantum the four points fall. Equal steps along similar probes make
+    the same error each time, and averaging over the probes does not lessen it.
     """
     places: Float64 = GOLDEN * np.arange(count, dtype=np.float64) % 1 - 0.5
     return step * np.exp2(places)
 
 
 def better_step(step: Float64, z3: Float64, weak: NDArray[np.bool_]) -> Float64:
-    """The step to measure with again: shorter where truncation shows, longer where only noise does.
+    """The steps to measure with next: shorter where truncation shows, longer where only noise shows.
+
+    Truncation grows as the cube of the step, hence the cube root.
 
     Args:
         step: h, shape (K,).
-        z3: Truncation in standard deviations of its noise; not finite where the loss overflowed.
-        weak: Where the difference itself is not yet clear of the noise.
+        z3: Truncation in standard deviations of its noise, (K,); not finite where the loss overflowed.
+        weak: Whether the difference is not yet clear of the noise, (K,).
     """
     shorter = step / np.clip((z3 / TARGET_Z3) ** (1 / 3), 1.3, 4)
     longer = np.where(weak & (z3 < TOO_SHORT_Z3), 2.5 * step, step)
@@ -62,7 +64,7 @@ def better_step(step: Float64, z3: Float64, weak: NDArray[np.bool_]) -> Float64:
 
 
 def next_step(step: float, z3: float) -> float:
-    """The step of the next routine check: it creeps to where truncation just shows."""
+    """The step of the next routine check: it moves by small factors to where truncation just shows."""
     if not math.isfinite(z3):
         return step / 3
     if z3 > TOO_LONG_Z3:
