@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import blas_threads  # noqa: F401 - first of all
 import pytest
 from hypothesis import settings
 from reports import MakeReport, MakeTensor, RunScript

@@ -1,5 +1,6 @@
 """Whole trainings with everything that goes on from step to step, under guard and alone, with faults in between."""
 
+import functools
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,9 +102,9 @@ class Training:
         """All that goes on."""
         assert all(self.params[name] is array for name, array in self.objects.items())
         arrays = [*self.params.values(), *self.grads.values(), *self.momentum.values(), self.hidden]
-        legacy: Any = np.random.get_state()  # noqa: NPY002 - users have it
-        streams = [self.rng.bit_generator.state, legacy[1:], random.getstate()]
-        return [*(array.tobytes() for array in arrays), *map(repr, streams)]
+        _, key, *place = np.random.get_state()  # noqa: NPY002 - users have it
+        streams = [self.rng.bit_generator.state, key.tobytes(), place, random.getstate()]
+        return [*(array.tobytes() for array in arrays), *streams]
 
 
 def trained(training: Training, check: Callable[[int], object] | None = None) -> list[list[object]]:
@@ -121,10 +122,27 @@ def trained(training: Training, check: Callable[[int], object] | None = None) ->
 FORMS = ["native", "native, loss(params)", "native, batched", "float64", "float64, loss(params)", "float64, batched"]
 
 
+@functools.cache
+def trained_alone(form: str) -> list[list[object]]:
+    """All that goes on, after each step, without a guard."""
+    return trained(Training(form))
+
+
+@functools.cache
+def calls_of_a_first_check(form: str) -> int:
+    """How often a first check calls the loss."""
+    training = Training(form)
+    guard = training.guard()
+    training.backward()
+    before = training.calls
+    guard.after_backward(0, training.grads)
+    return training.calls - before
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_whole_training_goes_on_bit_for_bit_as_without_a_guard(form: str) -> None:
     """Parameters, gradients, momentum, hidden state and all streams, after each step; and the checks find nothing."""
-    alone = trained(Training(form))
+    alone = trained_alone(form)
     training = Training(form)
     guard = training.guard()
     assert trained(training, lambda step: guard.after_backward(step, training.grads)) == alone
@@ -138,19 +156,14 @@ def test_a_whole_training_goes_on_bit_for_bit_as_without_a_guard(form: str) -> N
 def test_a_loss_that_fails_at_any_evaluation_changes_nothing(form: str, outcome: Any) -> None:
     """Whether it raises, is interrupted or is not finite there, in the first check or a later one; nor is it a bug."""
     rng = np.random.default_rng(FORMS.index(form))
-    alone = trained(Training(form))
-    counts = Training(form)
-    counted = counts.guard()
-    counts.backward()
-    counts.calls = 0
-    counted.after_backward(0, counts.grads)
+    alone, first = trained_alone(form), calls_of_a_first_check(form)
     for failing in range(3):
         training, bugs = Training(form), []
         guard = training.guard()
 
         def check(step: int, training: Training = training, guard: GradGuard = guard, failing: int = failing) -> None:
             if step == failing:
-                most = counts.calls if step == 0 else EVALUATIONS // (4 if "batched" in form else 1)
+                most = first if step == 0 else EVALUATIONS // (4 if "batched" in form else 1)
                 training.fails_at = training.calls + int(rng.integers(1, most))
                 training.outcome = outcome
             try:
@@ -171,7 +184,7 @@ def test_a_loss_that_fails_at_any_evaluation_changes_nothing(form: str, outcome:
 def test_real_signals_in_the_middle_of_checks_change_nothing(form: str) -> None:
     """A timer's handler that raises, at a random moment of each check, of batched ones too."""
     rng, storm = np.random.default_rng(0), Storm()
-    alone = trained(Training(form))
+    alone = trained_alone(form)
     with storm.handled():
         for _ in range(3):
             training = Training(form)
@@ -192,7 +205,7 @@ def test_what_on_alert_raises_comes_out_with_everything_in_place_and_on_record(f
     def tell(alert: Alert) -> None:
         raise StopError(alert.message)
 
-    alone = trained(Training(form))
+    alone = trained_alone(form)
     training, raised = Training(form), []
     guard = training.guard(on_alert=tell, writers=[JSONLWriter(tmp_path / "log.jsonl")])
 
