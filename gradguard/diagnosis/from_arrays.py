@@ -81,11 +81,12 @@ def _diagnosed(
             verdict = Verdict.nonfinite if what == "g" else Verdict.inconclusive
             says = f"{overflown.sum()} of {values.size} values of {what} are nan, inf or beyond {LARGEST:g}"
             return unmeasured({name: n.shape}, verdict, says, "an overflow, or memory never written")
-    bars = _assumed(n, quantum) if error is None else np.hypot(error, quantum or 0.0)
+    numerical, backprop = n.ravel(), g.ravel()
+    bars = _assumed(numerical, quantum) if error is None else np.hypot(error.ravel(), quantum or 0.0)
     rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
     deviation = np.hypot(bars, rounding)
-    z = np.divide(n - g, deviation, out=np.zeros(n.size), where=deviation > 0)
-    measured = DerivativePairs(n.ravel(), g.ravel(), bars.ravel(), rounding, z.ravel(), rounding)
+    z = np.divide(numerical - backprop, deviation, out=np.zeros(n.size), where=deviation > 0)
+    measured = DerivativePairs(numerical, backprop, bars, rounding, z, rounding)
     evidence = Evidence(
         name=name,
         shape=n.shape,
@@ -108,7 +109,7 @@ def _diagnosed(
 def _assumed(n: Float64, quantum: float | None) -> Float64:
     """The error bars of n where none are given: a quantum of the loss, and truncation for one step that fits all."""
     truncation = ASSUMED_TRUNCATION * np.hypot(np.abs(n), np.abs(n).max())
-    bars: Float64 = np.hypot(quantum_of(n.ravel()) if quantum is None else quantum, truncation)
+    bars: Float64 = np.hypot(quantum_of(n) if quantum is None else quantum, truncation)
     return bars
 
 

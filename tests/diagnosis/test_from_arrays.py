@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -39,3 +41,14 @@ def test_an_entry_that_stands_out_is_no_part_of_a_factor() -> None:
     smallest = np.argmin(np.abs(G))
     n[smallest] *= 1.5
     assert verdict_of(n, 1e-3 * np.abs(n)) is Verdict.structure
+
+
+@pytest.mark.parametrize("shape", [(), (40,), (8, 5), (2, 4, 5)], ids=str)
+@pytest.mark.parametrize("error", [None, 1e-6])
+def test_arrays_of_any_shape_are_diagnosed(shape: tuple[int, ...], error: float | None) -> None:
+    """With error bars and without; entries are told by their place in the array."""
+    g = G[: math.prod(shape)].reshape(shape)
+    tensor = diagnose({"W": (g, 39 * g)}, error=error, constants={"timesteps": 39}).tensors["W"]
+    assert (tensor.verdict, tensor.shape) == (Verdict.scale, shape)
+    assert "39 is `timesteps`" in tensor.explanation
+    assert all(g[entry.index] == entry.analytic for entry in tensor.entries)
