@@ -1,43 +1,83 @@
-"""The words gradguard answers with."""
+"""The verdicts: how grave each is, what it is called, and what to do about it.
 
-from enum import StrEnum
+A new verdict is one line here. Command line, alerts, logs and the GradGuard tab take what they need from that line.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Self
+
+
+class Level(IntEnum):
+    """How grave a verdict is. TensorBoard draws the number as a curve; the GradGuard tab styles by the name."""
+
+    ok = 0
+    explained = 1
+    unclear = 2
+    bug = 3
 
 
 class Verdict(StrEnum):
-    """What a check concludes about one tensor's gradient, or about all of them."""
+    """What a check concludes about one tensor's gradient, or about all of them.
 
-    ok = "ok"
-    float_precision = "float_precision"
-    inconclusive = "inconclusive"
-    scale = "scale"
-    sign = "sign"
-    missing = "missing"
-    spurious = "spurious"
-    clipped = "clipped"
-    structure = "structure"
-    kink = "kink"
-    nondeterministic = "nondeterministic"
-    nonfinite = "nonfinite"
+    Attributes:
+        level: How grave it is.
+        advice: What to do about it; "" where the likely cause says that.
+    """
+
+    level: Level
+    advice: str
+
+    # Every verdict below names its level; without the default, type checkers refuse the look-up Verdict("scale").
+    def __new__(cls, value: str, level: Level = Level.unclear, advice: str = "") -> Self:
+        """A verdict that equals its name, and carries its level and its advice."""
+        verdict = str.__new__(cls, value)
+        verdict._value_ = value
+        verdict.level = level
+        verdict.advice = advice
+        return verdict
+
+    ok = "ok", Level.ok
+    float_precision = "float_precision", Level.explained
+    inconclusive = "inconclusive", Level.unclear
+    scale = (
+        "scale",
+        Level.bug,
+        "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+    )
+    sign = "sign", Level.bug, "look for a minus that was lost, or a residual taken the wrong way round"
+    missing = "missing", Level.bug, "look at where this gradient is written, and whether it is reset afterwards"
+    spurious = "spurious", Level.bug, "look at whether the forward pass uses this tensor at all"
+    clipped = "clipped", Level.bug
+    structure = (
+        "structure",
+        Level.bug,
+        "start at the worst entries, and compare the code there with the chain rule, term by term",
+    )
+    kink = "kink", Level.unclear
+    nondeterministic = "nondeterministic", Level.unclear
+    nonfinite = "nonfinite", Level.bug, "look for a division, logarithm or overflow in the backward pass"
+
+    @classmethod
+    def of(cls, name: str) -> "Verdict | None":
+        """The verdict of this name; None for a name that only another version of gradguard knows."""
+        return cls.__members__.get(name)
 
     @property
     def is_bug(self) -> bool | None:
         """True for a wrong gradient, False for a right one, None where the check cannot tell."""
-        return {0: False, 1: False, 2: None, 3: True}[self.level]
+        return None if self.level is Level.unclear else self.level is Level.bug
 
     @property
     def is_factor(self) -> bool:
-        """Whether one number, n / g, says all that is wrong."""
+        """Whether one number, n / g, describes the whole error."""
         return self in (Verdict.scale, Verdict.sign)
 
     @property
-    def level(self) -> int:
-        """How grave: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug."""
-        match self:
-            case Verdict.ok:
-                return 0
-            case Verdict.float_precision:
-                return 1
-            case Verdict.inconclusive | Verdict.kink | Verdict.nondeterministic:
-                return 2
-            case _:
-                return 3
+    def words(self) -> str:
+        """The name in words, such as "float precision"."""
+        return self.replace("_", " ")
+
+    @property
+    def label(self) -> str:
+        """The name in words, marked where it is a bug, such as "BUG: scale"."""
+        return f"BUG: {self.words}" if self.is_bug else self.words

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.verdict import Verdict
 from gradguard.runs.story import changes_of, is_bug, story_of
 from gradguard.writers.record import Record
@@ -78,4 +77,5 @@ def _alerts(records: Sequence[Record]) -> list[Record]:
 
 
 def _advice(verdict: str) -> str:
-    return ADVICE.get(Verdict(verdict), "") if verdict in Verdict.__members__ else ""
+    known = Verdict.of(verdict)
+    return known.advice if known else ""

@@ -7,7 +7,6 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import TypeAlias
 
-from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.text import printable
 from gradguard.report.verdict import Verdict
 from gradguard.writers.record import Record
@@ -140,7 +139,8 @@ def _only_changes(verdicts: Sequence[Change]) -> list[Change]:
 
 def is_bug(verdict: str) -> bool | None:
     """`Verdict.is_bug`; None also for a verdict that this version does not know."""
-    return Verdict(verdict).is_bug if verdict in Verdict.__members__ else None
+    known = Verdict.of(verdict)
+    return known.is_bug if known else None
 
 
 def _findings(records: Sequence[Record], changes: Changes) -> tuple[Finding, ...]:
@@ -166,13 +166,14 @@ def _moments(changes: Changes) -> tuple[Moment, ...]:
 
 
 def _moments_of_tensor(changes: Sequence[Change]) -> list[Change]:
-    verdicts = dict(changes)
+    verdicts, periods = dict(changes), _faulty_periods(changes)
     first = next((step for step, verdict in changes if is_bug(verdict) is False), None)
-    moments = [] if first is None else [(first, "fine")]
-    for since, until in _faulty_periods(changes):
+    was_wrong_before = first in [until for _, until in periods]
+    moments = [] if first is None or was_wrong_before else [(first, "fine")]
+    for since, until in periods:
         moments.append((since, f"BUG: {words(verdicts[since])}"))
         moments += [] if until is None else [(until, "fine again")]
-    return [moment for moment in moments if moment != (first, "fine") or (first, "fine again") not in moments]
+    return moments
 
 
 def _faulty_periods(changes: Sequence[Change]) -> list[tuple[int, int | None]]:
@@ -192,6 +193,7 @@ def _faulty_periods(changes: Sequence[Change]) -> list[tuple[int, int | None]]:
 def _finding(name: str, since: int, until: int | None, records: Sequence[Record]) -> Finding:
     tensor = _last_wrong(name, since, until, records)
     verdict = tensor.get("verdict", "")
+    known = Verdict.of(verdict)
     return Finding(
         tensors=(name,),
         verdict=verdict,
@@ -200,7 +202,7 @@ def _finding(name: str, since: int, until: int | None, records: Sequence[Record]
         until=until,
         explanation=tensor.get("explanation", ""),
         cause=tensor.get("cause", ""),
-        advice=ADVICE.get(Verdict(verdict), "") if verdict else "",
+        advice=known.advice if known else "",
     )
 
 
@@ -258,8 +260,9 @@ def _checks(story: Story) -> str:
 
 
 def words(verdict: str) -> str:
-    """A verdict in words."""
-    return verdict.replace("_", " ") or "a bug"
+    """A verdict in words; "a bug" where no check of that time was kept."""
+    known = Verdict.of(verdict)
+    return known.words if known else "a bug"
 
 
 def listed(names: Sequence[str]) -> str:
