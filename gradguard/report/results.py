@@ -1,11 +1,10 @@
 """What a check found, as values: they print as a table, and go to the writers whole."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradguard.report.plain import finite_or_none, to_plain
 from gradguard.report.text import one_line
 from gradguard.report.verdict import Verdict
 
@@ -44,6 +43,10 @@ class TensorReport:
         shape: Its shape.
         verdict: What it is.
         cause: The likely cause, in a clause; empty when nothing is wrong.
+        cause_key: The identifier of the cause, such as "clipped_by_value" or "divided_by:timesteps": the same wherever
+            the cause is the same, however it is worded; empty when nothing is wrong.
+        factors: The numbers that the ratio is and that the user named: labels of constants, their products and
+            quotients, and lengths of other tensors; several when all fit.
         explanation: The verdict in a sentence, with the numbers.
         faulty_block: The block that alone is wrong; "" where there is none.
         discrepancy: ||n - g|| / (||n|| + ||g||), n numerical, g backprop.
@@ -100,6 +103,8 @@ class TensorReport:
     ratios: tuple[float, ...] = ()
     entries: tuple[Entry, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
+    cause_key: str = ""
+    factors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Alert:
         tensor: The tensor's name, or "" when it concerns the whole check.
         verdict: The verdict that caused it.
         message: One line: what, where, how sure, the likely cause, what to do.
+        finding: The message without the step and the tensor before it and the advice behind it.
     """
 
     step: int
@@ -119,6 +125,7 @@ class Alert:
     tensor: str
     verdict: Verdict
     message: str
+    finding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +158,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        plain: dict[str, Any] = to_plain(self, finite_or_none)
+        return plain
 
     def __str__(self) -> str:
         name_width = max((len(name) for name in self.tensors), default=0)
-        label_width = max((len(_label(tensor.verdict)) for tensor in self.tensors.values()), default=0)
+        label_width = max((len(tensor.verdict.label) for tensor in self.tensors.values()), default=0)
         rows = [
             line
             for tensor in self.tensors.values()
@@ -166,22 +174,5 @@ class Report:
 
 def _rows(head: str, tensor: TensorReport, name_width: int, label_width: int) -> list[str]:
     lead = f"{head}{tensor.name:<{name_width}}  "
-    row = f"{lead}{_label(tensor.verdict):<{label_width}}  {tensor.explanation}"
+    row = f"{lead}{tensor.verdict.label:<{label_width}}  {tensor.explanation}"
     return [row, f"{' ' * len(lead)}-> {tensor.cause}"] if tensor.cause else [row]
-
-
-def _label(verdict: Verdict) -> str:
-    words = verdict.replace("_", " ")
-    return f"BUG: {words}" if verdict.is_bug else words
-
-
-def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return str(value) if isinstance(value, Verdict) else value

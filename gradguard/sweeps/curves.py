@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Float64
+from gradguard.report.plain import finite_or_none, to_plain
 from gradguard.statistics.discrepancy import discrepancy_of
 from gradguard.statistics.ratio import Ratio, fit_ratio
 
@@ -126,7 +127,7 @@ class Curve:
     def to_dict(self) -> dict[str, Any]:
         """The curve as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
         names = [*field_values(self), "best_step", "loss_unchanged_up_to", "explained"]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: to_plain(getattr(self, name), finite_or_none) for name in names}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,18 +140,14 @@ class SweepCurves(Curve):
 
     tensors: Mapping[str, Curve]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The curves as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
+        return Curve.to_dict(self) | {"tensors": {name: curve.to_dict() for name, curve in self.tensors.items()}}
+
 
 def field_values(curve: Curve) -> dict[str, Any]:
     """The fields of a curve by name, not copied."""
     return {field.name: getattr(curve, field.name) for field in dataclasses.fields(curve)}
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    if isinstance(value, Mapping):
-        return {str(name): item.to_dict() for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def curves_of_sweep(measured: Mapping[str, TwoPointDifferences]) -> SweepCurves:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +71,10 @@ class Sweep(SweepCurves):
         """Whether float precision explains the discrepancy of every tensor; None where that cannot be told."""
         outcomes = {curve.explained for curve in self.tensors.values()}
         return None if not self.deterministic else False if False in outcomes else None if None in outcomes else True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sweep as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
+        return Curve.to_dict(self) | {"tensors": {name: curve.to_dict() for name, curve in self.tensors.items()}}
 
     def __str__(self) -> str:
         return f"{text.table(self)}\n\n{self.explanation}"

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 
-from gradguard.report.plain import Plain, to_plain
+from gradguard.report.plain import Plain, finite_or_name, to_plain
 from gradguard.training.monitor import MonitorState
 from gradguard.training.schedule import Spent
 
@@ -50,7 +50,7 @@ class State:
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form: dicts, lists, strings and numbers."""
-        return {"format": FORMAT, **to_plain(self)}
+        return {"format": FORMAT, **to_plain(self, finite_or_name)}
 
     @classmethod
     def from_dict(cls, plain: object, shapes: Mapping[str, tuple[int, ...]]) -> Self:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from gradguard.report.plain import to_plain
 from gradguard.report.results import Report
 
 PLUGIN = "gradguard"
@@ -73,7 +74,8 @@ def unpacked(data: bytes | str) -> Record | None:
 
 def _bounded(report: Record, max_entries: int) -> Record:
     tensors = {name: _bounded_tensor(tensor, max_entries) for name, tensor in report["tensors"].items()}
-    bounded: Record = _rounded(report | {"explanation": report["explanation"][:MAX_CHARACTERS], "tensors": tensors})
+    shortened = report | {"explanation": report["explanation"][:MAX_CHARACTERS], "tensors": tensors}
+    bounded: Record = to_plain(shortened, _rounded)
     return bounded
 
 
@@ -85,9 +87,5 @@ def _bounded_tensor(tensor: Record, max_entries: int) -> Record:
     return others | texts | {"entries": entries, "worst": worst}
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
