@@ -1,27 +1,29 @@
-"""Verdict and cause, from what was measured of one tensor."""
+"""Verdict and report of one tensor, from what was measured of it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradguard.diagnosis import explain
+from gradguard.diagnosis.causes.clipping import is_clipped_by_value
+from gradguard.diagnosis.causes.registry import cause_of_tensor
+from gradguard.diagnosis.causes.symptoms import MAX_CHI2_OF_ONE_FACTOR, Symptoms
 from gradguard.diagnosis.evidence import Evidence
+from gradguard.diagnosis.explain import diagnosis_of_verdict
 from gradguard.diagnosis.known_factors import History
-from gradguard.diagnosis.localize import AxisSlice, locate
 from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import ALARM, DerivativePairs
 
-PURE = 3.0  # reduced chi^2 of n - k g; one factor gave up to 1.6, wrong structure 6 and more
-NEXT_TO_NOTHING = 0.01  # of n - g, that one factor leaves
-BLIND = 10.0  # floors above this many discrepancy thresholds tell nothing
-LEFT_OUT = 0.2  # of the entries, above which the rest do not speak for the tensor
-CLIPPED = 2  # entries at one extreme value that make it a clip
-SHOWN = 300  # entries that a report keeps one by one
-SAME = 1e-9  # relative distance of equal derivatives, each measured over a realised step
+MAX_REST_OF_FACTOR = 0.01  # of n - g: what one factor leaves is nothing beside what it explains
+MAX_FLOOR = 10.0  # discrepancy thresholds; a check with a wider error bar tells nothing
+MAX_LEFT_OUT = 0.2  # of the entries; with more left out, the others do not speak for the tensor
+WORST_ENTRIES = 5  # that a report lists
+MAX_ENTRIES = 300  # that a report keeps one by one, as many as a chart shows
+RESOLVED = 3.0  # standard errors by which a derivative, or a ratio, must differ from what it is compared with
 
 
 def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds) -> TensorReport:
@@ -32,31 +34,31 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         history: Earlier ratios of this tensor with the constants of their time, and the constants now.
         thresholds: What counts as agreement.
     """
-    entries, pairs, shown = evidence.entries, evidence.all, evidence.reported
-    verdict = (
-        _kind_of_bug(pairs, entries) if evidence.deep and evidence.is_suspect else _without_bug(evidence, thresholds)
-    )
-    blocks = {name: _block(name, entries.where(mask), evidence, thresholds) for name, mask in evidence.blocks.items()}
-    ratio, signs, worst = pairs.ratio, entries.signs, _worst(evidence)
-    place = _place(evidence) if verdict is Verdict.structure and not blocks else None
-    sentence = explain.Explanation(
+    is_wrong = evidence.deep and evidence.is_suspect
+    symptoms = Symptoms(
+        verdict=_kind_of_bug(evidence.all, evidence.entries) if is_wrong else _without_bug(evidence, thresholds),
         evidence=evidence,
-        blocks=blocks,
-        worst=worst,
-        place=place,
-        names=history.names_of(ratio.value, ratio.error, evidence.shape) if verdict.is_factor else (),
+        blocks={name: _block(name, mask, evidence, thresholds) for name, mask in evidence.blocks.items()},
+        worst=_worst(evidence),
+        history=history,
         thresholds=thresholds,
     )
-    explanation, cause = sentence.of(verdict)
+    return _report(symptoms)
+
+
+def _report(symptoms: Symptoms) -> TensorReport:
+    evidence, reported = symptoms.evidence, symptoms.evidence.reported
+    diagnosis = cause_of_tensor(symptoms) or diagnosis_of_verdict(symptoms)
+    ratio, signs = evidence.all.ratio, evidence.entries.signs
     return TensorReport(
         name=evidence.name,
         shape=evidence.shape,
-        verdict=verdict,
-        cause=cause,
-        explanation=explanation,
-        faulty_block=_faulty_block(blocks, place),
-        discrepancy=shown.discrepancy,
-        floor=shown.floor,
+        verdict=diagnosis.verdict or symptoms.verdict,
+        cause=diagnosis.cause,
+        explanation=diagnosis.explanation,
+        faulty_block=symptoms.faulty_block,
+        discrepancy=reported.discrepancy,
+        floor=reported.floor,
         ratio=ratio.value,
         ratio_error=ratio.error,
         sign_agreement=signs.share,
@@ -70,37 +72,23 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         noise=evidence.noise,
         smallest_visible=evidence.smallest_visible,
         deep=evidence.deep,
-        blocks=blocks,
-        worst=worst,
-        ratios=_ratios(entries.where(entries.resolvable)),
-        entries=_entries(evidence, _spread(entries.size)),
-        constants=history.constants,
+        blocks=symptoms.blocks,
+        worst=tuple(symptoms.worst),
+        ratios=_ratios(evidence.entries),
+        entries=_entries(evidence, _evenly(evidence.entries.size)),
+        constants=symptoms.history.constants,
+        cause_key=diagnosis.key,
+        factors=tuple(factor.label for factor in symptoms.factors if factor.is_named_by_user),
     )
 
 
-def _place(evidence: Evidence) -> AxisSlice | None:
-    """Where the wrong entries lie together, among those that could be told right from wrong."""
-    entries = evidence.entries
-    telling = entries.resolvable | (np.abs(entries.z) > ALARM)
-    index = [place for place, tells in zip(evidence.index, telling, strict=True) if tells]
-    return locate(index, np.abs(entries.z[telling]) > ALARM, evidence.shape)
+def _worst(evidence: Evidence) -> tuple[Entry, ...]:
+    return _entries(evidence, np.argsort(-np.abs(evidence.entries.z), kind="stable")[:WORST_ENTRIES])
 
 
-def _faulty_block(blocks: Mapping[str, BlockReport], place: AxisSlice | None) -> str:
-    wrong = [block.name for block in blocks.values() if block.verdict.is_bug]
-    if wrong and len(wrong) < len(blocks):
-        return " and ".join(wrong)
-    return place.block_name if place is not None else ""
-
-
-def _worst(evidence: Evidence, count: int = 5) -> tuple[Entry, ...]:
-    entries = evidence.entries
-    return _entries(evidence, np.argsort(-np.abs(entries.z), kind="stable")[:count])
-
-
-def _spread(size: int) -> Iterable[int]:
-    """All places, or as many as a picture can show, evenly."""
-    return range(0, size, max(1, math.ceil(size / SHOWN)))
+def _evenly(size: int) -> Iterable[int]:
+    """All places, or at most MAX_ENTRIES of them at equal distances."""
+    return range(0, size, max(1, math.ceil(size / MAX_ENTRIES)))
 
 
 def _entries(evidence: Evidence, chosen: Iterable[int]) -> tuple[Entry, ...]:
@@ -110,44 +98,43 @@ def _entries(evidence: Evidence, chosen: Iterable[int]) -> tuple[Entry, ...]:
     )
 
 
-def _ratios(clear: DerivativePairs) -> tuple[float, ...]:
+def _ratios(entries: DerivativePairs) -> tuple[float, ...]:
+    """N / g of each entry of which both signs can be told."""
+    clear = entries.where(entries.resolvable)
     with np.errstate(over="ignore"):
         return tuple(float(k) for k in clear.n / clear.g)
 
 
 def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs) -> Verdict:
+    """What is wrong with a gradient that is known to be wrong.
+
+    Args:
+        pairs: Entries and directions.
+        entries: The entries alone.
+    """
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
         return Verdict.missing
-    if not (np.abs(pairs.n) > 3 * pairs.error).any():
+    if not (np.abs(pairs.n) > RESOLVED * pairs.error).any():
         return Verdict.spurious
     ratio = pairs.ratio
-    told = min(abs(ratio.value - 1), abs(ratio.value)) > 3 * ratio.error
-    if told and _is_one_factor(pairs):
+    is_resolved = min(abs(ratio.value - 1), abs(ratio.value)) > RESOLVED * ratio.error
+    if is_resolved and _is_one_factor(pairs):
         return Verdict.sign if ratio.value < 0 else Verdict.scale
-    return Verdict.clipped if _is_clipped(entries) else Verdict.structure
+    return Verdict.clipped if is_clipped_by_value(entries) else Verdict.structure
 
 
 def _is_one_factor(pairs: DerivativePairs) -> bool:
-    """Whether n = k g says it all, or leaves next to nothing of n - g: noise may be a little more than was heard."""
+    """Whether n = k g leaves no more than noise, or nothing beside n - g: the noise may be underestimated a little."""
     ratio = pairs.ratio
-    left = norm(pairs.n - ratio.value * pairs.g)
-    return ratio.worst <= ALARM and (ratio.purity <= PURE or left <= NEXT_TO_NOTHING * norm(pairs.n - pairs.g))
-
-
-def _is_clipped(entries: DerivativePairs) -> bool:
-    """Whether many |g| are at one extreme value, |n| is larger there, and everything else agrees."""
-    extreme = np.abs(entries.g).max(initial=0.0)
-    clipped = np.abs(entries.g) >= extreme * (1 - SAME)
-    beyond = (np.abs(entries.n) > extreme) | (np.abs(entries.z) <= ALARM)
-    same_sign = np.sign(entries.n) == np.sign(entries.g)
-    wrong = (np.abs(entries.z) > ALARM) & ~clipped
-    return bool(clipped.sum() >= CLIPPED and (beyond & same_sign)[clipped].all() and not wrong.any())
+    rest = norm(pairs.n - ratio.value * pairs.g)
+    is_pure = ratio.purity <= MAX_CHI2_OF_ONE_FACTOR or rest <= MAX_REST_OF_FACTOR * norm(pairs.n - pairs.g)
+    return ratio.worst <= ALARM and is_pure
 
 
 def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
-    if evidence.kinks > LEFT_OUT * evidence.sampled:
+    if evidence.kinks > MAX_LEFT_OUT * evidence.sampled:
         return Verdict.kink
-    too_few = evidence.deep and evidence.unresolved > LEFT_OUT * evidence.sampled
+    too_few = evidence.deep and evidence.unresolved > MAX_LEFT_OUT * evidence.sampled
     if too_few or not evidence.all.size:
         return Verdict.inconclusive
     return _agreement(evidence.reported, evidence.passing, thresholds)
@@ -157,12 +144,13 @@ def _agreement(pairs: DerivativePairs, passing: float, thresholds: Thresholds) -
     if not pairs.n.any() and not pairs.g.any():
         return Verdict.ok
     unexplained = pairs.discrepancy > max(thresholds.discrepancy, pairs.explained)
-    if unexplained or (pairs.floor > BLIND * thresholds.discrepancy and not pairs.is_negligible(passing)):
+    if unexplained or (pairs.floor > MAX_FLOOR * thresholds.discrepancy and not pairs.is_negligible(passing)):
         return Verdict.inconclusive
     return Verdict.float_precision if pairs.discrepancy > thresholds.discrepancy else Verdict.ok
 
 
-def _block(name: str, entries: DerivativePairs, evidence: Evidence, thresholds: Thresholds) -> BlockReport:
+def _block(name: str, mask: NDArray[np.bool_], evidence: Evidence, thresholds: Thresholds) -> BlockReport:
+    entries = evidence.entries.where(mask)
     if not entries.size:
         verdict = Verdict.inconclusive
     elif evidence.is_suspect and evidence.deep and entries.significance(evidence.nonsmooth) > ALARM:

@@ -1,16 +1,14 @@
-"""The sentences that tell a verdict: what was found, with its numbers, and what the likely cause is."""
+"""The sentences of each verdict: what was found, with its numbers, and the likely cause where none has a name.
+
+A new verdict that a measurement may lead to is a function here and its line in the table at the end.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.diagnosis.known_factors import KnownFactor
-from gradguard.diagnosis.localize import AxisSlice
-from gradguard.report.results import BlockReport, Entry
-from gradguard.report.thresholds import Thresholds
+from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.pairs import BEYOND_FLOOR, DerivativePairs
 
@@ -18,208 +16,153 @@ ROUGH = "the loss is too rough near these parameters for differences at any step
 NARROWER = (
     "precision='float64', unreduced losses with a reduction, or a loss summed in float64 would narrow the error bar"
 )
-LARGE = 1e6  # an uncertainty from which its digits are not told one by one
-ADVICE = {
-    Verdict.scale: "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
-    Verdict.sign: "look for a minus that was lost, or a residual taken the wrong way round",
-    Verdict.missing: "look at where this gradient is written, and whether it is reset afterwards",
-    Verdict.spurious: "look at whether the forward pass uses this tensor at all",
-    Verdict.structure: "start at the worst entries, and compare the code there with the chain rule, term by term",
-    Verdict.nonfinite: "look for a division, logarithm or overflow in the backward pass",
-}
+MAX_WRITTEN_ERROR = 1e6  # an error above this is not written digit by digit
+MIN_RATIOS_FOR_QUANTILES = 4  # ratios n/g; of fewer, the 10 % and 90 % quantiles are about the extremes
+METHODS = {"differences": "at this step size", "complex step": "by the complex step", "forward mode": "by forward mode"}
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What the sentences about one tensor are made of.
+def diagnosis_of_verdict(tensor: Symptoms) -> Diagnosis:
+    """What the verdict alone says, of a tensor whose cause has no name or that has none."""
+    return _DIAGNOSES[tensor.verdict](tensor)
 
-    Attributes:
-        evidence: What was measured.
-        blocks: Its named blocks.
-        worst: The entries that deviate most.
-        place: Where the wrong entries lie, if they lie together and no blocks were named.
-        names: Known numbers that the ratio may be.
-        thresholds: What counts as agreement.
-    """
 
-    evidence: Evidence
-    blocks: Mapping[str, BlockReport]
-    worst: Sequence[Entry]
-    place: AxisSlice | None
-    names: Sequence[KnownFactor]
-    thresholds: Thresholds
+def _ok(tensor: Symptoms) -> Diagnosis:
+    if tensor.evidence.loss_unchanged and not tensor.evidence.reported.g.any():
+        return Diagnosis("", "the loss does not depend on it, and its gradient is zero")
+    return Diagnosis("", f"{_d(tensor)}, {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
 
-    def of(self, verdict: Verdict) -> tuple[str, str]:
-        """The explanation and the likely cause, the latter "" when nothing is wrong."""
-        sentence = {
-            Verdict.ok: self._ok,
-            Verdict.float_precision: self._float_precision,
-            Verdict.inconclusive: self._inconclusive,
-            Verdict.kink: self._kink,
-            Verdict.scale: self._scale,
-            Verdict.sign: self._sign,
-            Verdict.missing: self._missing,
-            Verdict.spurious: self._spurious,
-            Verdict.clipped: self._clipped,
-            Verdict.structure: self._structure,
-        }[verdict]
-        return sentence()
 
-    @property
-    def _d(self) -> float:
-        return self.evidence.reported.discrepancy
+def _float_precision(tensor: Symptoms) -> Diagnosis:
+    pairs = tensor.evidence.reported
+    if pairs.is_negligible(tensor.evidence.passing):
+        largest, below = np.abs(pairs.g).max(), np.hypot(pairs.n, pairs.error).max()
+        zero = f"n is zero to {below:.1g}, and g (up to {largest:.1g}) is what rounding leaves"
+        return Diagnosis("", f"{zero}{_left_out(tensor)}")
+    over = f"{_d(tensor)} is over the threshold {tensor.thresholds.discrepancy:g}"
+    return Diagnosis("", f"{over}, and {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
 
-    @property
-    def _explained(self) -> str:
-        return f"float precision explains up to {min(1.0, BEYOND_FLOOR * self.evidence.reported.floor):.1e}"
 
-    @property
-    def _measured(self) -> str:
-        return {
-            "differences": "at this step size",
-            "complex step": "by the complex step",
-            "forward mode": "by forward mode",
-        }[self.evidence.method]
-
-    @property
-    def _left_out(self) -> str:
-        kinks, unresolved = self.evidence.kinks, self.evidence.unresolved
-        told = [f"{kinks} at a kink"] if kinks else []
-        told += [f"{unresolved} that no step suits"] if unresolved else []
-        return f" (entries left out: {', '.join(told)})" if told else ""
-
-    def _ok(self) -> tuple[str, str]:
-        shown = self.evidence.reported
-        if self.evidence.loss_unchanged and not shown.g.any():
-            return "the loss does not depend on it, and its gradient is zero", ""
-        return f"d = {self._d:.1e}, {self._explained} {self._measured}{self._left_out}", ""
-
-    def _float_precision(self) -> tuple[str, str]:
-        shown = self.evidence.reported
-        if shown.is_negligible(self.evidence.passing):
-            largest, below = np.abs(shown.g).max(), np.hypot(shown.n, shown.error).max()
-            return f"n is zero to {below:.1g}, and g (up to {largest:.1g}) is what rounding leaves{self._left_out}", ""
-        over = f"d = {self._d:.1e} is over the threshold {self.thresholds.discrepancy:g}"
-        return f"{over}, and {self._explained} {self._measured}{self._left_out}", ""
-
-    def _inconclusive(self) -> tuple[str, str]:
-        if not self.evidence.all.size:
-            return f"nothing could be measured{self._left_out}", ROUGH
-        visible = self.evidence.smallest_visible
-        limit = (
-            f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
+def _inconclusive(tensor: Symptoms) -> Diagnosis:
+    evidence, left_out = tensor.evidence, _left_out(tensor)
+    if not evidence.all.size:
+        return Diagnosis("loss_too_rough", f"nothing could be measured{left_out}", ROUGH)
+    says = f"{_d(tensor)}, {_explained(tensor)}"
+    if evidence.reported.discrepancy > evidence.reported.explained:
+        return Diagnosis(
+            "not_confirmed",
+            f"{says}, and no difference is clear enough to be sure of{left_out}",
+            f"a bug, or a loss that bends within every step that shows it; {NARROWER}",
         )
-        says = f"d = {self._d:.1e}, {self._explained}: {limit}{self._left_out}"
-        if self._d > self.evidence.reported.explained:
-            told = (
-                f"d = {self._d:.1e}, {self._explained}, and no difference is clear enough to be sure of{self._left_out}"
-            )
-            return told, f"a bug, or a loss that bends within every step that shows it; {NARROWER}"
-        if self.evidence.unresolved > self.evidence.entries.size:
-            return says, ROUGH
-        return says, f"the loss is too noisy for its slope here; {NARROWER}"
-
-    def _kink(self) -> tuple[str, str]:
-        count = f"{self.evidence.kinks} of {self.evidence.sampled} entries sit at a kink of the loss and were left out"
-        return (
-            f"{count}; the others: d = {self._d:.1e}, {self._explained}",
-            "ReLU, clamp, max or abs at its corner, where left and right slopes differ and backprop may return either; "
-            "check at other parameters, or with precision='float64', whose steps are shorter",
-        )
-
-    def _scale(self) -> tuple[str, str]:
-        return self._factor, ", or ".join(self._meanings)
-
-    def _sign(self) -> tuple[str, str]:
-        ratio = self.evidence.all.ratio
-        flipped = "the backward pass has the wrong sign"
-        if abs(abs(ratio.value) - 1) <= 3 * ratio.error:
-            return self._factor, flipped
-        return self._factor, f"{flipped}, and {self._meanings[0]}"
-
-    @property
-    def _factor(self) -> str:
-        ratio = self.evidence.all.ratio
-        alike = self.blocks and len({block.verdict for block in self.blocks.values()}) == 1
-        where = f" on all {len(self.blocks)} blocks" if alike else ""
-        says = f"n = {uncertain(ratio.value, ratio.error)} x g{where}"
-        labels = [name.label for name in self.names if not name.is_plain]
-        return f"{says}; {uncertain(self.names[0].value)} is {' or '.join(labels)}" if labels else says
-
-    @property
-    def _meanings(self) -> list[str]:
-        ratio = self.evidence.all.ratio
-        return [name.meaning for name in self.names] or [_unnamed(abs(ratio.value), ratio.error)]
-
-    def _missing(self) -> tuple[str, str]:
-        largest = np.abs(self.evidence.all.n).max()
-        return (
-            f"g is zero and n is not (|n| up to {largest:.2g})",
-            "the backward pass never writes this gradient, or something detaches it",
-        )
-
-    def _spurious(self) -> tuple[str, str]:
-        largest = np.abs(self.evidence.all.g).max()
-        return (
-            f"n is zero and g is not (|g| up to {largest:.2g}): the loss does not depend on it",
-            "the gradient of another tensor, of another batch, or of a term that the loss leaves out",
-        )
-
-    def _clipped(self) -> tuple[str, str]:
-        limit = np.abs(self.evidence.entries.g).max()
-        return (
-            f"no sampled |g| exceeds {limit:.6g}, many are just that where |n| is larger, and the others agree",
-            f"the gradient is clipped at {limit:.6g} before the check; call after_backward before clipping",
-        )
-
-    def _structure(self) -> tuple[str, str]:
-        wrong = [block for block in self.blocks.values() if block.verdict.is_bug]
-        if wrong and len(wrong) < len(self.blocks):
-            told = ", ".join(f"{block.name} ({_short(block)})" for block in wrong)
-            names = " and ".join(block.name for block in wrong)
-            says = f"d = {self._d:.2g}, wrong on {told}; the other {len(self.blocks) - len(wrong)} agree"
-            return says, f"what the backward pass does for {names} alone"
-        if self.place is not None:
-            inside = self.evidence.entries.where(self.place.holds(self.evidence.index))
-            says = f"d = {self._d:.2g}, wrong on {self.place} only{_inside(inside)}; {self._worst_entry}"
-            return says, f"what the backward pass does for {self.place} alone"
-        spread = _spread(self.evidence.entries)
-        says = f"d = {self._d:.2g}, and no single factor explains it{spread}; {self._worst_entry}"
-        return says.rstrip("; "), "a term of the chain rule is wrong, missing or in the wrong place"
-
-    @property
-    def _worst_entry(self) -> str:
-        if not self.worst:
-            return ""
-        worst = self.worst[0]
-        return f"worst at {list(worst.index)}: n = {worst.numeric:.3g}, g = {worst.analytic:.3g}"
+    visible = evidence.smallest_visible
+    limit = f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
+    if evidence.unresolved > evidence.entries.size:
+        return Diagnosis("loss_too_rough", f"{says}: {limit}{left_out}", ROUGH)
+    noisy = f"the loss is too noisy for its slope here; {NARROWER}"
+    return Diagnosis("loss_too_noisy", f"{says}: {limit}{left_out}", noisy)
 
 
-def _unnamed(k: float, error: float) -> str:
+def _kink(tensor: Symptoms) -> Diagnosis:
+    evidence = tensor.evidence
+    count = f"{evidence.kinks} of {evidence.sampled} entries sit at a kink of the loss and were left out"
+    return Diagnosis(
+        "kink",
+        f"{count}; the others: {_d(tensor)}, {_explained(tensor)}",
+        "ReLU, clamp, max or abs at its corner, where left and right slopes differ and backprop may return either; "
+        "check at other parameters, or with precision='float64', whose steps are shorter",
+    )
+
+
+def _unnamed_factor(tensor: Symptoms) -> Diagnosis:
+    ratio = tensor.evidence.all.ratio
+    k, error = abs(ratio.value), ratio.error
     size = "small" if k > 1 else "large"
     if abs(k - 1) < 0.1:
-        return f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout"
-    times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
-    return f"the backward pass is {times} times too {size}; with constants={{...}} the factor may be named"
+        cause = f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout"
+    else:
+        times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
+        cause = f"the backward pass is {times} times too {size}; with constants={{...}} the factor may be named"
+    return diagnosis_of_factor(tensor, f"too_{size}", cause)
 
 
-def _short(block: BlockReport) -> str:
-    if block.verdict.is_factor:
-        return f"n = {uncertain(block.ratio, block.ratio_error)} x g"
-    return str(block.verdict)
+def diagnosis_of_factor(tensor: Symptoms, key: str, cause: str, is_what: str = "") -> Diagnosis:
+    """What is said of a gradient that is wrong by one factor, its sign included.
+
+    Args:
+        tensor: The tensor, of which the verdict is `scale` or `sign`.
+        key: The identifier of what makes the factor.
+        cause: What makes it, in a clause.
+        is_what: What the factor is, in a clause to put behind its value.
+    """
+    ratio = tensor.evidence.all.ratio
+    verdicts = {block.verdict for block in tensor.blocks.values()}
+    where = f" on all {len(tensor.blocks)} blocks" if len(verdicts) == 1 else ""
+    explanation = f"n = {uncertain(ratio.value, ratio.error)} x g{where}{is_what}"
+    if tensor.verdict is not Verdict.sign:
+        return Diagnosis(key, explanation, cause)
+    wrong_sign = "the backward pass has the wrong sign"
+    if abs(abs(ratio.value) - 1) <= 3 * ratio.error:
+        return Diagnosis("wrong_sign", explanation, wrong_sign)
+    return Diagnosis(f"wrong_sign, {key}", explanation, f"{wrong_sign}, and {cause}")
 
 
-def _inside(pairs: DerivativePairs) -> str:
-    ratio = pairs.ratio
-    if not pairs.g.any():
-        return ", where g is zero"
-    is_pure = pairs.size > 1 and ratio.purity <= 3 and abs(ratio.value) > 3 * ratio.error
-    return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_pure else ""
+def _missing(tensor: Symptoms) -> Diagnosis:
+    largest = np.abs(tensor.evidence.all.n).max()
+    return Diagnosis(
+        "never_written",
+        f"g is zero and n is not (|n| up to {largest:.2g})",
+        "the backward pass never writes this gradient, or something detaches it",
+    )
 
 
-def _spread(entries: DerivativePairs) -> str:
+def _spurious(tensor: Symptoms) -> Diagnosis:
+    largest = np.abs(tensor.evidence.all.g).max()
+    return Diagnosis(
+        "not_in_the_loss",
+        f"n is zero and g is not (|g| up to {largest:.2g}): the loss does not depend on it",
+        "the gradient of another tensor, of another batch, or of a term that the loss leaves out",
+    )
+
+
+def _structure(tensor: Symptoms) -> Diagnosis:
+    spread = _range_of_ratios(tensor.evidence.entries)
+    says = f"d = {tensor.evidence.reported.discrepancy:.2g}, and no single factor explains it{spread}"
+    return Diagnosis(
+        "chain_rule",
+        "; ".join(filter(None, [says, worst_entry(tensor)])),
+        "a term of the chain rule is wrong, missing or in the wrong place",
+    )
+
+
+def worst_entry(tensor: Symptoms) -> str:
+    """The entry that deviates most, with its values; "" where no entry was measured."""
+    if not tensor.worst:
+        return ""
+    worst = tensor.worst[0]
+    return f"worst at {list(worst.index)}: n = {worst.numeric:.3g}, g = {worst.analytic:.3g}"
+
+
+def _d(tensor: Symptoms) -> str:
+    return f"d = {tensor.evidence.reported.discrepancy:.1e}"
+
+
+def _explained(tensor: Symptoms) -> str:
+    return f"float precision explains up to {min(1.0, BEYOND_FLOOR * tensor.evidence.reported.floor):.1e}"
+
+
+def _method(tensor: Symptoms) -> str:
+    return METHODS[tensor.evidence.method]
+
+
+def _left_out(tensor: Symptoms) -> str:
+    kinks, unresolved = tensor.evidence.kinks, tensor.evidence.unresolved
+    counts = [f"{kinks} at a kink"] if kinks else []
+    counts += [f"{unresolved} that no step suits"] if unresolved else []
+    return f" (entries left out: {', '.join(counts)})" if counts else ""
+
+
+def _range_of_ratios(entries: DerivativePairs) -> str:
     clear = entries.where(entries.resolvable)
-    if clear.size < 4:
+    if clear.size < MIN_RATIOS_FOR_QUANTILES:
         return ""
     low, high = np.quantile(clear.n / clear.g, [0.1, 0.9])
     return f" (n/g mostly from {low:.3g} to {high:.3g})"
@@ -233,8 +176,21 @@ def uncertain(value: float, error: float = 0.0) -> str:
     last = round(error * 10**digits)
     if last == 10:
         digits, last = digits - 1, 1
-    if digits <= 0 and error < LARGE:
+    if digits <= 0 and error < MAX_WRITTEN_ERROR:
         return f"{value:.0f}({error:.0f})"
     if digits <= 0 or digits > 9:
         return f"{value:.6g}"
     return f"{value:.{digits}f}({last})"
+
+
+_DIAGNOSES: Mapping[Verdict, Callable[[Symptoms], Diagnosis]] = {
+    Verdict.ok: _ok,
+    Verdict.float_precision: _float_precision,
+    Verdict.inconclusive: _inconclusive,
+    Verdict.kink: _kink,
+    Verdict.scale: _unnamed_factor,
+    Verdict.sign: _unnamed_factor,
+    Verdict.missing: _missing,
+    Verdict.spurious: _spurious,
+    Verdict.structure: _structure,
+}

@@ -1,4 +1,4 @@
-"""Which known number a ratio is: a constant of the training, a product or quotient of two, or a plain factor."""
+"""The known numbers that a ratio n/g may be: constants of the training, products, quotients, sizes, powers of two."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,40 +14,71 @@ _PHRASES = {
 }
 Shapes = Mapping[str, tuple[int, ...]]
 NO_SHAPES: Shapes = MappingProxyType({})
-VAGUE = 0.1  # relative reach of a ratio above which anything would fit
-MOSTLY = 0.8  # of the earlier ratios must fit a name; a few lie beyond three errors by chance
+MAX_RELATIVE_REACH = 0.1  # three errors of a ratio, relative to it: within more than that, any ratio fits something
+MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond three errors by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Divisor:
+    """What a loss or a backward pass may divide by.
+
+    Attributes:
+        key: Its identifier, such as "timesteps" or "axis 0".
+        words: What a sentence calls it, such as "the number of timesteps".
+    """
+
+    key: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFactor:
-    """A number under a name.
+    """A number that the ratio n/g may be, and what it then says of the backward pass.
 
     Attributes:
         value: The number, > 0.
         label: How it is written, such as `timesteps` or 1/`batch`.
-        over: What the backward pass divides by, in words, that the loss does not; "" if nothing.
-        under: What the loss divides by, in words, that the backward pass does not; "" if nothing.
+        over: What the backward pass divides by and the loss does not; None if nothing.
+        under: What the loss divides by and the backward pass does not; None if nothing.
+        is_own_size: Whether it is a size of the tensor itself, which no user has named.
     """
 
     value: float
     label: str
-    over: str = ""
-    under: str = ""
+    over: Divisor | None = None
+    under: Divisor | None = None
+    is_own_size: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a mere number, with nothing to call it by."""
-        return not self.over and not self.under
+        """Whether it is a mere number such as 2, which stands for nothing."""
+        return self.over is None and self.under is None
+
+    @property
+    def is_named_by_user(self) -> bool:
+        """Whether it stands for something that the user named: a constant, or another tensor."""
+        return not self.is_plain and not self.is_own_size
+
+    @property
+    def key(self) -> str:
+        """The identifier of the cause, such as "divided_by:timesteps"."""
+        if self.over and self.under:
+            return f"divided_by:{self.over.key}/{self.under.key}"
+        if self.over:
+            return f"divided_by:{self.over.key}"
+        if self.under:
+            return f"not_divided_by:{self.under.key}"
+        return f"factor:{self.label}"
 
     @property
     def meaning(self) -> str:
-        """What a ratio n/g of this value says of the backward pass."""
+        """What a ratio n/g of this value says of the backward pass, in a clause."""
         if self.over and self.under:
-            return f"the backward pass divides by {self.over} where the loss divides by {self.under}"
+            return f"the backward pass divides by {self.over.words} where the loss divides by {self.under.words}"
         if self.over:
-            return f"the backward pass divides by {self.over} and the loss does not"
+            return f"the backward pass divides by {self.over.words} and the loss does not"
         if self.under:
-            return f"the loss divides by {self.under} and the backward pass does not"
+            return f"the loss divides by {self.under.words} and the backward pass does not"
         if self.value > 1:
             return f"the backward pass lost a factor of {self.label}"
         return f"the backward pass is too large by a factor of {1 / self.value:g}"
@@ -70,18 +101,18 @@ class Observation:
     def fitting(self, shape: tuple[int, ...] = (), shapes: Shapes = NO_SHAPES) -> list[list[KnownFactor]]:
         """The known numbers within three errors of |ratio|, in groups of the same simplicity, simplest first.
 
-        A vague ratio is not named, since anything would fit.
+        A vague ratio fits none, since any number would do.
 
         Args:
             shape: Of the tensor, whose sizes are known numbers too.
-            shapes: Of all tensors, by name, whose sizes come later.
+            shapes: Of all tensors, by name, whose axes are tried later.
         """
         reach = max(3 * self.error, 1e-6 * abs(self.ratio))
-        if not reach <= VAGUE * abs(self.ratio):
+        if not reach <= MAX_RELATIVE_REACH * abs(self.ratio):
             return []
         return [
-            [name for name in candidates if abs(abs(self.ratio) - name.value) <= reach and abs(name.value - 1) > reach]
-            for candidates in _by_simplicity(self.constants, shape, shapes)
+            [one for one in group if abs(abs(self.ratio) - one.value) <= reach and abs(one.value - 1) > reach]
+            for group in _by_simplicity(self.constants, shape, shapes)
         ]
 
 
@@ -92,7 +123,7 @@ class History:
     Attributes:
         constants: Numbers of the training by name, all > 0.
         before: Earlier confirmed ratios of the same tensor.
-        shapes: Of all tensors, by name: a mean may have been taken over the layer's input, or its cells.
+        shapes: Of all tensors, by name: a mean may have been taken over the layer's inputs, or its cells.
     """
 
     constants: Mapping[str, float]
@@ -101,13 +132,15 @@ class History:
 
     def names_of(self, ratio: float, error: float, shape: tuple[int, ...] = ()) -> list[KnownFactor]:
         """The simplest known numbers that the ratio may be, now and at most earlier times; several when all fit."""
-        seen = [
-            {name.label for group in earlier.fitting(shape, self.shapes) for name in group} for earlier in self.before
-        ]
+        earlier = [{one.label for group in then.fitting(shape, self.shapes) for one in group} for then in self.before]
         for group in Observation(ratio, error, self.constants).fitting(shape, self.shapes):
-            names = [name for name in group if sum(name.label in labels for labels in seen) >= MOSTLY * len(seen)]
-            if names:
-                return names
+            fitting = [
+                one
+                for one in group
+                if sum(one.label in labels for labels in earlier) >= MIN_SHARE_OF_HISTORY * len(earlier)
+            ]
+            if fitting:
+                return fitting
         return []
 
 
@@ -115,50 +148,55 @@ def _by_simplicity(
     constants: Mapping[str, float], shape: tuple[int, ...], shapes: Shapes
 ) -> Iterator[list[KnownFactor]]:
     known = {name: float(value) for name, value in constants.items() if value not in (0, 1)}
-    words = {name: _PHRASES.get(name, f"`{name}`") for name in known}
-    yield [KnownFactor(value, f"`{name}`", over=words[name]) for name, value in known.items()] + [
-        KnownFactor(1 / value, f"1/`{name}`", under=words[name]) for name, value in known.items()
+    divisors = {name: Divisor(name, _PHRASES.get(name, f"`{name}`")) for name in known}
+    yield [KnownFactor(value, f"`{name}`", over=divisors[name]) for name, value in known.items()] + [
+        KnownFactor(1 / value, f"1/`{name}`", under=divisors[name]) for name, value in known.items()
     ]
     yield [KnownFactor(2.0, "2"), KnownFactor(0.5, "1/2")]
-    yield list(_sizes(shape))
-    yield list(_pairs(known, words))
+    yield list(_own_sizes(shape))
+    yield list(_pairs(known, divisors))
     yield list(_sizes_elsewhere(shape, shapes))
     yield [KnownFactor(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
 
 
-def _sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:
+def _own_sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:
     """The tensor's own sizes: a mean was taken over an axis, or over all of it."""
-    sizes = [(f"the length of axis {axis}", length) for axis, length in enumerate(shape)]
+    sizes = [(f"axis {axis}", f"the length of axis {axis}", length) for axis, length in enumerate(shape)]
     if len(shape) > 1:
-        sizes.append(("the number of entries", math.prod(shape)))
-    for label, size in sizes:
+        sizes.append(("size", "the number of entries", math.prod(shape)))
+    for key, label, size in sizes:
         if size > 1:
-            yield KnownFactor(float(size), label, over=f"{label} of this tensor")
-            yield KnownFactor(1 / size, f"1 / {label}", under=f"{label} of this tensor")
+            divisor = Divisor(key, f"{label} of this tensor")
+            yield KnownFactor(float(size), label, over=divisor, is_own_size=True)
+            yield KnownFactor(1 / size, f"1 / {label}", under=divisor, is_own_size=True)
 
 
 def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[KnownFactor]:
     """The lengths of other tensors' axes, each under the first name that has it."""
-    named = dict.fromkeys((0, 1, *shape), "")
+    lengths: dict[int, Divisor | None] = dict.fromkeys((0, 1, *shape))
     for name, other in shapes.items():
         for axis, length in enumerate(other):
-            named.setdefault(length, f"the length of axis {axis} of `{name}`")
-    for length, label in named.items():
-        if label:
-            yield KnownFactor(float(length), label, over=label)
-            yield KnownFactor(1 / length, f"1 / {label}", under=label)
+            lengths.setdefault(length, Divisor(f"axis {axis} of {name}", f"the length of axis {axis} of `{name}`"))
+    for length, divisor in lengths.items():
+        if divisor is not None:
+            yield KnownFactor(float(length), divisor.words, over=divisor)
+            yield KnownFactor(1 / length, f"1 / {divisor.words}", under=divisor)
 
 
-def _pairs(known: Mapping[str, float], words: Mapping[str, str]) -> Iterator[KnownFactor]:
+def _pairs(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> Iterator[KnownFactor]:
+    """Products and quotients of two constants, and each constant doubled or halved."""
     for first, a in known.items():
         for second, b in known.items():
-            both = f"{words[first]} times {words[second]}"
+            over, under = divisors[first], divisors[second]
             if first <= second:
+                both = Divisor(f"{first}*{second}", f"{over.words} times {under.words}")
                 yield KnownFactor(a * b, f"`{first}` x `{second}`", over=both)
                 yield KnownFactor(1 / (a * b), f"1/(`{first}` x `{second}`)", under=both)
             if first != second:
-                yield KnownFactor(a / b, f"`{first}`/`{second}`", over=words[first], under=words[second])
-        yield KnownFactor(2 * a, f"2 x `{first}`", over=f"twice {words[first]}")
-        yield KnownFactor(a / 2, f"`{first}`/2", over=f"half of {words[first]}")
-        yield KnownFactor(1 / (2 * a), f"1/(2 x `{first}`)", under=f"twice {words[first]}")
-        yield KnownFactor(2 / a, f"2/`{first}`", under=f"half of {words[first]}")
+                yield KnownFactor(a / b, f"`{first}`/`{second}`", over=over, under=under)
+        words = divisors[first].words
+        twice, half = Divisor(f"2*{first}", f"twice {words}"), Divisor(f"{first}/2", f"half of {words}")
+        yield KnownFactor(2 * a, f"2 x `{first}`", over=twice)
+        yield KnownFactor(a / 2, f"`{first}`/2", over=half)
+        yield KnownFactor(1 / (2 * a), f"1/(2 x `{first}`)", under=twice)
+        yield KnownFactor(2 / a, f"2/`{first}`", under=half)

@@ -1,4 +1,8 @@
-"""Names that come from files and from other people's code, made fit to be shown."""
+"""Names and lists of names, fit to be shown: names come from files and from other people's code."""
+
+from collections.abc import Sequence
+
+MAX_NAMES = 8  # in a sentence; the last of more are counted
 
 
 def printable(name: str) -> str:
@@ -12,8 +16,15 @@ def printable(name: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text as one line in which nothing is hidden, whatever names stand in it."""
+    """The text as one line, in which what cannot be printed is written as an escape."""
     return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """At least one name, as in "Wx, Wh and b"; of many names the last are counted."""
+    if len(names) > MAX_NAMES:
+        return f"{', '.join(names[: MAX_NAMES - 1])} and {len(names) - MAX_NAMES + 1} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _escaped(char: str) -> str:

@@ -72,10 +72,6 @@ class Sweep(SweepCurves):
         outcomes = {curve.explained for curve in self.tensors.values()}
         return None if not self.deterministic else False if False in outcomes else None if None in outcomes else True
 
-    def to_dict(self) -> dict[str, Any]:
-        """The sweep as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
-        return Curve.to_dict(self) | {"tensors": {name: curve.to_dict() for name, curve in self.tensors.items()}}
-
     def __str__(self) -> str:
         return f"{text.table(self)}\n\n{self.explanation}"
 

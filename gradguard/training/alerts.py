@@ -1,19 +1,18 @@
-"""What a person is told: the first time, when it changes, and when it is over."""
+"""Alerts: one when a tensor goes wrong, one when what is wrong changes, and one when it is right again."""
 
 import logging
 import math
-import re
 from collections.abc import Mapping
 
-from gradguard.diagnosis.explain import ADVICE
 from gradguard.report.results import Alert, Report, TensorReport
 from gradguard.report.text import one_line
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.pairs import ALARM, BEYOND_FLOOR
 
-LOOKED_INTO = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
-NOT_LOOKED_INTO = "there was no time left for a deep check of it: one of the next checks makes it"
+NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
+NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"
+LOG_RATIO_UNITS = 4  # log(ratio) is rounded to quarters: a factor that changes by e^(1/4), 28 %, is another factor
 
 
 class GradientError(RuntimeError):
@@ -31,44 +30,49 @@ class GradientError(RuntimeError):
 
 
 class Alerts:
-    """Remembers what was told of each tensor, so that it is told once, and again when it changes or ends.
+    """Remembers the standing alert of each tensor, so that only a change of it makes another alert.
 
     Args:
         thresholds: What alerts, beside a confirmed bug.
 
     Attributes:
-        told: How loud, and about what, by tensor.
+        standing: The level and the subject of the last alert, by tensor; recovered tensors have none.
     """
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
-        self.told: dict[str, tuple[int, str]] = {}
+        self.standing: dict[str, tuple[int, str]] = {}
 
     def of(self, step: int, tensors: Mapping[str, TensorReport]) -> tuple[Alert, ...]:
-        """What is new at this check."""
+        """The alerts of this check: those that the check before did not make already."""
         alerts = (self._new(step, tensor) for tensor in tensors.values())
         return tuple(alert for alert in alerts if alert is not None)
 
     def _new(self, step: int, tensor: TensorReport) -> Alert | None:
-        level, what = _state(tensor, self._thresholds)
-        before = self.told.get(tensor.name)
+        level, subject = _level_and_subject(tensor, self._thresholds)
         if level == logging.NOTSET:
             if tensor.verdict.is_bug is None:  # a check that cannot tell is no recovery
                 return None
-            if self.told.pop(tensor.name, None) is None:
+            if self.standing.pop(tensor.name, None) is None:
                 return None
-            message = one_line(f"step {step} {tensor.name}: recovered, {tensor.explanation}")
-            return Alert(step, logging.INFO, tensor.name, tensor.verdict, message)
-        if before == (level, what):
+            return _alert(step, logging.INFO, tensor, f"recovered, {tensor.explanation}")
+        if self.standing.get(tensor.name) == (level, subject):
             return None
-        self.told[tensor.name] = (level, what)
-        return Alert(step, level, tensor.name, tensor.verdict, one_line(_message(step, tensor, level, what)))
+        self.standing[tensor.name] = (level, subject)
+        if level == logging.ERROR:
+            return _alert(step, level, tensor, _bug(tensor), tensor.verdict.advice)
+        return _alert(step, level, tensor, _warning(tensor, subject))
 
 
-def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
-    """How loud, and about what; what is already told must compare equal at the next check."""
+def _alert(step: int, level: int, tensor: TensorReport, finding: str, advice: str = "") -> Alert:
+    message = f"step {step} {tensor.name}: {'; '.join(filter(None, [finding, advice]))}"
+    return Alert(step, level, tensor.name, tensor.verdict, one_line(message), one_line(finding))
+
+
+def _level_and_subject(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
+    """The level of an alert, NOTSET for none, and what it is about; equal subjects are one alert."""
     if tensor.verdict.is_bug:
-        return logging.ERROR, _news(tensor)
+        return logging.ERROR, _subject_of_bug(tensor)
     unmeasurable = tensor.verdict is Verdict.inconclusive and tensor.deep and not tensor.sampled
     if tensor.verdict is Verdict.nondeterministic or unmeasurable:
         return logging.WARNING, str(tensor.verdict)
@@ -76,15 +80,17 @@ def _state(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
     return (logging.WARNING, crossed) if crossed else (logging.NOTSET, "")
 
 
-def _news(tensor: TensorReport) -> str:
-    """What is new when it changes: the digits of a ratio are measured anew at each check, and are not."""
-    cause = re.sub(r"\d+\.\d+(e[+-]?\d+)?(\(\d+\))?|\d+\(\d+\)", "", tensor.cause)
-    size = round(4 * math.log(abs(tensor.ratio))) if tensor.verdict.is_factor and tensor.ratio else 0
-    return f"{tensor.verdict} {tensor.faulty_block} {size}: {cause}"
+def _subject_of_bug(tensor: TensorReport) -> str:
+    """Verdict, block, size of the factor and cause; the digits of a ratio differ from check to check, and do not count.
+
+    A string, since checkpoints keep it.
+    """
+    size = round(LOG_RATIO_UNITS * math.log(abs(tensor.ratio))) if tensor.verdict.is_factor and tensor.ratio else 0
+    return f"{tensor.verdict} {tensor.faulty_block} {size}: {tensor.cause_key}"
 
 
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
-    """The threshold that is crossed and that the error bar does not explain, if any."""
+    """The field of the report that is past its threshold by more than its error bar; "" where none is."""
     # Few entries may make up the floor, and then the discrepancy scatters as a single deviation does.
     if tensor.discrepancy > max(thresholds.discrepancy, ALARM * tensor.floor):
         return "discrepancy"
@@ -96,20 +102,23 @@ def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     return ""
 
 
-def _message(step: int, tensor: TensorReport, level: int, what: str) -> str:
-    lead = f"step {step} {tensor.name}:"
-    sure = f"d = {tensor.discrepancy:.2g} where float precision explains {BEYOND_FLOOR * tensor.floor:.1g}"
-    if level == logging.ERROR:
-        parts = [f"{lead} BUG, {tensor.verdict}: {tensor.explanation}", tensor.cause]
-        if tensor.last_fine is not None:
-            parts.append(f"it set in after step {tensor.last_fine}")
-        if tensor.sampled:
-            parts.append(f"{sure}, on {tensor.sampled} entries")
-        return "; ".join([*parts, ADVICE.get(tensor.verdict, "")]).rstrip("; ")
-    if what in ("discrepancy", "ratio_drift", "sign_agreement"):
-        value = getattr(tensor, what)
-        return (
-            f"{lead} {what} is {value:.3g}, past its threshold, and float precision does not explain it ({sure}); "
-            f"{LOOKED_INTO if tensor.deep else NOT_LOOKED_INTO}"
-        )
-    return f"{lead} {tensor.verdict}: {tensor.explanation}; {tensor.cause}"
+def _bug(tensor: TensorReport) -> str:
+    parts = [f"BUG, {tensor.verdict}: {tensor.explanation}", tensor.cause]
+    if tensor.last_fine is not None:
+        parts.append(f"it set in after step {tensor.last_fine}")
+    if tensor.sampled:
+        parts.append(f"{_discrepancy(tensor)}, on {tensor.sampled} entries")
+    return "; ".join(filter(None, parts))
+
+
+def _warning(tensor: TensorReport, subject: str) -> str:
+    if subject == tensor.verdict:
+        return f"{tensor.verdict}: {tensor.explanation}; {tensor.cause}"
+    return (
+        f"{subject} is {getattr(tensor, subject):.3g}, past its threshold, and float precision does not explain it "
+        f"({_discrepancy(tensor)}); {NOT_CONFIRMED if tensor.deep else NOT_FOLLOWED_UP}"
+    )
+
+
+def _discrepancy(tensor: TensorReport) -> str:
+    return f"d = {tensor.discrepancy:.2g} where float precision explains {BEYOND_FLOOR * tensor.floor:.1g}"

@@ -228,14 +228,14 @@ class GradGuard(CloseOnExit):
 
     def _state_dict(self) -> dict[str, Any]:
         monitor = self._monitor
-        return State(self._shapes, monitor.memory, monitor.rng, self._alerts.told, self._budget.spent).to_dict()
+        return State(self._shapes, monitor.memory, monitor.rng, self._alerts.standing, self._budget.spent).to_dict()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         shapes = _shapes(read_parameters(self._params))
         loaded = State.from_dict(state, shapes)
         self._update_shapes(shapes)
         self._monitor.memory, self._monitor.rng = loaded.memory, loaded.rng
-        self._alerts.told = dict(loaded.told)
+        self._alerts.standing = dict(loaded.told)
         self._budget.resume(loaded.spent)
         self._last_step = None
         self._dispatcher.resume()
