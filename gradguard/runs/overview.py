@@ -37,6 +37,19 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
     }
 
 
+def verdicts() -> dict[str, dict[str, Any]]:
+    """What is drawn of each verdict, by its name: how grave it is, what it is called, whether it is one factor."""
+    return {
+        str(verdict): {
+            "level": verdict.level.name,
+            "words": verdict.words,
+            "label": verdict.label,
+            "is_factor": verdict.is_factor,
+        }
+        for verdict in Verdict
+    }
+
+
 def _worst_first(changes: Mapping[str, Sequence[tuple[int, str]]]) -> list[str]:
     """Tensors that are wrong, that were wrong, that are unclear and that are right; each group in the model's order."""
 

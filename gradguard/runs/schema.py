@@ -64,7 +64,8 @@ def _tensor(raw: Mapping[str, Any], details: bool) -> Record:
     interval = [_number(bound) for bound in _list(raw.get("sign_interval"))]
     return {
         **_numbers(raw, _TENSOR_NUMBERS),
-        **_texts(raw, ("cause", "explanation", "faulty_block")),
+        **_texts(raw, ("cause", "cause_key", "explanation", "faulty_block")),
+        "factors": [label for label in _list(raw.get("factors")) if isinstance(label, str)],
         "verdict": _verdict(raw),
         "deep": raw.get("deep") is True,
         "shape": _list(raw.get("shape")),
@@ -88,7 +89,7 @@ def _entry(raw: Mapping[str, Any]) -> Record:
 
 
 def _alert(raw: Mapping[str, Any]) -> Record:
-    return _numbers(raw, ("step", "level")) | _texts(raw, ("tensor", "verdict", "message"))
+    return _numbers(raw, ("step", "level")) | _texts(raw, ("tensor", "verdict", "message", "finding"))
 
 
 def _changes(raw: object) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradguard.runs.logs import Log
-from gradguard.runs.overview import overview
+from gradguard.runs.overview import overview, verdicts
 from gradguard.runs.story import changes_of
 from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
@@ -44,7 +44,8 @@ def _as_url(path: Path) -> str:
 
 
 def _content(logs: Sequence[Log]) -> Mapping[str, Any]:
-    return {"runs": {log.run: _run(log, MAX_CHARACTERS // len(logs)) for log in logs}}
+    runs = {log.run: _run(log, MAX_CHARACTERS // len(logs)) for log in logs}
+    return {"runs": runs, "verdicts": verdicts()}
 
 
 def _run(log: Log, max_characters: int) -> Mapping[str, Any]:

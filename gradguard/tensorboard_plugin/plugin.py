@@ -15,7 +15,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.util import tb_logging
 from werkzeug import wrappers
 
-from gradguard.runs.overview import overview
+from gradguard.runs.overview import overview, verdicts
 from gradguard.tensorboard_plugin import plotly
 from gradguard.tensorboard_plugin.runs import MAX_CHECKS, Runs
 from gradguard.writers.record import PLUGIN
@@ -61,7 +61,8 @@ class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboar
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="GradGuard")
 
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
-        return _json(request, {"runs": self._read(request).names(), "plotly": plotly.script() is not None})
+        names = self._read(request).names()
+        return _json(request, {"runs": names, "plotly": plotly.script() is not None, "verdicts": verdicts()})
 
     def _run(self, request: wrappers.Request) -> wrappers.Response:
         run = self._read(request).read(_argument(request, "run"))

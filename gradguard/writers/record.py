@@ -81,7 +81,7 @@ def _bounded(report: Record, max_entries: int) -> Record:
 
 def _bounded_tensor(tensor: Record, max_entries: int) -> Record:
     entries = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // max_entries))]
-    texts = {key: tensor[key][:MAX_CHARACTERS] for key in ("cause", "explanation", "faulty_block")}
+    texts = {key: tensor[key][:MAX_CHARACTERS] for key in ("cause", "cause_key", "explanation", "faulty_block")}
     others = {key: value for key, value in tensor.items() if key not in ("name", "ratios")}
     worst = tensor["worst"] if len(entries) > len(tensor["worst"]) else []  # else `entries` already holds them
     return others | texts | {"entries": entries, "worst": worst}

@@ -19,6 +19,7 @@ export function alerts(overview, choose) {
   );
 }
 
+// The finding is the message without step, tensor and advice, which stand beside it; logs of older versions have none.
 function item(alert, i, {steps}, choose) {
   const isLinked = steps.includes(alert.step) && alert.tensor;
   const onclick = () => choose({tensor: alert.tensor, step: alert.step});
@@ -37,16 +38,9 @@ function item(alert, i, {steps}, choose) {
           ? h('button', {class: 'link', 'data-key': `alert ${i}`, onclick}, `step ${alert.step}, ${alert.tensor}`)
           : '',
         ' ',
-        messageText(alert),
+        alert.finding || alert.message,
       ),
       alert.advice ? h('p', {class: 'todo'}, `To do: ${alert.advice}`) : null,
     ),
   );
-}
-
-// The message without its step and tensor at the start and its advice at the end, which the page shows beside it.
-function messageText({step, tensor, message, advice}) {
-  const lead = `step ${step} ${tensor}: `;
-  const rest = message.startsWith(lead) ? message.slice(lead.length) : message;
-  return advice && rest.endsWith(advice) ? rest.slice(0, -advice.length).replace(/[; ]+$/, '') : rest;
 }

@@ -5,7 +5,7 @@ import {card, h} from './dom.js';
 import {strip} from './strip.js';
 import {sweep} from './sweep.js';
 import {verdict} from './verdict.js';
-import {level} from './words.js';
+import {level, setVerdicts} from './words.js';
 
 const NO_DATA = 'No run here holds gradguard data.';
 const NO_DATA_HELP =
@@ -24,8 +24,9 @@ export function start(root, source) {
 
   async function refresh() {
     await runLatest(async (isCurrent) => {
-      const {runs, plotly} = await source.runs();
+      const {runs, plotly, verdicts} = await source.runs();
       if (!isCurrent()) return;
+      setVerdicts(verdicts);
       state.runs = runs;
       state.hasPlotly = plotly;
       if (!runs.includes(chosen.run)) chosen.run = runs[0] ?? null;

@@ -1,7 +1,7 @@
 // Ratio, discrepancy and sign agreement over the steps of the training.
 import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
 import {table} from './dom.js';
-import {label, number, plain, ratio as ratioText} from './words.js';
+import {label, level, number, plain, ratio as ratioText} from './words.js';
 
 const MAX_ROWS = 20; // of a table; the latest checks
 const LOGARITHMIC_SPREAD = 4; // largest over smallest ratio above which the axis is logarithmic
@@ -118,17 +118,12 @@ export function signs(plotly, {series}, steps, chosen, choose) {
   );
 }
 
-const SYMBOLS = {
-  ok: 'circle',
-  float_precision: 'circle',
-  inconclusive: 'diamond-open',
-  kink: 'diamond-open',
-  nondeterministic: 'diamond-open',
-};
+const SYMBOLS = {ok: 'circle', explained: 'circle', unclear: 'diamond-open', bug: 'x'};
 
 function curve(steps, values, name, {error, verdicts, colour} = {}) {
   const {ink, bug, unclear} = colours();
-  const colourOf = (verdict) => (SYMBOLS[verdict] === 'circle' ? (colour ?? ink) : SYMBOLS[verdict] ? unclear : bug);
+  const levels = verdicts.map(level);
+  const fill = {ok: colour ?? ink, explained: colour ?? ink, unclear, bug};
   return {
     type: 'scatter',
     mode: 'lines+markers',
@@ -138,7 +133,7 @@ function curve(steps, values, name, {error, verdicts, colour} = {}) {
     y: values,
     connectgaps: true,
     line: {color: colour ?? ink, width: 1.4},
-    marker: {size: 6, color: verdicts.map(colourOf), symbol: verdicts.map((verdict) => SYMBOLS[verdict] ?? 'x')},
+    marker: {size: 6, color: levels.map((one) => fill[one]), symbol: levels.map((one) => SYMBOLS[one])},
     error_y: error ? {type: 'data', array: error.map((one) => one ?? 0), thickness: 1, width: 2} : undefined,
     hovertemplate: `step %{x}, ${name} %{y:.5g}<extra></extra>`,
   };

@@ -1,12 +1,11 @@
 // Numerical derivative n against backprop g for each entry, on signed logarithmic axes, with lines n = g and n = k g.
 import {axis, colours, figure, placeholder} from './charts.js';
 import {table} from './dom.js';
-import {level, number, place, plain} from './words.js';
+import {isFactor, level, number, place, plain} from './words.js';
 
 const MAX_DECADES = 7; // on each side of zero
 const MAX_ERROR_BARS = 4; // between n and g; entries of a wrong tensor beyond it are marked
 const MAX_ROWS = 5; // of the table
-const FACTORS = ['scale', 'sign'];
 
 export function pairs(plotly, tensor) {
   const title = 'Numerical gradient n against backprop g, each sampled entry';
@@ -66,7 +65,7 @@ function chart(tensor, entries) {
 
 // The line n = k g of the tensor if one factor k explains its error, else the lines of blocks with such a factor.
 function factorLines({verdict, ratio, blocks}, scale) {
-  const hasFactor = (one) => FACTORS.includes(one.verdict) && one.ratio != null;
+  const hasFactor = (one) => isFactor(one.verdict) && one.ratio != null;
   const style = {color: colours().bug, width: 1.6, dash: 'dash'};
   if (hasFactor({verdict, ratio})) return [line(scale, ratio, `n = ${number(ratio, 5)} g`, style)];
   const wrong = Object.entries(blocks).filter(([, block]) => hasFactor(block));

@@ -28,7 +28,11 @@ export function serverSource() {
 
 export function pageSource(content) {
   return {
-    runs: async () => ({runs: Object.keys(content.runs), plotly: Boolean(window.Plotly)}),
+    runs: async () => ({
+      runs: Object.keys(content.runs),
+      plotly: Boolean(window.Plotly),
+      verdicts: content.verdicts,
+    }),
     run: async (name) => content.runs[name].overview,
     check: async (name, step) => {
       const check = content.runs[name].checks[step];

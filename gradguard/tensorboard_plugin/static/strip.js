@@ -1,6 +1,6 @@
 // The verdicts over the steps: one row for each tensor. Height and hatching show the level without colour.
 import {h} from './dom.js';
-import {label, level, mark} from './words.js';
+import {label, level, mark, words} from './words.js';
 
 const LEGEND = [
   ['bug', 'bug'],
@@ -91,10 +91,10 @@ function span(from, to, verdict, scale) {
   const left = scale.at(from);
   const width = scale.at(to) - left;
   const style = {left: `${left}%`, width: `${width}%`};
-  const name = ['bug', 'unclear'].includes(level(verdict)) ? String(verdict).replaceAll('_', ' ') : '';
-  const words = name.length * PERCENT_PER_LETTER < width ? name : '';
+  const name = ['bug', 'unclear'].includes(level(verdict)) ? words(verdict) : '';
+  const fits = name.length * PERCENT_PER_LETTER < width;
   const title = `${label(verdict)} from step ${from}`;
-  return h('span', {class: `span ${level(verdict)}`, style, title}, words ? h('em', {}, words) : null);
+  return h('span', {class: `span ${level(verdict)}`, style, title}, name && fits ? h('em', {}, name) : null);
 }
 
 function clickedStep(event, steps, scale) {

@@ -1,20 +1,33 @@
 // Verdicts and numbers as text.
 
-const BUGS = ['scale', 'sign', 'missing', 'spurious', 'clipped', 'structure', 'nonfinite'];
-const LEVELS = {ok: 'ok', float_precision: 'explained'};
 const MARKS = {ok: '✔', explained: '≈', unclear: '?', bug: '✖'};
 
+// By name, as Python serves them: level, words, label, is_factor. Another version may have logged one that is not here.
+let verdicts = {};
+
+export function setVerdicts(served) {
+  verdicts = served;
+}
+
 export function level(verdict) {
-  return BUGS.includes(verdict) ? 'bug' : (LEVELS[verdict] ?? 'unclear');
+  return verdicts[verdict]?.level ?? 'unclear';
 }
 
 export function mark(verdict) {
   return MARKS[level(verdict)];
 }
 
+export function words(verdict) {
+  return verdicts[verdict]?.words ?? (verdict || 'not told');
+}
+
 export function label(verdict) {
-  const words = String(verdict ?? '').replaceAll('_', ' ') || 'not told';
-  return level(verdict) === 'bug' ? `BUG: ${words}` : words;
+  return verdicts[verdict]?.label ?? words(verdict);
+}
+
+// Whether one number, n / g, describes the whole error.
+export function isFactor(verdict) {
+  return verdicts[verdict]?.is_factor ?? false;
 }
 
 // JSON has neither nan nor inf: null stands for a number that is not finite or not measured.
