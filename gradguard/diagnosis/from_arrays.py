@@ -80,7 +80,8 @@ def _diagnosed(
         if overflown.any():
             verdict = Verdict.nonfinite if what == "g" else Verdict.inconclusive
             says = f"{overflown.sum()} of {values.size} values of {what} are nan, inf or beyond {LARGEST:g}"
-            return unmeasured({name: n.shape}, verdict, says, "an overflow, or memory never written")
+            cause = "an overflow, or memory never written"
+            return unmeasured({name: n.shape}, verdict, says, cause, cause_key="overflow")
     numerical, backprop = n.ravel(), g.ravel()
     bars = _assumed(numerical, quantum) if error is None else np.hypot(error.ravel(), quantum or 0.0)
     rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import MakeReport, MakeTensor
 
-from gradguard import Entry, TensorReport
+from gradguard import Alert, Entry, TensorReport, Verdict
 from gradguard.runs.overview import overview
 from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.record import History, packed, unpacked
@@ -32,6 +32,23 @@ def test_a_record_comes_back_as_the_report_it_is_of(make_report: MakeReport, mak
         tensor["worst"] = []
     left = {"began": None, "checks": None, "changes": {}}
     assert record | left == told
+
+
+def test_a_log_from_before_a_field_is_read(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """The key of a cause, the labels of its factors and an alert's finding came later; without them they are empty."""
+    alert = Alert(5, 40, "W", Verdict.scale, "step 5 W: BUG, scale; do this", "BUG, scale")
+    tensor = make_tensor("W", cause="divides by T", cause_key="divided_by:T", factors=("`T`",))
+    written = json.loads(json.dumps(make_report(5, tensor, alerts=(alert,)).to_dict()))
+    check = read_check(written)
+    assert check is not None
+    assert (check["tensors"]["W"]["cause_key"], check["tensors"]["W"]["factors"]) == ("divided_by:T", ["`T`"])
+    assert check["alerts"][0]["finding"] == "BUG, scale"
+    del written["tensors"]["W"]["cause_key"], written["tensors"]["W"]["factors"], written["alerts"][0]["finding"]
+    earlier = read_check(written)
+    assert earlier is not None
+    assert (earlier["tensors"]["W"]["cause_key"], earlier["tensors"]["W"]["factors"]) == ("", [])
+    assert earlier["tensors"]["W"]["cause"] == "divides by T"
+    assert (earlier["alerts"][0]["finding"], earlier["alerts"][0]["message"]) == ("", alert.message)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,27 @@ def test_a_factor_known_to_a_few_units_is_told_once_too(wrong: TensorReport) -> 
     assert told(alerts, 1, second) == ()
 
 
+def test_another_wording_of_the_same_cause_is_no_news(wrong: TensorReport) -> None:
+    """Alerts compare the keys of causes, and read no sentence."""
+    alerts = Alerts(Thresholds())
+    told(alerts, 0, wrong)
+    reworded = dataclasses.replace(wrong, cause="T divides the gradient", explanation="n is 39 times g")
+    assert told(alerts, 1, reworded) == ()
+    (alert,) = told(alerts, 2, dataclasses.replace(reworded, cause_key="clipped_by_norm"))
+    assert "T divides the gradient" in alert.message
+
+
+def test_the_finding_of_an_alert_is_its_message_without_what_stands_beside_it(
+    wrong: TensorReport, healthy: TensorReport
+) -> None:
+    """Before it the step and the tensor, behind it the advice."""
+    alerts = Alerts(Thresholds())
+    (bug,), (recovered,) = told(alerts, 7, wrong), told(alerts, 8, healthy)
+    assert bug.message == f"step 7 w: {bug.finding}; {Verdict.scale.advice}"
+    assert bug.finding.startswith("BUG, scale: n = 39")
+    assert recovered.message == f"step 8 w: {recovered.finding}"
+
+
 def test_news_may_lie_in_a_digit(wrong: TensorReport) -> None:
     """Another constant, another block or quite another factor is another bug."""
     for before, after in (

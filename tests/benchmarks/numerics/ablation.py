@@ -29,6 +29,7 @@ from benchmarks.support.random_models import KINDS, Trial
 from benchmarks.support.tables import Row, table
 from gradguard.arrays.types import Float64
 from gradguard.diagnosis import classify, evidence
+from gradguard.diagnosis.causes import clipping, symptoms
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import noise
 from gradguard.differences.four_point import FourPoint
@@ -48,7 +49,8 @@ def equal(step: float, count: int) -> Float64:
 
 def alarm_at(level: float) -> Patches:
     """Another level at which a deviation is an alarm."""
-    return lambda: [mock.patch.object(module, "ALARM", level) for module in (evidence, pairs, confirmation, classify)]
+    modules = (evidence, pairs, confirmation, classify, clipping, symptoms)
+    return lambda: [mock.patch.object(module, "ALARM", level) for module in modules]
 
 
 RULES: Mapping[str, Patches] = {
@@ -76,8 +78,8 @@ RULES: Mapping[str, Patches] = {
     "saturated units round like others": lambda: [mock.patch.object(context, "SATURATED_ROUNDING", 0)],
     "no test of a common factor": lambda: [mock.patch.object(DerivativePairs, "_of_factor", return_value=0.0)],
     "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
-    "no purity threshold": lambda: [mock.patch.object(classify, "PURE", np.inf)],
-    "a purity threshold of 2": lambda: [mock.patch.object(classify, "PURE", 2.0)],
+    "no purity threshold": lambda: [mock.patch.object(classify, "MAX_CHI2_OF_ONE_FACTOR", np.inf)],
+    "a purity threshold of 2": lambda: [mock.patch.object(classify, "MAX_CHI2_OF_ONE_FACTOR", 2.0)],
     "any worst entry is pure": lambda: [mock.patch.object(classify, "ALARM", np.inf)],
 }
 
