@@ -14,6 +14,8 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import Verdict
+from gradguard.report.verdict import Level
+from gradguard.tensorboard_plugin.page import STATIC
 from gradguard.writers import TensorBoardWriter
 from gradguard.writers.record import CHECK_TAG, PLUGIN
 from gradguard.writers.tensorboard.event_file import LocalEventFile
@@ -91,6 +93,21 @@ def test_the_sample_that_tensorboard_keeps_tells_the_whole_story(address: str) -
     assert "from step 300 until it was over at step 303" in overview["story"]["headline"]
     assert overview["tensors"][0]["name"] == "a/b \N{TEST TUBE}"
     assert overview["tensors"][0]["changes"] == [[0, "ok"], [300, "scale"], [303, "ok"]]
+
+
+def test_the_page_learns_every_verdict_from_the_server(address: str) -> None:
+    """How grave each is and what it is called comes with the runs."""
+    verdicts = fetch(address, "gradguard/runs")["verdicts"]
+    assert list(verdicts) == [str(verdict) for verdict in Verdict]
+    assert verdicts["scale"] == {"level": "bug", "words": "scale", "label": "BUG: scale", "is_factor": True}
+    assert verdicts["float_precision"]["words"] == "float precision"
+
+
+def test_no_script_lists_verdicts() -> None:
+    """A verdict is written in Python alone; the tab's own names are those of the levels."""
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
+    levels = {level.name for level in Level}
+    assert [verdict for verdict in Verdict if verdict not in levels and f"'{verdict}'" in scripts] == []
 
 
 def test_a_check_is_had_by_its_step(address: str) -> None:

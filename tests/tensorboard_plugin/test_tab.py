@@ -55,7 +55,8 @@ def report(
     def build(step: int, right: tuple[str, ...], bad: str = "", told: bool = False) -> Report:
         tensors = [*(make_tensor(name, entries=ENTRIES[:2]) for name in right), *([wrong(bad)] if bad else [])]
         verdict = Verdict.scale if bad else Verdict.ok
-        alert = Alert(step, logging.ERROR, bad, Verdict.scale, f"step {step} {bad}: BUG, scale: n = 39 x g")
+        finding = "BUG, scale: n = 39 x g"
+        alert = Alert(step, logging.ERROR, bad, Verdict.scale, f"step {step} {bad}: {finding}; do this", finding)
         return make_report(step, *tensors, verdict=verdict, alerts=(alert,) if told else ())
 
     return build
@@ -119,6 +120,8 @@ def test_the_tab_says_what_is_wrong_where_and_since_when(tab: Browser, address: 
     assert tab.texts(".row:first-child .span em") == ["scale"]
     assert "W (2 × 2) at step 500" in tab.texts(".detail h2")[0]  # noqa: RUF001 - a times sign
     assert len(tab.all(".drawing .main-svg")) >= len(tab.all(".drawing")) >= 5
+    assert tab.texts(".detail .badge") == ["\N{HEAVY MULTIPLICATION X} BUG: scale"]
+    assert tab.texts(".alerts p")[0] == "step 500, W BUG, scale: n = 39 x g"
     assert "multiply the gradient" in tab.texts(".alerts")[0]
     assert tab.problems() == []
     assert {url[: len(address)] for url in tab.asked()} == {address}
@@ -239,6 +242,7 @@ def test_the_page_of_a_report_shows_the_same(chromium: Browser, runs: Path, tmp_
     chromium.open(path.as_uri())
     chromium.wait_for_charts()
     assert headline(chromium) == "BUG: scale in W, since step 500"
+    assert chromium.texts(".detail .badge") == ["\N{HEAVY MULTIPLICATION X} BUG: scale"]
     choose_run(chromium, "3 <b>run<")
     chromium.until(lambda: NAMES[0] in headline(chromium), "the other run")
     chromium.wait_for_charts()
