@@ -234,11 +234,12 @@ def _sigma(context: MeasurementContext, name: str, probes: Sequence[EntryProbe],
     At shorter steps the four points share their rounding errors, and the estimate falls by a factor of about two. If it
     falls by more than three, the longer steps had truncation.
     """
+    tensor = TensorUnderTest(context, name)
     pilots = [probes[i] for i in np.linspace(0, len(probes) - 1, NOISE_PILOTS).astype(int)]
     # A tensor of few entries has several pilots along one entry: equal steps would repeat the same rounding errors.
-    distinct = TensorUnderTest(context, name).steps_of_entries.start * np.linspace(1, 0.5, NOISE_PILOTS)
+    distinct = tensor.steps_of_entries.start * np.linspace(1, 0.5, NOISE_PILOTS)
     longer, shorter = [
-        noise.from_fourth_differences(TensorUnderTest(context, name).measure(pilots, steps), known.sigma, known.floor)
+        noise.from_fourth_differences(tensor.measure(pilots, steps), known.sigma, known.floor)
         for steps in (distinct, distinct / 4)
     ]
     return max(known.sigma, min(longer, 3 * shorter))
