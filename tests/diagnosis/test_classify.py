@@ -36,9 +36,10 @@ def test_a_discrepancy_below_the_threshold_needs_no_explanation() -> None:
 
 
 def test_a_routine_check_does_not_tell_what_a_larger_discrepancy_is() -> None:
-    """D = 0.024 is above both limits; a deep check tells a factor of 1.05."""
+    """D = 0.024 is above both limits, and so is d = 1 where n or g is 0; a deep check tells a factor of 1.05."""
     off = pairs_of(4 * [1.05], error=0.001)
-    assert verdict_on(off, deep=False) is Verdict.inconclusive
+    for pairs in (off, pairs_of(4 * [0.0], error=0.001), pairs_of(4 * [1.0], g=0.0, error=0.001)):
+        assert verdict_on(pairs, deep=False) is Verdict.inconclusive
     assert verdict_on(off) is Verdict.scale
 
 
