@@ -80,7 +80,7 @@ def require_told(folder: Path) -> None:
         else:
             assert all(line.isprintable() for line in out.getvalue().split("\n"))
         assert all(line.isprintable() for line in errors.getvalue().split("\n"))
-    assert "<script>alert" not in (page.read_text() if page.exists() else "")
+    assert b"<script>alert" not in (page.read_bytes() if page.exists() else b"")
 
 
 @settings(max_examples=200)
