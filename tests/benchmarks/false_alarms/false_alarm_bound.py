@@ -37,7 +37,7 @@ from benchmarks.support.tables import Row, table
 from gradguard.checks.screen import GAUSSIAN_EVERY
 from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
-from gradguard.training.monitor import CHECKS_IN_A_RUN, PROBES
+from gradguard.training.monitor import CHECKS_IN_A_RUN, ROUTINE_PROBES
 
 USUAL_TIME = "about 10 min"
 
@@ -50,7 +50,7 @@ STREAMS = 3
 
 
 class Draw(Protocol):
-    """Draws Z of the probes of a check for many tensors, shape (PROBES, tensors)."""
+    """Draws Z of the probes of a check for many tensors, shape (ROUTINE_PROBES, tensors)."""
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:
         """Draw them; `before` are those of the previous check."""
@@ -167,7 +167,7 @@ def alarmed(case: Case, measured: Sequence[Float64]) -> int:
     """The number of runs with an alarm."""
     rng = np.random.default_rng(0)
     streams = [Detectors(case.runs * case.tensors) for _ in range(STREAMS)]
-    level = 10 ** alarm_level(PROBES * case.tensors, case.checks, case.false_alarms)
+    level = 10 ** alarm_level(ROUTINE_PROBES * case.tensors, case.checks, case.false_alarms)
     highest = np.zeros(case.runs * case.tensors)
     with np.errstate(over="ignore"):  # of sums far above the level
         for check, z in enumerate(checks(case, rng, measured)):
@@ -181,8 +181,8 @@ def alarmed(case: Case, measured: Sequence[Float64]) -> int:
 
 
 def checks(case: Case, rng: np.random.Generator, measured: Sequence[Float64]) -> Iterator[Float64]:
-    """Z of each check, shape (PROBES, runs * tensors)."""
-    shape = (PROBES, case.runs * case.tensors)
+    """Z of each check, shape (ROUTINE_PROBES, runs * tensors)."""
+    shape = (ROUTINE_PROBES, case.runs * case.tensors)
     if case.evidence == MEASURED:
         yield from stretches(rng, case.checks, shape, measured)
         return
