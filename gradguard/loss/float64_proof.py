@@ -76,7 +76,7 @@ def _change(objective: Objective, name: str, amount: float) -> float:
     They are about a point that float32 holds, some way from where the tensor is: that may be a minimum.
     """
     rng = np.random.default_rng(0)
-    with objective.space.moving(name) as place:
+    with objective.moving(name) as place:
         base = place.base
         point = (base * rng.uniform(1, 1 + ASIDE, base.shape)).astype(np.float32).astype(np.float64)
         offset = np.where(np.isfinite(point), amount * point * rng.uniform(-1, 1, base.shape), 0)
@@ -104,7 +104,7 @@ def _response(objective: Objective, name: str, share: float) -> float:
     """The change of the loss when each entry of a tensor is moved by about a share of itself, from 0 too."""
     rng = np.random.default_rng(0)
     before = objective()
-    with objective.space.moving(name) as place:
+    with objective.moving(name) as place:
         base = place.base
         place.write(
             base + share * (np.abs(base) + reductions.typical_size(base, 1.0)) * rng.uniform(0.5, 1, base.shape)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from gradguard.loss.attempts import attempted
 from gradguard.loss.batching import Stacks
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
 from gradguard.perturbation.directions import Probe
-from gradguard.perturbation.protocols import Copies, Copying, Space
+from gradguard.perturbation.journal import UndoLog
+from gradguard.perturbation.protocols import Copies, Copying, PerturbedTensor, Space
 from gradguard.perturbation.snapshots import Restore
 
 
@@ -69,10 +71,13 @@ class Objective:
         space: Where the tensors are moved.
         reduction: Which scalar the gradient is of, when the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each one.
-        copying: Makes the copies that one call of a batched loss takes; without it, the loss is handed stacks of them.
+        undo_log: Records every move and swap for as long as it is open; a log of its own unless given.
 
     Attributes:
         at_once: How many points one call of a batched loss takes.
+        copying: Makes the copies that one call of the loss takes.
+        tries_copies: Whether the space copies its own tensors: nobody marked the loss as batched, and a call with
+            several copies may fail.
     """
 
     def __init__(
@@ -81,10 +86,11 @@ class Objective:
         space: Space,
         reduction: Reduction | None,
         restore: Restore,
-        copying: Copying | None = None,
+        undo_log: UndoLog | None = None,
     ) -> None:
         self.space = space
-        self.copying = copying or Stacks(space)
+        self.copying: Copying = space if isinstance(space, Copying) else Stacks(space)
+        self.tries_copies = self.copying is space
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
         self.at_once = 1
@@ -92,6 +98,7 @@ class Objective:
         self._takes_parameters = takes_parameters(loss)
         self._reduction = reduction
         self._restore = restore
+        self._undo_log = UndoLog() if undo_log is None else undo_log
         self._weight = 1.0
 
     def __call__(self) -> Float64:
@@ -103,7 +110,7 @@ class Objective:
         """
         self._restore()
         self.evaluations += 1
-        with self.space.presented():
+        with self._undo_log.recorded(self.space.presented()):
             # The loss may rebind the entries of the mapping it is handed: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
         values = losses_of(result, self._reduction)
@@ -111,11 +118,15 @@ class Objective:
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
+    def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
+        """A tensor to move for the time of a `with`; afterwards it has its old values, bit for bit."""
+        return self._undo_log.recorded(self.space.moving(name))
+
     def evaluate(self, requests: Sequence[LossRequest]) -> list[LossValues]:
         """The losses at all the points that are asked for; afterwards the tensors are as they were."""
-        if self.at_once > 1 and isinstance(self.copying, Stacks):
+        if self.at_once > 1 and not self.tries_copies:
             return self._together(requests)
-        if self.at_once > 1:  # nobody said that it can be, and this may be the point where it cannot
+        if self.at_once > 1:  # this may be the first point at which the loss does not take copies
             together = attempted(lambda: self._together(requests))
             if not isinstance(together, Exception):
                 return together
@@ -124,7 +135,7 @@ class Objective:
 
     def _one_by_one(self, request: LossRequest) -> LossValues:
         losses, told = [], np.empty((*request.amounts.shape, 2))
-        with self.space.moving(request.name) as place:
+        with self.moving(request.name) as place:
             for probe, along, row in zip(request.probes, request.amounts, told, strict=True):
                 for point, amount in enumerate(along):
                     row[point] = probe.displace(place, amount, request.gradient)
@@ -157,7 +168,7 @@ class Objective:
         self._restore()
         count = len(stack.places)
         self.evaluations += count
-        with stack.presented():
+        with self._undo_log.recorded(stack.presented()):
             values = numbers_of(self._loss(stack.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"

@@ -138,7 +138,7 @@ class MeasurementContext:
         rng = np.random.default_rng(seed)
         with ExitStack() as moves:
             for name in self.arrays:
-                tensor = moves.enter_context(self.objective.space.moving(name))
+                tensor = moves.enter_context(self.objective.moving(name))
                 tensor.write(_nudged(tensor.base, amount, rng))
             yield replace(self, centre=self.objective())
 

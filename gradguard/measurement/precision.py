@@ -16,7 +16,6 @@ from gradguard.loss.interleaving import Search, interleave
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
 from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup, Size
-from gradguard.perturbation.journal import Held, HeldCopying
 from gradguard.perturbation.protocols import Copying, Movable, Space
 from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, NativeCopies
@@ -75,7 +74,7 @@ class CheckTarget:
             ValueError: float64 was asked for by name and is not the same loss; the message says what was tried.
         """
         context = self._chosen(precision, is_late)
-        if isinstance(context.objective.copying, HeldCopying):
+        if context.objective.tries_copies:
             context.objective.at_once = tried_at_once(context.objective, context.centre, is_late)
         return context
 
@@ -144,9 +143,7 @@ class CheckTarget:
         return noise_search(native, name, centre, np.random.default_rng(0), narrowed=self.rules.narrowed_noise)
 
     def _objective(self, space: Space, loss: Loss | None = None) -> Objective:
-        undo_log = self.state.undo_log
-        copying = HeldCopying(space, undo_log) if isinstance(space, Copying) else None
-        return Objective(loss or self.loss, Held(space, undo_log), self.reduction, self.state.restore, copying)
+        return Objective(loss or self.loss, space, self.reduction, self.state.restore, self.state.undo_log)
 
     def _derivative(self, at_once: int) -> Derivative | None:
         """The exact derivative of the loss on float64 copies; None where there is none."""

@@ -213,7 +213,7 @@ def _two_point(
     """L(x + h) - L(x - h), L(x + h) - 2 L(x) + L(x - h) and the realised distance of the two points, (J, m) each."""
     objective, gradient = context.objective, context.gradients[name]
     odd, even, length = np.empty((3, len(steps), len(probes)))
-    with objective.space.moving(name) as tensor:
+    with objective.moving(name) as tensor:
         for i, probe in enumerate(probes):
             for j, step in enumerate(steps):
                 above, _ = probe.displace(tensor, step, gradient)

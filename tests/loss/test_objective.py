@@ -214,7 +214,7 @@ def test_the_loss_is_handed_what_stands_where_it_is_evaluated() -> None:
     assert in_float32.total(in_float32()) == in_float64.total(in_float64()) == 5
     assert in_float32.dtype == np.float32
     assert in_float64.dtype == np.float64
-    with in_float64.space.moving("w") as place:
+    with in_float64.moving("w") as place:
         place.displace_entry((0,), 2.0**-40)
         assert in_float64.total(in_float64()) == 5 + 2.0**-40
     assert live["w"].dtype == np.float32

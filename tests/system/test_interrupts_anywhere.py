@@ -98,7 +98,7 @@ def test_a_second_interrupt_in_a_check_without_a_guard_leaves_no_trace() -> None
 def test_what_is_left_late_puts_nothing_back() -> None:
     """A `with` whose end was interrupted is perhaps left when its frame is collected: training has gone on by then."""
     array, moves = np.ones(2), UndoLog()
-    move = moves.opened(Moved(PerturbedArray(array, array.copy())))
+    move = moves.recorded(Moved(PerturbedArray(array, array.copy())))
     move.__enter__().write(np.zeros(2))
     moves.restore()
     assert array.tolist() == [1, 1]

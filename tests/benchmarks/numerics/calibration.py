@@ -233,7 +233,7 @@ def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) ->
 def two_point_errors(context: MeasurementContext, name: str, chosen: Iterable[Probe], step: float) -> Float64:
     """The errors of two-point differences over the step as rounded, where the true derivative is not 0."""
     errors = []
-    with context.objective.space.moving(name) as place:
+    with context.objective.moving(name) as place:
         for probe in chosen:
             losses, truths, places = [], [], []
             for sign in (1, -1):

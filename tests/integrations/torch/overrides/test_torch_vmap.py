@@ -107,7 +107,7 @@ def test_the_losses_are_those_of_the_points_one_by_one(name: str) -> None:
         cross_entropy(module(x), y).backward()
         space, rng = guard._params.shadow(), np.random.default_rng(0)
         loss = guard._replayed(lambda: cross_entropy(module(x), y))
-        objective = Objective(loss, space, None, guard._state.capture_all(), space)
+        objective = Objective(loss, space, None, guard._state.capture_all())
         questions = []
         for moved in (name, "out.bias"):
             gradient = guard._params.gradients()[moved]
