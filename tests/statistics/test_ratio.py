@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradguard.arrays.types import Float64
@@ -70,6 +70,7 @@ def test_the_error_of_the_ratio_is_honest() -> None:
 
 
 @given(seed=seeds)
+@example(seed=7362595)  # the weight of the right entries is small
 def test_a_few_wrong_entries_do_not_carry_the_ratio_away(seed: int) -> None:
     """Three of sixty entries wrong by a hundred times move it by Huber's bound at most, and spoil the purity."""
     n, g, error = scaled(seed, 39.0)
