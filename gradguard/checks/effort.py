@@ -59,7 +59,7 @@ class Effort:
         return replace(LEAST, aligned=aligned, gaussian=gaussian, pilots=min(self.pilots, aligned), cost=cost)
 
 
-LEAST = Effort(entries=3, aligned=1, gaussian=1, pilots=1)
+LEAST = Effort(entries=3, aligned=1, gaussian=1, pilots=1)  # below this a tensor is not worth a measurement
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,7 @@ def evidence_of(measurement: TensorMeasurement, masks: Masks) -> Evidence:
         loss_unchanged=bool(entries.points.loss_unchanged.all() and along.points.loss_unchanged.all()),
         blocks=held(masks, tensor.name, index),
         passing=tensor.uncancelled,
+        rules=tensor.context.rules,
     )
 
 

@@ -147,5 +147,6 @@ def _evidence(
         blocks={},
         passing=tensor.uncancelled,
         deep=False,
+        rules=tensor.context.rules,
     )
     return evidence, float(np.abs(pairs.z).max(initial=0.0))

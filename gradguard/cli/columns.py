@@ -16,7 +16,7 @@ from gradguard.cli.output import Failure
 MAX_FILE_SIZE = 64 * 2**20  # bytes
 MAX_WORD_LENGTH = 40  # characters of a cell in a message
 MAX_PATH_LENGTH = 200  # characters of a path in a message
-MAX_COLUMNS_IN_MESSAGE = 10
+MAX_COLUMNS_IN_MESSAGE = 10  # a longer list hides the sentence before it
 DELIMITERS = ",;\t"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 

@@ -25,7 +25,7 @@ REQUIRED = ("params", "grads", "loss")
 OPTIONAL = ("constants", "blocks", "snapshot", "reduction")
 EXPECTED = f"({', '.join(REQUIRED)}), or a mapping with these keys and perhaps {', '.join(OPTIONAL)}"
 LIBRARY_FOLDERS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gradguard, np, importlib))
-MAX_NAMES_IN_MESSAGE = 10
+MAX_NAMES_IN_MESSAGE = 10  # a longer list hides the sentence before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradguard.report.verdict import Verdict
 
-FINE, BUG, CANNOT_TELL = 0, 1, 2
+FINE, BUG, CANNOT_TELL = 0, 1, 2  # exit statuses, as the README lists them
 
 
 class Failure(Exception):  # noqa: N818 - it is an outcome, no defect of the program

@@ -7,7 +7,7 @@ from gradguard.demo.genome import ALPHABET, batches, read_genome
 from gradguard.testing import LSTM
 from gradguard.testing import faulty as faulty_class
 
-TIMESTEPS = 39
+TIMESTEPS = 39  # of the network whose discrepancy of 0.95 gradguard began with
 
 
 def fixed() -> dict[str, Any]:

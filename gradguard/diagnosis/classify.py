@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.diagnosis.causes.clipping import is_clipped_by_value
 from gradguard.diagnosis.causes.registry import cause_of_tensor
-from gradguard.diagnosis.causes.symptoms import MAX_CHI2_OF_ONE_FACTOR, Symptoms
+from gradguard.diagnosis.causes.symptoms import Symptoms
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.explain import diagnosis_of_verdict
 from gradguard.diagnosis.known_factors import History
@@ -16,7 +16,8 @@ from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import ALARM, DerivativePairs
+from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import Rules
 
 MAX_REST_OF_FACTOR = 0.01  # of n - g: what one factor leaves is nothing beside what it explains
 MAX_FLOOR = 10.0  # discrepancy thresholds; a check with a wider error bar tells nothing
@@ -36,7 +37,9 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     """
     is_wrong = evidence.deep and evidence.is_suspect
     symptoms = Symptoms(
-        verdict=_kind_of_bug(evidence.all, evidence.entries) if is_wrong else _without_bug(evidence, thresholds),
+        verdict=_kind_of_bug(evidence.all, evidence.entries, evidence.rules)
+        if is_wrong
+        else _without_bug(evidence, thresholds),
         evidence=evidence,
         blocks={name: _block(name, mask, evidence, thresholds) for name, mask in evidence.blocks.items()},
         worst=_worst(evidence),
@@ -105,12 +108,13 @@ def _ratios(entries: DerivativePairs) -> tuple[float, ...]:
         return tuple(float(k) for k in clear.n / clear.g)
 
 
-def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs) -> Verdict:
+def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs, rules: Rules) -> Verdict:
     """What is wrong with a gradient that is known to be wrong.
 
     Args:
         pairs: Entries and directions.
         entries: The entries alone.
+        rules: The rules of the check.
     """
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
         return Verdict.missing
@@ -118,17 +122,17 @@ def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs) -> Verdict:
         return Verdict.spurious
     ratio = pairs.ratio
     is_resolved = min(abs(ratio.value - 1), abs(ratio.value)) > RESOLVED * ratio.error
-    if is_resolved and _is_one_factor(pairs):
+    if is_resolved and _is_one_factor(pairs, rules):
         return Verdict.sign if ratio.value < 0 else Verdict.scale
     return Verdict.clipped if is_clipped_by_value(entries) else Verdict.structure
 
 
-def _is_one_factor(pairs: DerivativePairs) -> bool:
+def _is_one_factor(pairs: DerivativePairs, rules: Rules) -> bool:
     """Whether n = k g leaves no more than noise, or nothing beside n - g: the noise may be underestimated a little."""
     ratio = pairs.ratio
     rest = norm(pairs.n - ratio.value * pairs.g)
-    is_pure = ratio.purity <= MAX_CHI2_OF_ONE_FACTOR or rest <= MAX_REST_OF_FACTOR * norm(pairs.n - pairs.g)
-    return ratio.worst <= ALARM and is_pure
+    is_pure = ratio.purity <= rules.max_chi2 or rest <= MAX_REST_OF_FACTOR * norm(pairs.n - pairs.g)
+    return is_pure and (ratio.worst <= rules.alarm or not rules.worst_entry)
 
 
 def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
@@ -149,12 +153,16 @@ def _agreement(pairs: DerivativePairs, passing: float, thresholds: Thresholds) -
     return Verdict.float_precision if pairs.discrepancy > thresholds.discrepancy else Verdict.ok
 
 
+def _is_suspect(entries: DerivativePairs, evidence: Evidence) -> bool:
+    return entries.significance(evidence.nonsmooth, evidence.rules) > evidence.rules.alarm
+
+
 def _block(name: str, mask: NDArray[np.bool_], evidence: Evidence, thresholds: Thresholds) -> BlockReport:
     entries = evidence.entries.where(mask)
     if not entries.size:
         verdict = Verdict.inconclusive
-    elif evidence.is_suspect and evidence.deep and entries.significance(evidence.nonsmooth) > ALARM:
-        verdict = _kind_of_bug(entries, entries)
+    elif evidence.is_suspect and evidence.deep and _is_suspect(entries, evidence):
+        verdict = _kind_of_bug(entries, entries, evidence.rules)
     else:
         verdict = _agreement(entries, evidence.passing, thresholds)
     ratio, signs = entries.ratio, entries.signs

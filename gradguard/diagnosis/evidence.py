@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.statistics.pairs import ALARM, DerivativePairs
+from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 
 Method = Literal["differences", "complex step", "forward mode"]
 
@@ -40,6 +41,7 @@ class Evidence:
         noise_unknown: Whether nothing is known of the loss's noise, along this tensor or any other.
         deep: Whether this is a deep check: only that may speak of a bug.
         method: How the derivatives were measured: by differences, or by a method without step and noise.
+        rules: The rules of the check.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Evidence:
     noise_unknown: bool = False
     deep: bool = True
     method: Method = "differences"
+    rules: Rules = DEFAULT_RULES
 
     @cached_property
     def all(self) -> DerivativePairs:
@@ -88,6 +91,11 @@ class Evidence:
 
         Where the loss is rough, a disagreement must be as clear at steps too short for its kinks.
         """
-        if self.noise_unknown or (self.nonsmooth and not self.confirmed_at_short_steps):
+        needs_confirmation = self.nonsmooth and self.rules.nonsmooth_confirmation
+        if self.noise_unknown or (needs_confirmation and not self.confirmed_at_short_steps):
             return False
-        return max(self.entries.significance(self.nonsmooth), self.directions.significance(self.nonsmooth)) > ALARM
+        return any(pairs.significance(needs_confirmation, self.rules) > self.rules.alarm for pairs in self._kinds)
+
+    @property
+    def _kinds(self) -> tuple[DerivativePairs, DerivativePairs]:
+        return self.entries, self.directions

@@ -20,7 +20,7 @@ from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import DerivativePairs
 
 ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
-UNIT_ROUNDOFF = 2.0**-24
+UNIT_ROUNDOFF = 2.0**-24  # of float32, in which gradients that are printed were most likely computed
 LARGEST = 1e150  # no gradient that a float32 loss can have, and its square is still finite
 
 Error = ArrayLike | Mapping[str, ArrayLike]

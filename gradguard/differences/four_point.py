@@ -137,19 +137,28 @@ class FourPoint:
         kink = np.maximum(0, np.abs(self.fourth) - KINK_IN_NOISE * sigma) / 4
         return smooth + kink
 
-    def bar(self, sigma: Float64 | float) -> Float64:
-        """The error bar of `n` from noise and truncation, that is from loss values alone."""
-        return np.hypot(NOISE_OF_NUMERICAL * sigma, self.truncation_bar(sigma)) / self.length
+    def bar(self, sigma: Float64 | float, *, truncation: bool = True) -> Float64:
+        """The error bar of `n` from noise and, unless it is left out, truncation: from loss values alone."""
+        return np.hypot(NOISE_OF_NUMERICAL * sigma, self.truncation_bar(sigma) if truncation else 0.0) / self.length
 
-    def evidence(self, sigma: Float64 | float, rounding: Float64 | float, moved: Float64 | float = 0.0) -> Float64:
+    def evidence(
+        self,
+        sigma: Float64 | float,
+        rounding: Float64 | float,
+        moved: Float64 | float = 0.0,
+        *,
+        truncation: bool = True,
+    ) -> Float64:
         """Z: n - g in standard deviations, less truncation; about N(0, 1) on a correct gradient.
 
         Args:
             sigma: The noise of one loss.
             rounding: Backprop's rounding error along the probe, in units of the gradient.
             moved: How far n moved beyond the noise at other steps.
+            truncation: Whether truncation may explain a difference.
         """
-        excess = np.abs(self.n - self.g) - self.truncation_bar(sigma) / self.length - moved
+        explained = self.truncation_bar(sigma) / self.length if truncation else 0.0
+        excess = np.abs(self.n - self.g) - explained - moved
         return np.sign(self.n - self.g) * np.maximum(0, excess) / self._deviation(sigma, rounding)
 
     def pairs(
@@ -158,6 +167,8 @@ class FourPoint:
         rounding: Float64 | float,
         moved: Float64,
         own: Float64 | float | None = None,
+        *,
+        truncation: bool = True,
     ) -> DerivativePairs:
         """The derivatives n and g with their error bars.
 
@@ -165,10 +176,11 @@ class FourPoint:
             sigma: The noise of the loss.
             rounding: Backprop's own rounding error along each probe.
             moved: How far n moved beyond the noise at other steps; 0 where it was not measured there.
-            own: Of `rounding`, what is in proportion to g; all of it unless given.
+            own: The part of `rounding` in proportion to g; all of it unless given.
+            truncation: Whether truncation is in the error bars.
         """
-        error = np.hypot(self.bar(sigma), moved)
-        z = self.evidence(sigma, rounding, moved)
+        error = np.hypot(self.bar(sigma, truncation=truncation), moved)
+        z = self.evidence(sigma, rounding, moved, truncation=truncation)
         own = rounding if own is None else own
         return DerivativePairs(self.n, self.g, error, rounding + np.zeros_like(error), z, own + np.zeros_like(error))
 

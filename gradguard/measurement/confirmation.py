@@ -16,7 +16,6 @@ from gradguard.measurement.amplification import amplified
 from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred
 from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import ALARM
 
 OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again
 SUSPECTS = 64  # differences measured again, at most: the loss must not be evaluated for every entry once more
@@ -43,7 +42,7 @@ CHAOS = 1e4  # ratio of sigma to one rounding of the loss above which the forwar
 
 def confirm_measurement(measured: Measured) -> Measured:
     """The differences that count: suspects are measured again, and wherever one moves, all are, at shorter steps."""
-    rules, near = measured.plan.tensor.context.rules, measured.plan.noise
+    rules, near = measured.rules, measured.plan.noise
     measured = replace(measured, nonsmooth=_seems_nonsmooth(measured))
     for _ in range(rules.retreats):
         moves = False
@@ -55,9 +54,9 @@ def confirm_measurement(measured: Measured) -> Measured:
         if not moves and _is_noise(measured) and nearer.sigma > QUIETER * measured.sigma:
             break
         measured = nearer
-    if measured.significance > ALARM and rules.amplification:
+    if measured.significance > rules.alarm and rules.amplification:
         measured = replace(measured, rounding=amplified(measured))
-    if measured.significance > ALARM and not (_is_noise(measured) and is_confirmed(measured)):
+    if measured.significance > rules.alarm and not (_is_noise(measured) and is_confirmed(measured)):
         return replace(measured, nonsmooth=True, moved=np.abs(measured.points.n - measured.points.g))
     return measured
 
@@ -106,7 +105,7 @@ def remeasure_suspects(measured: Measured) -> tuple[Measured, bool]:
         beyond = distance if measured.nonsmooth else np.maximum(0, distance - 3 * spread)
         moved[suspects] = np.maximum(moved[suspects], beyond)
         z = again.evidence(measured.sigma, measured.rounding[suspects])
-        confirmed[suspects] = z * np.sign(before.n - before.g) > ALARM
+        confirmed[suspects] = z * np.sign(before.n - before.g) > measured.rules.alarm
     return replace(measured, moved=moved, confirmed=confirmed), moves
 
 
@@ -115,13 +114,13 @@ def is_confirmed(measured: Measured) -> bool:
 
     No step is too short for a kink; but a kink that explains a clear disagreement shows in the even differences.
     """
-    if not measured.plan.tensor.context.rules.short_steps:
+    if not measured.rules.short_steps:
         return True
     confirmed = [[i] for i in measured.suspects if measured.confirmed[i] and measured.converging[i]][:SINGLE_SUSPECTS]
     if confirmed and not measured.nonsmooth:
         return True
     clear = np.abs(measured.points.predicted) > SHORTER * VISIBLE * measured.sigma
-    single = [[i] for i in measured.suspects[:SINGLE_SUSPECTS]] if measured.largest > ALARM else []
+    single = [[i] for i in measured.suspects[:SINGLE_SUSPECTS]] if measured.largest > measured.rules.alarm else []
     pooled = [i for i in measured.most_telling if clear[i]][:SUSPECTS]
     persisting = (which for which in [*single, pooled] if _persists(measured, which))
     return any(not _is_kink(measured, which) for which in chain(confirmed, persisting))
@@ -132,9 +131,10 @@ def is_confirmed_at_short_steps(measured: Measured) -> bool:
 
     The noise of so short a difference is larger, and falls with the square root of the repeats.
     """
-    clear = [i for i in measured.suspects[:SINGLE_SUSPECTS] if abs(measured.pairs.z[i]) > ALARM]
+    clear = [i for i in measured.suspects[:SINGLE_SUSPECTS] if abs(measured.pairs.z[i]) > measured.rules.alarm]
     return any(
-        (measured.confirmed[i] or _persists(measured, [i], MUCH_SHORTER, ALARM)) and _is_smooth(measured, i)
+        (measured.confirmed[i] or _persists(measured, [i], MUCH_SHORTER, measured.rules.alarm))
+        and _is_smooth(measured, i)
         for i in clear
     )
 
@@ -162,7 +162,7 @@ def _is_kink(measured: Measured, which: Sequence[int]) -> bool:
 
     Kinks on either side of the parameters hide each other along one probe, and hardly along several.
     """
-    if not measured.plan.tensor.context.rules.kink_search:
+    if not measured.rules.kink_search:
         return False
     probes = list(dict.fromkeys([*which, *measured.suspects]))[:KINK_PROBES]
     is_clear = abs(float(measured.pairs.z[which[0]])) > MUCH_SHORTER * CLEAR

@@ -16,6 +16,7 @@ from gradguard.loss.interleaving import Search
 from gradguard.measurement.tensor import Rounding, TensorUnderTest
 from gradguard.perturbation.directions import Probe
 from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import Rules
 
 PILOTS = 3  # probes that find the first step: their upper quartile of z3 decides, so that one flat direction does not
 WEAK = 30.0  # standard deviations of a difference up to which a longer step is worth four more evaluations
@@ -105,6 +106,11 @@ class Measured:
         )
 
     @property
+    def rules(self) -> Rules:
+        """The rules of the check."""
+        return self.plan.tensor.context.rules
+
+    @property
     def floor(self) -> float:
         """The part of `sigma` that rounding of the losses to their quanta makes."""
         return self.plan.noise.floor
@@ -122,7 +128,7 @@ class Measured:
     @cached_property
     def pairs(self) -> DerivativePairs:
         """The numerical and backprop derivatives with their error bars."""
-        return self.points.pairs(self.sigma, self.rounding, self.moved, self.own)
+        return self.points.pairs(self.sigma, self.rounding, self.moved, self.own, truncation=self.rules.truncation)
 
     @cached_property
     def resolved(self) -> NDArray[np.bool_]:
@@ -173,7 +179,7 @@ class Measured:
     @property
     def significance(self) -> float:
         """How far the resolved differences are from the gradient, in standard deviations."""
-        return self.pairs.where(self.resolved).significance(self.nonsmooth)
+        return self.pairs.where(self.resolved).significance(self.nonsmooth, self.rules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gradguard.arrays.types import Float64
 from gradguard.statistics.discrepancy import discrepancy_of, floor_of, norm
 from gradguard.statistics.ratio import Ratio, evidence_of_factor, fit_ratio
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 from gradguard.statistics.signs import Signs, count_signs, resolvable_signs
 
 ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
@@ -112,7 +113,7 @@ class DerivativePairs:
         """How many signs agree, of those that can be told."""
         return count_signs(self.n, self.g, self.error, self.rounding)
 
-    def significance(self, nonsmooth: bool) -> float:
+    def significance(self, nonsmooth: bool, rules: Rules = DEFAULT_RULES) -> float:
         """How many standard deviations the more telling of two tests is from a correct gradient.
 
         One is the largest single deviation, the other the one factor between n and g. Many moderate deviations without
@@ -121,16 +122,17 @@ class DerivativePairs:
         Args:
             nonsmooth: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
                 does not average out, and only single ones count.
+            rules: The rules of the check.
         """
         if not self.size:
             return 0.0
         single = float(np.abs(self.z).max())
-        return single if nonsmooth else max(single, self._of_factor())
+        return single if nonsmooth or not rules.factor_test else max(single, self._of_factor(rules))
 
-    def _of_factor(self) -> float:
+    def _of_factor(self, rules: Rules) -> float:
         purity = self.ratio.purity
         scatter = math.sqrt(max(1.0, purity)) if math.isfinite(purity) else 1.0
-        return evidence_of_factor(self.n, self.g, self.error, self.rounding) / scatter
+        return evidence_of_factor(self.n, self.g, self.error, self.rounding, rules.factor_clear) / scatter
 
     def smallest_visible(self, nonsmooth: bool) -> float:
         """The smallest relative error of the whole gradient that would have alarmed; inf where none would.

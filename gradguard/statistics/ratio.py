@@ -13,7 +13,6 @@ from gradguard.arrays.types import Float64
 from gradguard.statistics.discrepancy import norm
 
 HUBER = 1.5
-CLEAR = 3.0  # standard deviations of n - g in g, from which an entry counts towards a factor
 LEAST = 1e-150  # error bar, in the largest n: dividing by it, and squaring, overflows for no derivative
 
 
@@ -81,14 +80,21 @@ def fit_ratio(n: Float64, g: Float64, error: Float64, rounding: Float64, own: Fl
     return Ratio(float(value), float(spread), purity, float(np.abs(residual).max()))
 
 
-def evidence_of_factor(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
+def evidence_of_factor(n: Float64, g: Float64, error: Float64, rounding: Float64, clear: float) -> float:
     """How many standard deviations the one factor between n and g is from 1: the score test, with Huber's weights.
 
     It asks what the data would be if the factor were 1, so that a g of mere rounding is not taken for a small factor.
     What is below the noise is left out: a loss with a coarse quantum does not move there at all, for no entry.
+
+    Args:
+        n: Numerical.
+        g: Backprop.
+        error: The error bar of n.
+        rounding: Backprop's own rounding error.
+        clear: Standard deviations of n - g in g from which an entry counts (`Rules.factor_clear`).
     """
     deviation = np.hypot(error, rounding)
-    used = np.isfinite(n) & (np.abs(g) > CLEAR * deviation) & (deviation > 0)
+    used = np.isfinite(n) & (np.abs(g) > clear * deviation) & (deviation > 0)
     if not used.any():
         return 0.0
     deviation = deviation[used]

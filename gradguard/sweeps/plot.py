@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
-DPI = 120
+DPI = 120  # 9 inches are 1080 pixels, as wide as a README shows a picture
 WIDTH, MAIN_HEIGHT, ROW_HEIGHT = 9.0, 4.4, 1.6  # inches
 COLUMNS = 5  # panels of single tensors in a row
 MAX_PANELS = 15  # tensors, three rows; the others are counted

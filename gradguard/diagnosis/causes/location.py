@@ -1,10 +1,11 @@
 """Causes of a gradient that is wrong in one part of a tensor only."""
 
-from gradguard.diagnosis.causes.symptoms import MAX_CHI2_OF_ONE_FACTOR, Diagnosis, Symptoms
+from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.diagnosis.explain import uncertain, worst_entry
 from gradguard.report.results import BlockReport
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import Rules
 
 
 def wrong_blocks(tensor: Symptoms) -> Diagnosis | None:
@@ -28,9 +29,10 @@ def wrong_slice(tensor: Symptoms) -> Diagnosis | None:
         return None
     inside = tensor.evidence.entries.where(where.holds(tensor.evidence.index))
     d = tensor.evidence.reported.discrepancy
+    shared = _inside(inside, tensor.evidence.rules)
     return Diagnosis(
         key=f"wrong_slice:axis {where.axis}, {where.first} to {where.last}",
-        explanation=f"d = {d:.2g}, wrong on {where} only{_inside(inside)}; {worst_entry(tensor)}",
+        explanation=f"d = {d:.2g}, wrong on {where} only{shared}; {worst_entry(tensor)}",
         cause=_alone(str(where)),
     )
 
@@ -45,12 +47,12 @@ def _short(block: BlockReport) -> str:
     return str(block.verdict)
 
 
-def _inside(entries: DerivativePairs) -> str:
+def _inside(entries: DerivativePairs, rules: Rules) -> str:
     """What the entries of the slice have in common, if anything."""
     ratio = entries.ratio
     if not entries.g.any():
         return ", where g is zero"
-    is_pure = entries.size > 1 and ratio.purity <= MAX_CHI2_OF_ONE_FACTOR
+    is_pure = entries.size > 1 and ratio.purity <= rules.max_chi2
     is_one_factor = is_pure and abs(ratio.value) > 3 * ratio.error
     return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_one_factor else ""
 

@@ -16,8 +16,6 @@ from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.pairs import ALARM
 
-MAX_CHI2_OF_ONE_FACTOR = 3.0  # reduced, of n - k g; one factor gave up to 1.6, an error of structure 6 and more
-
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:

@@ -23,7 +23,8 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.random_models import Trial, trials
 from benchmarks.support.tables import Row, table
-from gradguard import check
+from gradguard.checks.check import CheckOptions, checked
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 
 USUAL_TIME = "about 10 min"
 
@@ -61,22 +62,20 @@ def rows(drawn: Sequence[Trial], processes: int, verdicts: Sequence[str], bugs: 
         yield (name, *numbers, str(round(count["evaluations"] / max(1, count["checks"]))))
 
 
-def judged(trial: Trial) -> tuple[Counter[str], list[str]]:
-    """The number of tensors with each verdict in one network, and the false bugs."""
+def judged(trial: Trial, rules: Rules = DEFAULT_RULES) -> tuple[Counter[str], list[str]]:
+    """The number of tensors with each verdict in one network, by some rules, and the false bugs."""
     model, count = trial.model(), Counter({"checks": 1})
     with np.errstate(over="ignore", invalid="ignore"):
         grads = model.gradients(model.batch)
         if not grads:
             return count, []
-        report = check(
-            model.network.params,
-            grads,
-            lambda: model.loss(model.batch),
+        options = CheckOptions(
             reduction=trial.form.reduction,
             precision="native" if trial.form.precision == "native" else "auto",
             entries=ENTRIES,
             seed=trial.seed,
         )
+        report = checked(model.network.params, grads, lambda: model.loss(model.batch), options, rules)
     count.update({"evaluations": report.evaluations})
     for tensor in report.tensors.values():
         count.update({"tensors": 1, tensor.verdict: 1, "bugs": bool(tensor.verdict.is_bug)})

@@ -14,9 +14,7 @@ rarer than these networks.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from unittest import mock
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,73 +25,32 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.random_models import KINDS, Trial
 from benchmarks.support.tables import Row, table
-from gradguard.arrays.types import Float64
-from gradguard.diagnosis import classify, evidence
-from gradguard.diagnosis.causes import clipping, symptoms
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences import noise
-from gradguard.differences.four_point import FourPoint
-from gradguard.measurement import confirmation, context, step_search
-from gradguard.statistics import pairs, ratio
-from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import Rules
 
 USUAL_TIME = "about 10 min"
 
-Patches = Callable[[], Sequence[AbstractContextManager[object]]]
-
-
-def equal(step: float, count: int) -> Float64:
-    """Steps that are not dithered."""
-    return np.full(count, step)
-
-
-def alarm_at(level: float) -> Patches:
-    """Another level at which a deviation is an alarm."""
-    modules = (evidence, pairs, confirmation, classify, clipping, symptoms)
-    return lambda: [mock.patch.object(module, "ALARM", level) for module in modules]
-
-
-RULES: Mapping[str, Patches] = {
-    "all rules": list,
-    "an alarm at 4 standard deviations": alarm_at(4.0),
-    "an alarm at 5 standard deviations": alarm_at(5.0),
-    "truncation is not in the bar": lambda: [mock.patch.object(FourPoint, "truncation_bar", no_bar)],
-    "steps of any length": lambda: [mock.patch.object(context, "LONGEST", 1e6)],
-    "steps are not dithered": lambda: [
-        mock.patch.object(module, "dithered", equal) for module in (step_search, confirmation)
-    ],
-    "nothing is measured again": lambda: [mock.patch.object(confirmation, "SUSPICIOUS", np.inf)],
-    "no retreat to shorter steps": lambda: [mock.patch.object(confirmation, "RETREATS", 1)],
-    "corners are not looked for": lambda: [mock.patch.object(confirmation, "_is_corner", return_value=False)],
-    "bends are heard as noise": lambda: [mock.patch.object(noise, "NARROWINGS", ())],
-    "no confirmation at shorter steps": lambda: [mock.patch.object(confirmation, "holds", return_value=True)],
-    "a rough loss is like any other": lambda: [mock.patch.object(Evidence, "is_suspect", property(as_if_smooth))],
-    "no amplification of roundings": lambda: [
-        mock.patch.object(confirmation, "amplified", lambda *given: given[3].rounding)
-    ],
-    "backprop makes no roundings": lambda: [
-        mock.patch.object(context, "BACKPROP_ROUNDING", 0),
-        mock.patch.object(context, "SATURATED_ROUNDING", 0),
-    ],
-    "saturated units round like others": lambda: [mock.patch.object(context, "SATURATED_ROUNDING", 0)],
-    "no test of a common factor": lambda: [mock.patch.object(DerivativePairs, "_of_factor", return_value=0.0)],
-    "entries in the noise count for a factor": lambda: [mock.patch.object(ratio, "CLEAR", 0.0)],
-    "no purity threshold": lambda: [mock.patch.object(classify, "MAX_CHI2_OF_ONE_FACTOR", np.inf)],
-    "a purity threshold of 2": lambda: [mock.patch.object(classify, "MAX_CHI2_OF_ONE_FACTOR", 2.0)],
-    "any worst entry is pure": lambda: [mock.patch.object(classify, "ALARM", np.inf)],
+RULES: Mapping[str, Rules] = {
+    "all rules": Rules(),
+    "an alarm at 4 standard deviations": Rules(alarm=4.0),
+    "an alarm at 5 standard deviations": Rules(alarm=5.0),
+    "truncation in the error bar": Rules(truncation=False),
+    "a limit of the step": Rules(longest_step=1e6),
+    "dithered steps": Rules(dithered=False),
+    "measuring suspects again": Rules(remeasure_from=np.inf),
+    "retreats to shorter steps": Rules(retreats=1),
+    "a search for kinks": Rules(kink_search=False),
+    "narrower noise where the loss curves": Rules(narrowed_noise=False),
+    "confirmation at shorter steps": Rules(short_steps=False),
+    "confirmation where the loss is not smooth": Rules(nonsmooth_confirmation=False),
+    "amplified roundings": Rules(amplification=False),
+    "rounding in the backward pass": Rules(backprop_rounding=0.0, saturated_rounding=0.0),
+    "rounding of saturated units": Rules(saturated_rounding=0.0),
+    "a test of one factor": Rules(factor_test=False),
+    "leaving entries in the noise out of it": Rules(factor_clear=0.0),
+    "a limit of chi^2 for one factor": Rules(max_chi2=np.inf),
+    "a limit of 3 for that chi^2, but 2": Rules(max_chi2=2.0),
+    "the worst entry fitting the factor": Rules(worst_entry=False),
 }
-
-
-def no_bar(points: FourPoint, sigma: float) -> Float64:  # noqa: ARG001 - in place of a method
-    """A truncation bar of nothing."""
-    return np.zeros_like(points.step)
-
-
-def as_if_smooth(found: Evidence) -> bool:
-    """Whether the gradient is suspect, kinks or not."""
-    return (
-        max(found.entries.significance(nonsmooth=False), found.directions.significance(nonsmooth=False)) > pairs.ALARM
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,16 +80,13 @@ def without(given: tuple[str, int, int, bool]) -> Counter[str]:
     """The counts with one rule left out."""
     rule, networks, every, quick = given
     count: Counter[str] = Counter()
-    with ExitStack() as stack:
-        for patch in RULES[rule]():
-            stack.enter_context(patch)
-        kinds = [(kind, form) for kind in KINDS for form in (SCALAR, UNREDUCED)]
-        for seed in range(2 if quick else networks):
-            found, _ = random_networks.judged(Trial(seed, *kinds[seed % len(kinds)]))
-            count.update({"correct": found["tensors"], "false": found["bugs"]})
-        names = ["timesteps"] if quick else list(detection.FAULTS)[::every]
-        states = detection.STATES[:1] if quick else detection.STATES
-        for state in states:
-            for name in names:
-                count.update(detection.judged(detection.Trial(SCALAR, state, name, 1)))
+    kinds = [(kind, form) for kind in KINDS for form in (SCALAR, UNREDUCED)]
+    for seed in range(2 if quick else networks):
+        found, _ = random_networks.judged(Trial(seed, *kinds[seed % len(kinds)]), RULES[rule])
+        count.update({"correct": found["tensors"], "false": found["bugs"]})
+    names = ["timesteps"] if quick else list(detection.FAULTS)[::every]
+    states = detection.STATES[:1] if quick else detection.STATES
+    for state in states:
+        for name in names:
+            count.update(detection.judged(detection.Trial(SCALAR, state, name, 1), RULES[rule]))
     return count

@@ -27,7 +27,8 @@ from benchmarks.support.networks import FORMS, TRAINED, UNTRAINED, LossForm, Sta
 from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
-from gradguard import check
+from gradguard.checks.check import CheckOptions, checked
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
 from gradguard.testing import FAULTS, LSTM, Batch, faulty
 
 USUAL_TIME = "about 10 min"
@@ -82,22 +83,19 @@ def rows(trials: Sequence[Trial], processes: int) -> Iterator[Row]:
         yield (f"{form}, {state}", *(str(count[what]) for what in counted), str(evaluations))
 
 
-def judged(trial: Trial) -> Counter[str]:
+def judged(trial: Trial, rules: Rules = DEFAULT_RULES) -> Counter[str]:
     """The counts of the tensors of one network."""
     model, batch = network(trial)
     truth = LSTM()
     truth.params = model.params
     _, right = truth.loss_and_grads(batch)
     _, grads = model.loss_and_grads(batch)
-    constants = {"timesteps": 39, "batch": trial.batch}
-    report = check(
-        model.params,
-        grads,
-        trial.form.of(model, batch),
-        constants=constants,
+    options = CheckOptions(
+        constants={"timesteps": 39, "batch": trial.batch},
         precision=trial.form.precision,
         reduction=trial.form.reduction,
     )
+    report = checked(model.params, grads, trial.form.of(model, batch), options, rules)
     count = Counter({"checks": 1, "evaluations": report.evaluations})
     for name, tensor in report.tensors.items():
         error = distance(grads[name], right[name])
