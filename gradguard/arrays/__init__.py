@@ -1,1 +1,1 @@
-"""Arrays: their types, floating-point properties, block-wise reductions, random directions, parts and named blocks."""
+"""Arrays: types, validation, floating-point properties, reductions, random draws, sharded arrays and named blocks."""

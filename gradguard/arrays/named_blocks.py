@@ -1,4 +1,4 @@
-"""Named blocks of a tensor: a name and an index expression, or the equal blocks of a fused LSTM tensor."""
+"""Named blocks of a tensor: index expressions by name, or the equal gates of a fused LSTM tensor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """The equal blocks of a fused tensor along one axis, in order."""
+    """The equal blocks of a fused tensor along one axis, in their order.
+
+    Attributes:
+        names: Their names.
+        axis: The axis that is divided; negative ones count from the last.
+    """
 
     names: tuple[str, ...]
     axis: int
 
     def of_shape(self, shape: tuple[int, ...]) -> dict[str, tuple[slice, ...]]:
-        """The index expression of each block in a tensor of that shape.
+        """The index expression of each block in a tensor of that shape, by name.
 
         Raises:
             ValueError: the axis does not exist, or does not divide into that many blocks.
@@ -49,10 +54,14 @@ Masks = Mapping[str, Mapping[str, NDArray[np.bool_]]]
 def block_masks(
     blocks: Blocks | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """For each tensor with named blocks, which of its entries each block holds.
+    """For each tensor with named blocks, a mask over its entries for each block.
+
+    Args:
+        blocks: What the user passed: gates, or index expressions by name, for some tensors.
+        shapes: The shapes of all tensors.
 
     Raises:
-        ValueError: a tensor is unknown, or a block does not fit its shape or holds nothing.
+        ValueError: a tensor is unknown, or a block does not fit its shape or has no entries.
     """
     masks = {}
     for tensor, named in (blocks or {}).items():
@@ -66,10 +75,10 @@ def block_masks(
     return masks
 
 
-def held(masks: Masks, tensor: str, index: Sequence[tuple[int, ...]]) -> dict[str, NDArray[np.bool_]]:
-    """Which of some entries of a tensor each of its named blocks holds."""
+def entries_in_blocks(masks: Masks, tensor: str, index: Sequence[tuple[int, ...]]) -> dict[str, NDArray[np.bool_]]:
+    """For each named block of a tensor, which of the m entries at `index` it holds, shape (m,)."""
     return {
-        name: np.array([mask[place] for place in index], dtype=bool) for name, mask in masks.get(tensor, {}).items()
+        name: np.array([mask[entry] for entry in index], dtype=bool) for name, mask in masks.get(tensor, {}).items()
     }
 
 

@@ -1,4 +1,7 @@
-"""Numbers of large arrays, a block at a time: no temporary is as large as a tensor, whatever its dtype and layout."""
+"""Reductions of large arrays, one block at a time: no temporary is as large as a tensor, in any dtype and layout.
+
+Of a sharded array each function reduces the whole, so that all processes get the same number.
+"""
 
 import math
 import operator
@@ -9,45 +12,49 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.sharded import across, own, summed
+from gradguard.arrays.sharded import collectives_of, local_part, sum_over_processes
 from gradguard.arrays.types import Array, Float64
 
 FLOAT64 = np.dtype(np.float64)
-FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = ("external_loop", "buffered", "zerosize_ok")
+NDITER_FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = (
+    "external_loop",
+    "buffered",
+    "zerosize_ok",
+)
 READ: Sequence[Literal["readonly", "writeonly"]] = ("readonly",)
 WRITE: Sequence[Literal["readonly", "writeonly"]] = ("writeonly",)
-BLOCK = 2**15  # numbers: some of such blocks stay in a processor's cache together
+BLOCK_SIZE = 2**15  # entries: a few blocks of float64 fit a processor's cache together
 
 
-# No generators: where an exception of a signal's handler comes into one that is being closed, Python swallows it.
+# No generators here: an exception that a signal handler raises while a generator is closed is swallowed by Python.
 
 
 def blocks(array: Array) -> Iterator[Float64]:
-    """The entries of an array in float64, in the order in which they lie in memory; a block is valid until the next."""
-    pieces: Any = np.nditer([array], FLAGS, [READ], [FLOAT64], casting="same_kind", buffersize=BLOCK)
+    """The entries of an array in float64, in memory order; a block is valid until the next one."""
+    pieces: Any = np.nditer([array], NDITER_FLAGS, [READ], [FLOAT64], casting="same_kind", buffersize=BLOCK_SIZE)
     return iter(pieces)
 
 
-def written(target: Array, *others: Array) -> np.nditer:
-    """Blocks of an array to write to, in its own dtype, beside those of others, in float64; to be used in a `with`."""
+def writable_blocks(target: Array, *others: Array) -> np.nditer:
+    """Blocks of `target` to write to, in its dtype, with the blocks of `others` in float64; to be used in a `with`."""
     dtypes: list[np.dtype[Any]] = [target.dtype, *[FLOAT64] * len(others)]
     operands, access = [target, *others], [WRITE, *([READ] * len(others))]
-    return np.nditer(operands, FLAGS, access, dtypes, casting="same_kind", buffersize=BLOCK)
+    return np.nditer(operands, NDITER_FLAGS, access, dtypes, casting="same_kind", buffersize=BLOCK_SIZE)
 
 
-def in_order(array: Array) -> Iterator[tuple[slice, Float64]]:
-    """The entries of an array in float64, in the order of its indices, with their places in the flat array."""
-    starts = range(0, array.size, BLOCK)
-    return map(partial(piece_at, array), [slice(start, min(start + BLOCK, array.size)) for start in starts])
+def indexed_blocks(array: Array) -> Iterator[tuple[slice, Float64]]:
+    """The entries of an array in float64, in index order, each block with its positions in the flat array."""
+    starts = range(0, array.size, BLOCK_SIZE)
+    return map(partial(block_at, array), [slice(start, min(start + BLOCK_SIZE, array.size)) for start in starts])
 
 
-def piece_at(array: Array, places: slice) -> tuple[slice, Float64]:
-    """Some places of the flat array, and the entries there in float64."""
-    return places, np.asarray(_flat(array, places.start, places.stop), np.float64)
+def block_at(array: Array, positions: slice) -> tuple[slice, Float64]:
+    """Some positions in the flat array, and the entries there in float64."""
+    return positions, np.asarray(_flat(array, positions.start, positions.stop), np.float64)
 
 
 def _flat(array: Array, start: int, stop: int) -> Array:
-    """Some of `array.flat`, by rows where they do not lie in order: entry by entry takes ten times as long."""
+    """A slice of `array.flat`; where that is not contiguous, by rows: entry by entry takes ten times as long."""
     if array.ndim < 2 or array.flags.c_contiguous:
         return array.reshape(-1)[start:stop]
     row = array.size // len(array)
@@ -57,91 +64,100 @@ def _flat(array: Array, start: int, stop: int) -> Array:
     return np.ascontiguousarray(array[first:last]).reshape(-1)[start - first * row : stop - first * row]
 
 
-def bits(array: Array) -> Iterator[bytes]:
-    """What this process holds of an array, bit for bit, in the order of its indices."""
-    held = own(array)
-    return map(partial(_bytes, held), range(0, held.size, BLOCK))
+def byte_blocks(array: Array) -> Iterator[bytes]:
+    """The bytes of what this process holds of an array, in index order."""
+    local = local_part(array)
+    return map(partial(_bytes, local), range(0, local.size, BLOCK_SIZE))
 
 
 def _bytes(array: Array, start: int) -> bytes:
-    return _flat(array, start, min(start + BLOCK, array.size)).tobytes()
+    return _flat(array, start, min(start + BLOCK_SIZE, array.size)).tobytes()
 
 
 def same_bits(one: Array, other: Array) -> bool:
-    """Whether two arrays of one shape and dtype are the same, bit for bit."""
-    return all(map(operator.eq, bits(one), bits(other)))
+    """Whether two arrays of one shape and dtype are the same, bit for bit, in this process."""
+    return all(map(operator.eq, byte_blocks(one), byte_blocks(other)))
 
 
-def largest(array: Array) -> float:
-    """The largest finite |entry|; 0 where there is none."""
-    found = max((float(np.abs(_finite(piece)).max(initial=0.0)) for piece in blocks(own(array))), default=0.0)
-    together = across(array)
-    return found if together is None else together.largest(found)
+def largest_magnitude(array: Array) -> float:
+    """The largest finite |entry|; 0 if there is none."""
+    largest = max((float(np.abs(_finite(block)).max(initial=0.0)) for block in blocks(local_part(array))), default=0.0)
+    collectives = collectives_of(array)
+    return largest if collectives is None else collectives.largest(largest)
 
 
 def is_finite(array: Array) -> bool:
     """Whether no entry is nan or inf."""
-    found = all(np.isfinite(piece).all() for piece in blocks(own(array)))
-    together = across(array)
-    return found if together is None else together.largest(float(not found)) == 0
+    is_finite_here = all(np.isfinite(block).all() for block in blocks(local_part(array)))
+    collectives = collectives_of(array)
+    return is_finite_here if collectives is None else collectives.largest(float(not is_finite_here)) == 0
 
 
-def norm(array: Array, unit: float | None = None) -> float:
-    """The Euclidean norm of the finite entries, in units of the largest: squares neither over- nor underflow.
+def norm_of_finite(array: Array, unit: float | None = None) -> float:
+    """The Euclidean norm of the finite entries; `gradguard.statistics.discrepancy.norm` counts inf and nan too.
+
+    It is computed in units of the largest |entry|, so that no square overflows or underflows.
 
     Args:
         array: The entries.
-        unit: The largest |entry|, where it is known.
+        unit: The largest finite |entry|, if it is known already.
     """
-    unit = largest(array) if unit is None else unit
+    unit = largest_magnitude(array) if unit is None else unit
     if unit == 0:
         return 0.0
-    squares = sum(float(np.square(_finite(piece) / unit).sum()) for piece in blocks(own(array)))
-    return unit * math.sqrt(summed(array, squares))
+    squares = sum(float(np.square(_finite(block) / unit).sum()) for block in blocks(local_part(array)))
+    return unit * math.sqrt(sum_over_processes(array, squares))
 
 
 def typical_size(array: Array, fallback: float) -> float:
-    """The root mean square of the finite entries, the scale on which a parameter lives; `fallback` if it is 0."""
-    total = norm(array)
-    if not total:
+    """The root mean square of the finite entries, which steps are measured in; `fallback` if it is 0."""
+    norm = norm_of_finite(array)
+    if not norm:
         return fallback
-    count = summed(array, sum(int(np.isfinite(piece).sum()) for piece in blocks(own(array))))
-    return total / math.sqrt(count) if count else fallback
-
-
-def largest_places(array: Array, count: int) -> NDArray[np.intp]:
-    """Where in the flat array the entries of largest size are, those first, and of equal ones the first."""
-    sizes, places = np.empty(0), np.empty(0, np.intp)
-    for where, piece in in_order(array):
-        size = np.abs(piece)
-        large = np.flatnonzero(size > sizes[-1]) if sizes.size == count else np.arange(size.size)
-        sizes, places = np.concatenate([sizes, size[large]]), np.concatenate([places, where.start + large])
-        kept = np.argsort(-sizes, kind="stable")[:count]
-        sizes, places = sizes[kept], places[kept]
-    together = across(array)
-    return places if together is None else _merged(together.gather(np.concatenate([sizes, places])), count)
-
-
-def at(array: Array, places: NDArray[np.intp]) -> Float64:
-    """The entries at some places of the flat array."""
-    found = np.asarray(array.flat[places], np.float64)
-    together = across(array)
-    return found if together is None else together.sum(found)
-
-
-def _merged(candidates: Float64, count: int) -> NDArray[np.intp]:
-    """The largest among what each process found: rows of sizes, and as many places after them."""
-    sizes, places = (half.reshape(-1) for half in np.split(candidates, 2, axis=1))
-    order = np.lexsort((places, -sizes))
-    first = np.sort(np.unique(places[order], return_index=True)[1])[:count]
-    return places[order][first].astype(np.intp)
-
-
-def _finite(piece: Float64) -> Float64:
-    finite = np.isfinite(piece)
-    return piece if finite.all() else piece[finite]
+    count = sum_over_processes(array, sum(int(np.isfinite(block).sum()) for block in blocks(local_part(array))))
+    return norm / math.sqrt(count) if count else fallback
 
 
 def typical_size_among(array: Array, arrays: Mapping[str, Array]) -> float:
-    """The typical size of a tensor; of one that is all zeros, the largest of the tensors it stands among, or 1."""
+    """The typical size of an array; of one that is all zeros, the largest typical size of the others, or 1."""
     return typical_size(array, 0.0) or max((typical_size(other, 0.0) for other in arrays.values()), default=0.0) or 1.0
+
+
+def largest_positions(array: Array, count: int) -> NDArray[np.intp]:
+    """Positions in the flat array of the `count` entries of largest size, in falling order; of equal ones the first."""
+    sizes, positions = np.empty(0), np.empty(0, np.intp)
+    for where, block in indexed_blocks(array):
+        size = np.abs(block)
+        large = np.flatnonzero(size > sizes[-1]) if sizes.size == count else np.arange(size.size)
+        sizes, positions = np.concatenate([sizes, size[large]]), np.concatenate([positions, where.start + large])
+        order = np.argsort(-sizes, kind="stable")[:count]
+        sizes, positions = sizes[order], positions[order]
+    collectives = collectives_of(array)
+    if collectives is None:
+        return positions
+    return _merged_positions(collectives.gather(np.concatenate([sizes, positions])), count)
+
+
+def _merged_positions(candidates: Float64, count: int) -> NDArray[np.intp]:
+    """The `count` largest among the candidates of all processes.
+
+    Args:
+        candidates: For each process a row of sizes and then as many positions, shape (processes, 2 k).
+        count: How many to return.
+    """
+    sizes, positions = (half.reshape(-1) for half in np.split(candidates, 2, axis=1))
+    order = np.lexsort((positions, -sizes))
+    first = np.sort(np.unique(positions[order], return_index=True)[1])[:count]
+    return positions[order][first].astype(np.intp)
+
+
+def entries_at(array: Array, positions: NDArray[np.intp]) -> Float64:
+    """The entries at some positions of the flat array."""
+    entries = np.asarray(array.flat[positions], np.float64)
+    collectives = collectives_of(array)
+    return entries if collectives is None else collectives.sum(entries)
+
+
+def _finite(block: Float64) -> Float64:
+    finite = np.isfinite(block)
+    return block if finite.all() else block[finite]

@@ -7,4 +7,4 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 Float64 = NDArray[np.float64]
-Region = tuple[slice, ...]
+Region = tuple[slice, ...]  # one slice for each axis of an array

@@ -1,4 +1,4 @@
-"""What is handed over to be checked: read by name, or refused by name at once."""
+"""Checks of what the user passes: each mistake is an error that names the tensor and what was expected."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from gradguard.arrays.types import Array
 
 
 def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
-    """The live arrays of `params`, by name: the very objects, not copies.
+    """The arrays of `params` by name: the user's own objects, not copies.
 
     Raises:
         TypeError: `params` is not a mapping, or an entry is no array of floating-point numbers.
-        ValueError: there is nothing to check.
+        ValueError: `params` is empty.
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"params is a {type(params).__name__}; expected a mapping from names to arrays")
@@ -33,7 +33,7 @@ def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
 
 
 def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The gradient of each array, by name and of its shape.
+    """The gradients by name, in the order of the arrays and of their shapes.
 
     Raises:
         TypeError: `grads` is not a mapping, or an entry is no array of floating-point numbers.
@@ -41,13 +41,13 @@ def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> 
     """
     if not isinstance(grads, Mapping):
         raise TypeError(f"grads is a {type(grads).__name__}; expected a mapping with the names of params")
-    known, given = ", ".join(arrays), ", ".join(map(str, grads))
+    expected, passed = ", ".join(arrays), ", ".join(map(str, grads))
     for name in arrays:
         if name not in grads:
-            raise ValueError(f"grads has no entry {name!r}; given: {given or 'none'}; expected: {known}")
+            raise ValueError(f"grads has no entry {name!r}; given: {passed or 'none'}; expected: {expected}")
     for name in grads:
         if name not in arrays:
-            raise ValueError(f"grads has an entry {name!r} that params has not; expected: {known}")
+            raise ValueError(f"grads has an entry {name!r} that params has not; expected: {expected}")
     read = {name: _floating(name, "gradient", grads[name]) for name in arrays}
     for name, gradient in read.items():
         if gradient.shape != arrays[name].shape:
@@ -59,6 +59,7 @@ def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> 
 
 
 def _floating(name: str, role: str, value: object) -> Array:
+    """A value as an array of floating-point numbers on the same memory; `role` says what the value is in a message."""
     array = value if isinstance(value, np.ndarray) else _buffer(name, role, value)
     if isinstance(array, np.matrix | np.ma.MaskedArray):
         raise TypeError(
@@ -83,7 +84,7 @@ def _buffer(name: str, role: str, value: object) -> NDArray[Any]:
 
 
 def require_movable(arrays: Mapping[str, Array]) -> None:
-    """Refuse arrays that cannot be moved in place one at a time.
+    """Refuse arrays that cannot be moved in place, one at a time.
 
     Raises:
         ValueError: an array is read-only, overlaps itself, or shares memory with another.
@@ -112,7 +113,7 @@ def require_movable(arrays: Mapping[str, Array]) -> None:
 
 
 def _overlaps_itself(array: Array) -> bool:
-    """Whether two entries may be one place in memory: a stride is shorter than what the smaller ones reach over."""
+    """Whether two entries may share memory: a stride is shorter than the extent of all axes with smaller strides."""
     reach = array.itemsize
     axes = sorted(
         (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True) if length > 1
@@ -125,7 +126,7 @@ def _overlaps_itself(array: Array) -> bool:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number, NumPy's included; True and False are not."""
+    """Whether a value is a whole number, of Python or NumPy; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -143,11 +144,11 @@ def require_entries(entries: int | None, default: int) -> int:
 
 
 def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:
-    """The constants as floats.
+    """The user's constants as floats, by name; empty for None.
 
     Raises:
-        TypeError: `constants` is no mapping.
-        ValueError: one is no positive finite number.
+        TypeError: `constants` is not a mapping.
+        ValueError: a constant is not a positive finite number.
     """
     if constants is not None and not isinstance(constants, Mapping):
         raise TypeError(f"constants is a {type(constants).__name__}; expected a mapping such as {{'timesteps': 39}}")

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Masks, held
+from gradguard.arrays.named_blocks import Masks, entries_in_blocks
 from gradguard.arrays.types import Array, Float64
 from gradguard.checks.effort import Deadline
 from gradguard.diagnosis.evidence import Evidence
@@ -88,7 +88,7 @@ def _exactly(derivative: Derivative, measured: TensorMeasurement, evidence: Evid
         unresolved=0,
         kinks=len(measured.entries.plan.probes) - len(index),
         coverage=measured.tensor.coverage(index),
-        blocks=held(masks, evidence.name, index),
+        blocks=entries_in_blocks(masks, evidence.name, index),
         method=derivative.method,
     )
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Masks, held
+from gradguard.arrays.named_blocks import Masks, entries_in_blocks
 from gradguard.checks.effort import Effort
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences import noise
@@ -148,7 +148,7 @@ def evidence_of(measurement: TensorMeasurement, masks: Masks) -> Evidence:
         confirmed_at_short_steps=True,
         noise_unknown=measurement.noise.is_unknown and not tensor.context.noise,
         loss_unchanged=bool(entries.points.loss_unchanged.all() and along.points.loss_unchanged.all()),
-        blocks=held(masks, tensor.name, index),
+        blocks=entries_in_blocks(masks, tensor.name, index),
         passing=tensor.uncancelled,
         rules=tensor.context.rules,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradguard.arrays.floating_point import quantum_of
+from gradguard.arrays.floating_point import quantum_of_column
 from gradguard.arrays.types import Float64
 from gradguard.arrays.validation import require_constants
 from gradguard.diagnosis.across_tensors import summary, unmeasured, worst_verdict
@@ -110,7 +110,7 @@ def _diagnosed(
 def _assumed(n: Float64, quantum: float | None) -> Float64:
     """The error bars of n where none are given: a quantum of the loss, and truncation for one step that fits all."""
     truncation = ASSUMED_TRUNCATION * np.hypot(np.abs(n), np.abs(n).max())
-    bars: Float64 = np.hypot(quantum_of(n) if quantum is None else quantum, truncation)
+    bars: Float64 = np.hypot(quantum_of_column(n) if quantum is None else quantum, truncation)
     return bars
 
 

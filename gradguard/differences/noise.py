@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays import reductions
-from gradguard.arrays.floating_point import quanta, resolution, ulp, unit_roundoff
+from gradguard.arrays.floating_point import coarsest_dtype, quanta_of_losses, ulp, unit_roundoff
 from gradguard.arrays.random import direction_dtype
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
@@ -92,11 +92,11 @@ def noise_search(
         distance = min(1.0, widening * reach)
         pairs = yield from _pairs(objective, name, distance, rng)
         losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
-        dtype = resolution(losses.reshape(-1), objective.dtype)
+        dtype = coarsest_dtype(losses.reshape(-1), objective.dtype)
         changed = losses[1:] != centre
         is_last = _share_changed(changed[:, remaining]) >= CHANGING or distance == 1
         which = remaining if is_last else remaining & (changed.mean(axis=0) >= CHANGING)
-        lattice[which] = quanta(losses, dtype)[which]
+        lattice[which] = quanta_of_losses(losses, dtype)[which]
         part, rounded = _Part(objective, name, centre, which), _rounding(objective, lattice[which])
         sigma = part.sigma(pairs)
         if narrowed and sigma > TOO_NOISY * rounded:
@@ -159,7 +159,7 @@ def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generat
 
     def offset() -> Array:
         drawn: Array = np.asarray(rng.standard_normal(base.shape, direction_dtype(base)))
-        pieces = reductions.written(drawn, drawn, base)
+        pieces = reductions.writable_blocks(drawn, drawn, base)
         with pieces:
             for target, share, size in pieces:
                 scaled = share * (reach * np.where(size == 0, typical, size))

@@ -76,7 +76,7 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
     array = objective.space.arrays[name]
     rng = np.random.default_rng(0)
     probes = [gaussian(array, rng) for _ in range(COPIES)]
-    far = FAR * max(1.0, reductions.norm(array))
+    far = FAR * max(1.0, reductions.norm_of_finite(array))
     amounts = far * np.arange(1.0, COPIES + 1)[:, None]
     objective.at_once = 1
     request = LossRequest(name, probes, amounts, array)

@@ -36,8 +36,8 @@ class Size:
     @classmethod
     def of(cls, array: Array, gradient: Array) -> "Size":
         """The size of one tensor."""
-        largest = reductions.largest(gradient)
-        return cls(reductions.typical_size(array, 0.0), largest, reductions.norm(gradient, largest))
+        largest = reductions.largest_magnitude(gradient)
+        return cls(reductions.typical_size(array, 0.0), largest, reductions.norm_of_finite(gradient, largest))
 
     @property
     def sensitivity(self) -> float:

@@ -11,9 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from gradguard.arrays import random, reductions
-from gradguard.arrays.random import KEPT, normal_unit_vector, stratified_places, weighted_unit_vector
+from gradguard.arrays.random import normal_unit_vector, stratified_positions, weighted_unit_vector
 from gradguard.arrays.types import Array
 from gradguard.perturbation.protocols import PerturbedTensor
+
+MAX_KEPT_DIRECTION = 2**15  # entries of a direction, up to which it is kept; a larger one is drawn again when needed
 
 
 class Probe(Protocol):
@@ -80,7 +82,7 @@ class Direction:
 
     def release(self) -> None:
         """Forget a large vector."""
-        if self._drawn is not None and self._drawn.size > KEPT:
+        if self._drawn is not None and self._drawn.size > MAX_KEPT_DIRECTION:
             self._drawn = None
 
 
@@ -89,7 +91,7 @@ def aligned(gradient: Array, rng: np.random.Generator) -> Direction:
 
     Weights between 0 and 2 keep 0.87 of the slope, and differ enough that no two probes share their roundings.
     """
-    seed, largest = int(rng.integers(2**63)), reductions.largest(gradient)
+    seed, largest = int(rng.integers(2**63)), reductions.largest_magnitude(gradient)
     return Direction(lambda: weighted_unit_vector(gradient, largest, np.random.default_rng(seed)))
 
 
@@ -101,7 +103,7 @@ def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
 
 def entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
     """All entries of a tensor, or `count` of them: the largest |g|, strata over |g|, and some drawn uniformly."""
-    return _at(stratified_places(gradient, count, rng), gradient.shape)
+    return _at(stratified_positions(gradient, count, rng), gradient.shape)
 
 
 def some_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
@@ -109,7 +111,7 @@ def some_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[
     drawn: set[int] = set()
     while len(drawn) < min(count, gradient.size):
         by_size = rng.random() < 0.5
-        drawn.add(random.drawn_by_size(gradient, rng) if by_size else int(rng.integers(gradient.size)))
+        drawn.add(random.draw_position_by_size(gradient, rng) if by_size else int(rng.integers(gradient.size)))
     return _at(sorted(drawn), gradient.shape)
 
 

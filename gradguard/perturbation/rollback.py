@@ -117,4 +117,4 @@ class Rollback:
 
 def _mark(array: Array) -> int:
     """A number that is another one, in all likelihood, where an entry is."""
-    return reduce(lambda mark, piece: zlib.crc32(piece, mark), reductions.bits(array), 0)
+    return reduce(lambda mark, piece: zlib.crc32(piece, mark), reductions.byte_blocks(array), 0)

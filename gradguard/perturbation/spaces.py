@@ -26,7 +26,7 @@ class PerturbedArray:
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
         along = against = 0.0
-        pieces = reductions.written(self.array, self.base, vector, gradient)
+        pieces = reductions.writable_blocks(self.array, self.base, vector, gradient)
         with pieces, np.errstate(over="ignore", invalid="ignore"):
             for target, start, direction, slope in pieces:
                 target[...] = start + amount * direction

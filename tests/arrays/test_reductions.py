@@ -26,7 +26,7 @@ def laid_out(array: Array, layout: str) -> Array:
     return np.asarray(array, order="F" if layout == "F" else "C")
 
 
-def drawn(dtype: str, size: int = 3 * reductions.BLOCK // 2) -> Array:
+def drawn(dtype: str, size: int = 3 * reductions.BLOCK_SIZE // 2) -> Array:
     """Numbers over a block and a half, in two rows."""
     return np.random.default_rng(0).standard_normal((2, size // 2)).astype(dtype)
 
@@ -37,12 +37,12 @@ def test_the_numbers_of_an_array_are_those_of_numpy(layout: str, dtype: str) -> 
     """In any dtype and layout, of more than a block."""
     array = laid_out(drawn(dtype), layout)
     exact = np.asarray(array, np.float64)
-    assert reductions.largest(array) == np.abs(exact).max()
-    assert reductions.norm(array) == pytest.approx(np.linalg.norm(exact), rel=1e-12)
+    assert reductions.largest_magnitude(array) == np.abs(exact).max()
+    assert reductions.norm_of_finite(array) == pytest.approx(np.linalg.norm(exact), rel=1e-12)
     assert reductions.typical_size(array, 0.0) == pytest.approx(np.sqrt(np.mean(exact**2)), rel=1e-12)
     assert reductions.is_finite(array)
-    assert np.array_equal(np.concatenate([piece for _, piece in reductions.in_order(array)]), exact.reshape(-1))
-    assert reductions.largest_places(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
+    assert np.array_equal(np.concatenate([piece for _, piece in reductions.indexed_blocks(array)]), exact.reshape(-1))
+    assert reductions.largest_positions(array, 5).tolist() == np.argsort(-np.abs(exact.reshape(-1)))[:5].tolist()
 
 
 @pytest.mark.parametrize("shape", [(3, 30_000), (30_000, 3), (40, 30, 50), (1, 70_000, 2), (70_000,), (0, 3), ()])
@@ -50,9 +50,9 @@ def test_entries_come_in_the_order_of_their_indices(shape: tuple[int, ...]) -> N
     """However the array lies in memory, and wherever a block ends in it."""
     array = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
     for one in (np.asfortranarray(array), array.T, array[..., ::-1] if shape else array):
-        pieces = list(reductions.in_order(one))
+        pieces = list(reductions.indexed_blocks(one))
         assert np.array_equal(np.concatenate([np.empty(0), *(piece for _, piece in pieces)]), one.reshape(-1))
-        assert all(piece.size <= reductions.BLOCK for _, piece in pieces)
+        assert all(piece.size <= reductions.BLOCK_SIZE for _, piece in pieces)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -71,8 +71,8 @@ def test_what_is_not_finite_is_left_out(values: list[float], fallback: float) ->
     """Sizes are those of the finite entries, from the smallest number to the largest; an empty array has none."""
     array = np.array(values, np.float32)
     finite = array[np.isfinite(array)].astype(np.float64)
-    assert reductions.largest(array) == np.abs(finite).max(initial=0.0)
-    assert reductions.norm(array) == pytest.approx(math.hypot(*finite), rel=1e-12)
+    assert reductions.largest_magnitude(array) == np.abs(finite).max(initial=0.0)
+    assert reductions.norm_of_finite(array) == pytest.approx(math.hypot(*finite), rel=1e-12)
     assert reductions.is_finite(array) == bool(np.isfinite(array).all())
     rms = math.hypot(*finite) / math.sqrt(finite.size) if finite.any() else fallback
     assert reductions.typical_size(array, fallback) == pytest.approx(rms, rel=1e-12)

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
-from gradguard.arrays.random import KEPT
 from gradguard.arrays.types import Array
 from gradguard.loss.batching import BYTES, Stack, at_most
 from gradguard.loss.objective import LossRequest, Objective
-from gradguard.perturbation.directions import gaussian
+from gradguard.perturbation.directions import MAX_KEPT_DIRECTION, gaussian
 from gradguard.perturbation.spaces import NativeCopies
 from gradguard.testing import LSTM, faulty, random_batch
 
@@ -162,7 +161,7 @@ def test_copies_share_what_is_not_moved() -> None:
 
 def test_a_call_does_not_hold_the_directions_of_others() -> None:
     """Many directions through a large tensor take the memory of those of one call, and none afterwards."""
-    weights = np.ones(2 * KEPT, np.float32)
+    weights = np.ones(2 * MAX_KEPT_DIRECTION, np.float32)
     rng, alive = np.random.default_rng(0), list[int]()
     probes = [gaussian(weights, rng) for _ in range(6)]
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays.reductions import norm
+from gradguard.arrays.reductions import norm_of_finite
 from gradguard.arrays.types import Array
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.known_factors import History, KnownFactor
@@ -115,4 +115,4 @@ class Model:
     @cached_property
     def norms(self) -> dict[str, float]:
         """||g|| of each tensor."""
-        return {name: norm(gradient) for name, gradient in self.gradients.items()}
+        return {name: norm_of_finite(gradient) for name, gradient in self.gradients.items()}

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from gradguard.arrays.sharded import Part
+from gradguard.arrays.sharded import ShardedArray
 from gradguard.arrays.types import Array, Float64, Region
 from gradguard.integrations.torch.distributed.exchange import (
     ALONG_DIRECTION,
@@ -54,7 +54,7 @@ def global_ranks(tensor: DTensor) -> list[int]:
 
 
 class Sharding:
-    """How one tensor is spread over the processes: `gradguard.arrays.sharded.Across`.
+    """How one tensor is spread over the processes: `gradguard.arrays.sharded.Collectives`.
 
     Args:
         exchange: The exchange of numbers between the ranks.
@@ -86,9 +86,9 @@ class Sharding:
         """The values of each process, shape (processes, n)."""
         return self._exchange.gather(values)
 
-    def part(self, own: Array) -> Part:
+    def part(self, own: Array) -> ShardedArray:
         """An array of the whole shape, with this process's values in its region."""
-        return Part.of(self.shape, self.region, own, self)
+        return ShardedArray.of(self.shape, self.region, own, self)
 
     def local_index(self, index: tuple[int, ...]) -> tuple[int, ...] | None:
         """The index of an entry within this process's region; None where another process holds the entry."""

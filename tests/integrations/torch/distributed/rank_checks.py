@@ -118,10 +118,10 @@ def checked(
 def exchanges(spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel) -> dict[str, int]:
     """How often the ranks talk to each other in a check, and how often the loss is evaluated."""
     counted: list[Any] = []
-    original = RankExchange._gathered
-    RankExchange._gathered = lambda self, *args: (counted.append(args), original(self, *args))[1]  # type: ignore[method-assign, assign, func-returns-value]
+    original = RankExchange._gather_rows
+    RankExchange._gather_rows = lambda self, *args: (counted.append(args), original(self, *args))[1]  # type: ignore[method-assign, assign, func-returns-value]
     result = checked(spread=spread, precision="native")
-    RankExchange._gathered = original  # type: ignore[method-assign]
+    RankExchange._gather_rows = original  # type: ignore[method-assign]
     return {"exchanges": len(counted), "evaluations": result["report"]["evaluations"]}
 
 

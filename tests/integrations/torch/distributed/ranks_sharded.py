@@ -25,6 +25,7 @@ from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.distributed.exchange import RankExchange
 from gradguard.integrations.torch.distributed.shards import Sharding
+from gradguard.perturbation.directions import aligned, entries, gaussian, some_entries
 
 
 def numbers() -> list[bool]:
@@ -37,23 +38,20 @@ def numbers() -> list[bool]:
     def drawn(array: Any) -> list[Any]:
         rng = np.random.default_rng(0)
         return [
-            [probe.index for probe in (*directions.entries(array, 20, rng), *directions.some_entries(array, 5, rng))],
-            [
-                np.asarray(direction(array, rng).vector)[part.region]
-                for direction in (directions.aligned, directions.gaussian)
-            ],
+            [probe.index for probe in (*entries(array, 20, rng), *some_entries(array, 5, rng))],
+            [np.asarray(direction(array, rng).vector)[part.region] for direction in (aligned, gaussian)],
         ]
 
     (indices, directions), (expected, whole_directions) = drawn(part), drawn(whole)
     return [
-        bool(np.isclose(reductions.norm(part), reductions.norm(whole), rtol=1e-12)),
+        bool(np.isclose(reductions.norm_of_finite(part), reductions.norm_of_finite(whole), rtol=1e-12)),
         bool(np.isclose(reductions.typical_size(part, 1.0), reductions.typical_size(whole, 1.0), rtol=1e-12)),
-        reductions.largest(part) == reductions.largest(whole),
+        reductions.largest_magnitude(part) == reductions.largest_magnitude(whole),
         reductions.is_finite(part) and bool(part.any()),
         indices == expected,
         all(np.allclose(one, other, rtol=1e-6) for one, other in zip(directions, whole_directions, strict=True)),
         all(part[index] == whole[index] for index in ((0, 0), (6, 8), (3, 4))),
-        part.copy().own.tobytes() == part.tobytes(),
+        part.copy().local.tobytes() == part.tobytes(),
     ]
 
 
