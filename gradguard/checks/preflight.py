@@ -28,7 +28,8 @@ def unmeasurable(context: MeasurementContext, names: Sequence[str]) -> dict[str,
     if not np.isfinite(context.centre).all():
         says = f"the loss is {context.loss}, nothing can be differenced"
         cause = "the training has diverged, or the forward pass overflows: look there first"
-        return unmeasured(shapes_of(context, names), Verdict.inconclusive, says, cause)
+        shapes = shapes_of(context, names)
+        return unmeasured(shapes, Verdict.inconclusive, says, cause, cause_key="loss_not_finite")
     reports: dict[str, TensorReport] = {}
     for name in names:
         if not is_finite(context.gradients[name]):
@@ -56,7 +57,7 @@ def repeats_needed(context: MeasurementContext, reports: Mapping[str, TensorRepo
 
 def agrees(report: TensorReport) -> bool:
     """Whether a gradient agrees with the differences of the loss."""
-    return report.verdict in (Verdict.ok, Verdict.float_precision)
+    return report.verdict.is_bug is False
 
 
 def _is_clear(report: TensorReport) -> bool:
@@ -92,4 +93,4 @@ def detached(context: MeasurementContext, names: Sequence[str]) -> dict[str, Ten
         "the parameters themselves back, or the loss is a value kept from before"
     )
     wrong = [name for name in names if context.gradients[name].any()]
-    return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause)
+    return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause, cause_key="loss_unchanged")

@@ -1,6 +1,6 @@
-"""What was measured of one tensor, and how far it is from a correct gradient.
+"""What was measured of one tensor, and whether its gradient differs from that beyond rounding and truncation.
 
-Single derivatives see an error in one place, the pooled ratio a small error everywhere.
+Single derivatives show an error in one place, the pooled ratio a small error everywhere.
 """
 
 from collections.abc import Mapping
@@ -25,21 +25,21 @@ class Evidence:
         name: The tensor.
         shape: Its shape.
         norm: ||g|| of the whole tensor.
-        entries: Its sampled entries that a step suited.
-        index: Their places in the tensor.
-        directions: Directions through it.
-        unresolved: Entries left out because no step suited them.
-        kinks: Entries left out because the loss has a kink there.
+        entries: Derivatives of its sampled entries, those left out excepted.
+        index: The index of each of these entries in the tensor.
+        directions: Derivatives along directions through the tensor.
+        unresolved: The number of entries left out because no step size gave a reliable difference.
+        kinks: The number of entries left out because the loss has a kink there.
         coverage: The share of ||g||^2 that the sampled entries hold.
-        step_size: The usual step of the entries.
-        noise: sigma of the loss.
+        step_size: The median step of the entries, in units of the parameters.
+        noise: The standard deviation of one loss, in units of the loss.
         nonsmooth: Whether the loss is not smooth on the scale of the steps.
         confirmed_at_short_steps: Whether a disagreement is as clear at much shorter steps.
-        blocks: For each named block, which of the sampled entries it holds.
-        passing: The derivative of an entry of which nothing cancels; 0 where that is not known.
-        loss_unchanged: Whether the loss did not move at all, along any probe.
-        noise_unknown: Whether nothing is known of the loss's noise, along this tensor or any other.
-        deep: Whether this is a deep check: only that may speak of a bug.
+        blocks: For each named block, a mask over the sampled entries.
+        passing: The size that the derivative of an entry has where nothing in it cancels; 0 if unknown.
+        loss_unchanged: Whether the loss did not change at all, along any probe.
+        noise_unknown: Whether the noise of the loss could not be measured, along this tensor or any other.
+        deep: Whether this is a deep check, which alone may report a bug.
         method: How the derivatives were measured: by differences, or by a method without step and noise.
         rules: The rules of the check.
     """
@@ -72,24 +72,24 @@ class Evidence:
 
     @property
     def reported(self) -> DerivativePairs:
-        """What discrepancy and floor are of: the entries, joined by the directions where there are few."""
+        """The derivatives that discrepancy and floor are of: entries, and directions as well where entries are few."""
         return self.entries if self.deep and self.entries.size else self.all
 
     @property
     def smallest_visible(self) -> float:
-        """The smallest relative error of the whole gradient that would have alarmed; inf where none would."""
+        """The smallest relative error of the whole gradient that would have raised an alarm; inf if none would."""
         return self.all.smallest_visible(self.nonsmooth)
 
     @property
     def sampled(self) -> int:
-        """Entries measured, those left out included."""
+        """The number of entries measured, those left out included."""
         return self.entries.size + self.unresolved + self.kinks
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the gradient is further from its differences than float precision explains.
+        """Whether the gradient differs from the numerical one by more than rounding and truncation account for.
 
-        Where the loss is rough, a disagreement must be as clear at steps too short for its kinks.
+        Where the loss is not smooth, a disagreement must be as clear at steps too short to reach its kinks.
         """
         needs_confirmation = self.nonsmooth and self.rules.nonsmooth_confirmation
         if self.noise_unknown or (needs_confirmation and not self.confirmed_at_short_steps):

@@ -1,4 +1,4 @@
-"""The verdict alone, on gradients measured elsewhere: a printed table, another program's check."""
+"""Diagnosis of gradients measured elsewhere, such as a printed table or the check of another program."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradguard.arrays.floating_point import quantum_of_column
+from gradguard.arrays.floating_point import quantum_of_column, unit_roundoff
 from gradguard.arrays.types import Float64
 from gradguard.arrays.validation import require_constants
 from gradguard.diagnosis.across_tensors import summary, unmeasured, worst_verdict
@@ -18,10 +18,13 @@ from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 from gradguard.statistics.discrepancy import norm
 from gradguard.statistics.pairs import DerivativePairs
+from gradguard.statistics.rules import DEFAULT_RULES
 
-ASSUMED_TRUNCATION = 5e-3  # of n, and of the largest n, where no error bar is given: one step for all leaves so much
-UNIT_ROUNDOFF = 2.0**-24  # of float32, in which gradients that are printed were most likely computed
-LARGEST = 1e150  # no gradient that a float32 loss can have, and its square is still finite
+# Of n, and of the largest n, where no error bar is given: one step for all entries suits few of them. The two best rows
+# of a printed table, differenced at a step of 5e-3 and wrong by one factor, differ in n/g by 1.5 %.
+ASSUMED_TRUNCATION = 5e-3
+FLOAT32_ROUNDOFF = unit_roundoff(np.dtype(np.float32))  # gradients are seldom computed in less
+MAX_VALUE = 1e150  # of n, g and error bars: far beyond any gradient, and its square is still finite
 
 Error = ArrayLike | Mapping[str, ArrayLike]
 
@@ -35,17 +38,17 @@ def diagnose(
 ) -> Report:
     """Verdict and cause from arrays alone.
 
-    Without error bars the quantum of the numerical column is read off the column itself where it shows, and one per
-    cent of truncation is assumed; a smaller error of the gradient is then not told from the differences' own.
+    Without error bars, the quantum is estimated from the values of n if it shows in them, and a truncation error of
+    0.5 % of n and of the largest n is assumed; a smaller error of the gradient is then not detected.
 
     Args:
-        pairs: For each tensor its backprop and its numerical gradient, `{"lstm": (g, n)}`, of one shape.
-        error: The error bar of n: one number, an array, or a mapping from tensors to either.
+        pairs: For each tensor its backprop and its numerical gradient, `{"lstm": (g, n)}`, two arrays of one shape.
+        error: The error bar of n, in its units: one number, an array, or a mapping from tensors to either.
         constants: Numbers of the training by name, such as `{"timesteps": 39}`.
         quantum: The least difference between two values of n: ulp(loss) / 2h for a two-point difference.
 
     Raises:
-        TypeError: Something is no array of numbers.
+        TypeError: A value is not an array of real numbers, or `pairs` is not a mapping of pairs.
         ValueError: Shapes differ, an array is empty, or a number is out of its range.
     """
     started = time.perf_counter()
@@ -75,20 +78,24 @@ def diagnose(
 def _diagnosed(
     name: str, g: Float64, n: Float64, error: Float64 | None, constants: Mapping[str, float], quantum: float | None
 ) -> dict[str, TensorReport]:
-    for what, values in (("g", g), ("n", n)):
-        overflown = ~(np.abs(values) <= LARGEST)
+    for what, values, verdict in (("g", g, Verdict.nonfinite), ("n", n, Verdict.inconclusive)):
+        overflown = ~(np.abs(values) <= MAX_VALUE)
         if overflown.any():
-            verdict = Verdict.nonfinite if what == "g" else Verdict.inconclusive
-            says = f"{overflown.sum()} of {values.size} values of {what} are nan, inf or beyond {LARGEST:g}"
+            says = f"{overflown.sum()} of {values.size} values of {what} are nan, inf or beyond {MAX_VALUE:g}"
             cause = "an overflow, or memory never written"
             return unmeasured({name: n.shape}, verdict, says, cause, cause_key="overflow")
+    return {name: diagnose_tensor(_evidence(name, g, n, error, quantum), History(constants), Thresholds())}
+
+
+def _evidence(name: str, g: Float64, n: Float64, error: Float64 | None, quantum: float | None) -> Evidence:
     numerical, backprop = n.ravel(), g.ravel()
     bars = _assumed(numerical, quantum) if error is None else np.hypot(error.ravel(), quantum or 0.0)
-    rounding = np.full(n.size, 8 * UNIT_ROUNDOFF * float(np.abs(g).max()))
+    relative = DEFAULT_RULES.backprop_rounding * FLOAT32_ROUNDOFF
+    rounding = np.full(n.size, relative * float(np.abs(g).max()))
     deviation = np.hypot(bars, rounding)
     z = np.divide(numerical - backprop, deviation, out=np.zeros(n.size), where=deviation > 0)
     measured = DerivativePairs(numerical, backprop, bars, rounding, z, rounding)
-    evidence = Evidence(
+    return Evidence(
         name=name,
         shape=n.shape,
         norm=norm(g),
@@ -104,11 +111,10 @@ def _diagnosed(
         confirmed_at_short_steps=True,
         blocks={},
     )
-    return {name: diagnose_tensor(evidence, History(constants), Thresholds())}
 
 
 def _assumed(n: Float64, quantum: float | None) -> Float64:
-    """The error bars of n where none are given: a quantum of the loss, and truncation for one step that fits all."""
+    """The error bars of n, (m,), if the user gives none: a quantum, and the truncation of one step for all entries."""
     truncation = ASSUMED_TRUNCATION * np.hypot(np.abs(n), np.abs(n).max())
     bars: Float64 = np.hypot(quantum_of_column(n) if quantum is None else quantum, truncation)
     return bars
@@ -133,12 +139,12 @@ def _numbers(what: str, values: ArrayLike) -> Float64:
 
 
 def _error_of(name: str, error: Error | None, n: Float64) -> Float64 | None:
-    given = error.get(name) if isinstance(error, Mapping) else error
-    if given is None:
+    bar = error.get(name) if isinstance(error, Mapping) else error
+    if bar is None:
         return None
-    bars = _numbers(f"error of {name!r}", given)
+    bars = _numbers(f"error of {name!r}", bar)
     if bars.shape not in ((), n.shape):
         raise ValueError(f"error of {name!r} has shape {bars.shape}; expected one number or the shape {n.shape}")
-    if not ((bars >= 0) & (bars <= LARGEST)).all():
-        raise ValueError(f"error of {name!r} holds {bars.min():g} to {bars.max():g}; expected 0 to {LARGEST:g}")
+    if not ((bars >= 0) & (bars <= MAX_VALUE)).all():
+        raise ValueError(f"error of {name!r} holds {bars.min():g} to {bars.max():g}; expected 0 to {MAX_VALUE:g}")
     return np.broadcast_to(bars, n.shape).astype(np.float64)

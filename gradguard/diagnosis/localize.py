@@ -1,4 +1,4 @@
-"""Where in a tensor its wrong entries lie, when they lie together."""
+"""The slice of a tensor that holds all its wrong entries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 0.5  # of the entries inside the place are wrong, and none outside
-OUTSIDE = 3  # entries outside that must be right, or the place is no finding
-EQUAL_BLOCKS = (4, 3, 2)  # LSTM, GRU, anything in two halves
+MIN_SHARE_WRONG = 0.5  # of the entries in the slice; of a larger slice, most entries would be right
+MIN_ENTRIES_OUTSIDE = 3  # all right; with fewer, the slice is almost the whole sample
+EQUAL_BLOCKS = (4, 3, 2)  # gates of an LSTM, gates of a GRU, two halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class AxisSlice:
         axis: The axis.
         first: The first index that is wrong.
         last: The last one.
-        length: Of the axis.
-        block: Which of the equal blocks of a fused tensor this is, from 1; 0 if it is none.
-        blocks: How many equal blocks there are.
+        length: The length of the axis.
+        block: The number of this equal block of a fused tensor, from 1; 0 if it is none.
+        blocks: The number of equal blocks.
     """
 
     axis: int
@@ -33,7 +33,7 @@ class AxisSlice:
 
     @property
     def block_name(self) -> str:
-        """The equal block by its number, whichever axis it is along; "" if it is none."""
+        """The equal block by its number, whichever axis it lies along; "" if it is none."""
         return f"block {self.block} of {self.blocks}" if self.block else ""
 
     def __str__(self) -> str:
@@ -44,39 +44,39 @@ class AxisSlice:
         return f"indices {self.first} to {self.last} of axis {self.axis}"
 
     def holds(self, index: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
-        """Which of some entries lie in this place."""
-        along = np.array([place[self.axis] for place in index], dtype=int)
-        return (self.first <= along) & (along <= self.last)
+        """A mask over some entries, by their indices: those in this slice."""
+        positions = np.array([entry[self.axis] for entry in index], dtype=int)
+        return (self.first <= positions) & (positions <= self.last)
 
 
 def locate(index: Sequence[tuple[int, ...]], wrong: NDArray[np.bool_], shape: tuple[int, ...]) -> AxisSlice | None:
     """The smallest slice of an axis, or equal block of one, that holds all the wrong entries; None if there is none.
 
     Args:
-        index: Where the entries lie.
-        wrong: Which of them are wrong.
-        shape: Of the tensor.
+        index: The index of each of m entries in the tensor.
+        wrong: Which of them are wrong, (m,).
+        shape: The shape of the tensor.
     """
     if not wrong.any() or wrong.all():
         return None
-    places = np.array(index, dtype=int)
-    found = []
+    indices = np.array(index, dtype=int)
+    candidates = []
     for axis, length in enumerate(shape):
-        along = places[wrong, axis]
-        place = _as_block(AxisSlice(axis, int(along.min()), int(along.max()), length))
-        inside = place.holds(index)
-        if wrong[inside].mean() >= MOST and (~inside).sum() >= OUTSIDE:
-            found.append(place)
-    return min(found, key=lambda place: (place.last - place.first + 1) / place.length, default=None)
+        positions = indices[wrong, axis]
+        candidate = _as_block(AxisSlice(axis, int(positions.min()), int(positions.max()), length))
+        inside = candidate.holds(index)
+        if wrong[inside].mean() >= MIN_SHARE_WRONG and (~inside).sum() >= MIN_ENTRIES_OUTSIDE:
+            candidates.append(candidate)
+    return min(candidates, key=lambda one: (one.last - one.first + 1) / one.length, default=None)
 
 
-def _as_block(place: AxisSlice) -> AxisSlice:
-    """The equal block that the place lies in and mostly fills, if there is one."""
+def _as_block(part: AxisSlice) -> AxisSlice:
+    """The equal block that the slice lies in and mostly fills, or the slice itself if there is none."""
     for count in EQUAL_BLOCKS:
-        width = place.length // count
-        if place.length % count or width < 2 or place.first // width != place.last // width:
+        width = part.length // count
+        if part.length % count or width < 2 or part.first // width != part.last // width:
             continue
-        if 2 * (place.last - place.first + 1) > width:
-            block = place.first // width
-            return AxisSlice(place.axis, block * width, (block + 1) * width - 1, place.length, block + 1, count)
-    return place
+        if 2 * (part.last - part.first + 1) > width:
+            block = part.first // width
+            return AxisSlice(part.axis, block * width, (block + 1) * width - 1, part.length, block + 1, count)
+    return part

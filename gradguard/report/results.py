@@ -1,4 +1,4 @@
-"""What a check found, as values: they print as a table, and go to the writers whole."""
+"""The results of a check as values, which print as a table and which writers receive whole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class BlockReport:
-    """What a check found in one named block of a tensor (one gate, say)."""
+    """The result of a check for one named block of a tensor, such as one gate; the fields are those of TensorReport."""
 
     name: str
     verdict: Verdict
@@ -36,41 +36,41 @@ class BlockReport:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """What a check found in one tensor.
+    """The result of a check for one tensor. Throughout, n is numerical and g backprop.
 
     Attributes:
         name: The tensor's name in `params`.
         shape: Its shape.
-        verdict: What it is.
+        verdict: The verdict on its gradient.
         cause: The likely cause, in a clause; empty when nothing is wrong.
         cause_key: The identifier of the cause, such as "clipped_by_value" or "divided_by:timesteps": the same wherever
             the cause is the same, however it is worded; empty when nothing is wrong.
-        factors: The numbers that the ratio is and that the user named: labels of constants, their products and
-            quotients, and lengths of other tensors; several when all fit.
+        factors: The numbers with a name from the user that the ratio is: labels of constants, of their products and
+            quotients, and of lengths of other tensors; several when several fit.
         explanation: The verdict in a sentence, with the numbers.
-        faulty_block: The block that alone is wrong; "" where there is none.
-        discrepancy: ||n - g|| / (||n|| + ||g||), n numerical, g backprop.
+        faulty_block: The block, or blocks, that alone are wrong; "" where there are none.
+        discrepancy: ||n - g|| / (||n|| + ||g||).
         floor: The discrepancy that rounding and truncation alone could cause here.
         ratio: n / g, pooled; nan where there is none.
         ratio_error: One standard error of `ratio`.
         sign_agreement: The share of resolvable entries whose signs agree.
         sign_interval: Its 95 % Clopper-Pearson interval.
-        resolvable: Sampled entries whose numerical value stands clear of its error bar.
-        sampled: Entries measured.
-        unresolved: Entries measured and left out, because no step suited them.
-        kinks: Entries measured and left out, because the loss has a kink there.
+        resolvable: The number of sampled entries of which both signs are certain.
+        sampled: The number of entries measured, those left out included.
+        unresolved: The number of entries left out because no step size gave a reliable difference.
+        kinks: The number of entries left out because the loss has a kink there.
         coverage: The share of ||g||^2 that the sampled entries hold.
         step_size: The step of the differences, in units of the parameters.
         noise: The standard deviation of the loss's rounding noise, in units of the loss.
-        smallest_visible: The smallest relative error of the gradient this check could have seen.
+        smallest_visible: The smallest relative error of the gradient that this check could have detected.
         ratio_drift: log(ratio / the first confirmed ratio); 0 until there is one.
         evidence: log10 of the sequential evidence that the gradient is wrong; it alarms at about 7.
-        last_fine: Of a wrong tensor, the last step at which nothing spoke against it; None if there was none.
-        deep: Whether the numbers come from a deep check (many entries) or a routine one.
-        blocks: The same, per named block.
+        last_fine: The last step at which a tensor that is wrong now was measured and found right; None if none was.
+        deep: Whether the numbers come from a deep check of many entries, or a routine one of a few.
+        blocks: The results per named block, by name.
         worst: The entries that deviate most, in units of their error bars, worst first.
         ratios: n / g of each resolvable entry.
-        entries: The sampled entries that a step suited, or some hundreds of them.
+        entries: The sampled entries that were not left out, 300 of them at most.
         constants: The numbers of the training that the ratio was compared with, by name.
     """
 
@@ -109,7 +109,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something a person should hear about: told once, and again when it changes or ends.
+    """What a user is notified of: once when it begins, when it changes, and when it ends.
 
     Attributes:
         step: The training step.
@@ -117,7 +117,8 @@ class Alert:
         tensor: The tensor's name, or "" when it concerns the whole check.
         verdict: The verdict that caused it.
         message: One line: what, where, how sure, the likely cause, what to do.
-        finding: The message without the step and the tensor before it and the advice behind it.
+        finding: The message without its step and tensor at the beginning and its advice at the end; "" in a log of a
+            version that did not keep it.
     """
 
     step: int
@@ -130,19 +131,19 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         step: The training step, 0 for a check outside a training.
         verdict: The gravest verdict among the tensors.
-        tensors: One report a tensor, by name.
+        tensors: One report per tensor, by name.
         precision: "native" or "float64": what the loss was evaluated in.
-        evaluations: How often the loss was evaluated.
-        seconds: How long the check took.
+        evaluations: The number of evaluations of the loss.
+        seconds: The time that the check took.
         explanation: The check in a sentence or two.
         loss: The loss at the parameters as they are.
-        overhead: The share of the time after the first check that went into checks; None outside a training.
-        alerts: What was told at this check.
+        overhead: The share of the time since the first check that checks took; None outside a training.
+        alerts: The alerts of this check.
     """
 
     step: int

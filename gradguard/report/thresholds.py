@@ -1,18 +1,18 @@
-"""What is worth an alert."""
+"""The thresholds above which a check alerts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What alerts, beside a confirmed bug, which always does.
+    """The thresholds of alerts; a confirmed bug alerts whatever they are.
 
     Attributes:
         discrepancy: ||n - g|| / (||n|| + ||g||) above this.
         ratio_drift: |log(ratio / the first confirmed ratio)| above this.
         sign_agreement: A share of agreeing signs below this.
-        false_alarms: The chance that the routine probes of a run of 10,000 checks raise even one alarm for nothing. An
-            alarm starts a deep check, and only that tells of a bug.
+        false_alarms: The chance that the routine probes of a run of 10,000 checks raise even one false alarm. An alarm
+            starts a deep check, and only a deep check reports a bug.
 
     Raises:
         ValueError: a threshold is out of its range.

@@ -147,7 +147,9 @@ class CheckMonitor:
         left = [name for name in names if name not in self.memory.tensors]
         self._examine(context, self._screen(context, left, deadline), CONFIRMING, request, deadline)
         unreached = {name: context.arrays[name].shape for name in left if name not in self.memory.tensors}
-        self.memory.tensors |= unmeasured(unreached, Verdict.inconclusive, UNREACHED, UNREACHED_CAUSE, deep=False)
+        self.memory.tensors |= unmeasured(
+            unreached, Verdict.inconclusive, UNREACHED, UNREACHED_CAUSE, cause_key="unreached", deep=False
+        )
         if np.isfinite(context.centre).all():
             self.memory.proven = context.proven
         return context, names

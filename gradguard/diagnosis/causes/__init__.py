@@ -1,1 +1,1 @@
-"""Named causes of a wrong gradient, one family a file: each looks at the symptoms and says what it sees, or nothing."""
+"""The named causes of a wrong gradient, one family a file, and the registry that asks them in order."""
