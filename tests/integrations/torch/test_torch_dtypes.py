@@ -50,12 +50,12 @@ def test_a_float32_buffer_and_float32_constants_within_are_no_obstacle() -> None
         def __init__(self) -> None:
             super().__init__()
             self.norm = nn.LayerNorm(4)
-            self.register_buffer("shift", torch.linspace(0, 1, 4))
+            self.register_buffer("offset", torch.linspace(0, 1, 4))
 
         def forward(self, x: Tensor) -> Tensor:
             h = torch.zeros(x.shape[1], 4, dtype=torch.float32)
             h += self.inner(x[-1].to(torch.float32))
-            return self.out(self.norm((h + self.displace).float().softmax(-1, dtype=torch.float32)).type_as(x))
+            return self.out(self.norm((h + self.offset).float().softmax(-1, dtype=torch.float32)).type_as(x))
 
     report = checked(seeded(Model))
     assert report.precision == "float64"

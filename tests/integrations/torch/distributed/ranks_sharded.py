@@ -42,14 +42,14 @@ def numbers() -> list[bool]:
             [np.asarray(direction(array, rng).vector)[part.region] for direction in (aligned, gaussian)],
         ]
 
-    (indices, directions), (expected, whole_directions) = drawn(part), drawn(whole)
+    (indices, part_vectors), (expected, whole_vectors) = drawn(part), drawn(whole)
     return [
         bool(np.isclose(reductions.norm_of_finite(part), reductions.norm_of_finite(whole), rtol=1e-12)),
         bool(np.isclose(reductions.typical_size(part, 1.0), reductions.typical_size(whole, 1.0), rtol=1e-12)),
         reductions.largest_magnitude(part) == reductions.largest_magnitude(whole),
         reductions.is_finite(part) and bool(part.any()),
         indices == expected,
-        all(np.allclose(one, other, rtol=1e-6) for one, other in zip(directions, whole_directions, strict=True)),
+        all(np.allclose(one, other, rtol=1e-6) for one, other in zip(part_vectors, whole_vectors, strict=True)),
         all(part[index] == whole[index] for index in ((0, 0), (6, 8), (3, 4))),
         part.copy().local.tobytes() == part.tobytes(),
     ]
