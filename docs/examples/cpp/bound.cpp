@@ -1,4 +1,4 @@
-// The question's network through pybind11: arrays that offer the buffer protocol are all that gradguard needs.
+// The LSTM in lstm.hpp as a Python module, by pybind11; its arrays have the buffer protocol, and gradguard needs no more.
 #include <pybind11/pybind11.h>
 
 #include "lstm.hpp"

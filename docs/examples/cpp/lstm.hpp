@@ -1,5 +1,5 @@
-// The network of the question that gradguard grew from: a softmax layer on an LSTM, in float, its gradients by hand.
-// It knows nothing of gradguard.
+// The network of gradguard's motivating example: an LSTM with a softmax layer, in float, with hand-written gradients.
+// It does not use gradguard.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 #ifndef REAL
 #define REAL float
 #endif
-using Real = REAL;  // -DREAL=double makes the same network in double
+using Real = REAL;  // -DREAL=double builds the same network in double
 
 constexpr std::size_t INPUTS = 5, HIDDEN = 5, OUTPUTS = 5, GATES = 4 * HIDDEN, TIMESTEPS = 39;
 
@@ -37,12 +37,12 @@ struct Tensor {
     Tensor(const char *called, const std::vector<std::size_t> &shape) : name(called), values(shape), gradients(shape) {}
 };
 
-// One sequence: symbols to feed, and those to predict.
+// One sequence: the input symbols, and the symbols to predict.
 struct Batch {
     int x[TIMESTEPS], y[TIMESTEPS];
 };
 
-// Random symbols; each is to be named one step late.
+// Random symbols; the network predicts each of them one step later.
 inline Batch draw(std::mt19937 &random) {
     Batch batch;
     for (std::size_t t = 0; t < TIMESTEPS; ++t) {
@@ -57,12 +57,12 @@ public:
     // The columns of Wx, Wh and b are the gates: input, forget, output, candidate.
     Tensor Wx{"Wx", {INPUTS, GATES}}, Wh{"Wh", {HIDDEN, GATES}}, b{"b", {GATES}};
     Tensor V{"V", {HIDDEN, OUTPUTS}}, c{"c", {OUTPUTS}};
-    bool averages = false;  // the fault of the question: the LSTM's gradients are averaged over the timesteps
+    bool averages = false;  // the bug of the example: the LSTM's gradients are averaged over the timesteps
 
     explicit Lstm(std::mt19937 &random) {
         for (Tensor *tensor : {&Wx, &Wh, &V})
             for (Real &weight : tensor->values.data) weight = static_cast<Real>(random() / 4294967296.0 * 1.6 - 0.8);
-        for (std::size_t j = 0; j < HIDDEN; ++j) b.values[HIDDEN + j] = 1;  // a cell that starts by remembering
+        for (std::size_t j = 0; j < HIDDEN; ++j) b.values[HIDDEN + j] = 1;  // the forget gates start open
     }
 
     std::vector<Tensor *> tensors() { return {&Wx, &Wh, &b, &V, &c}; }
@@ -101,7 +101,7 @@ public:
     }
 
 private:
-    // What a forward pass leaves for the backward pass. h[t] and C[t] enter step t, h[t + 1] and C[t + 1] leave it.
+    // What the backward pass needs of a forward pass. h[t] and C[t] enter step t, h[t + 1] and C[t + 1] leave it.
     Real gates[TIMESTEPS][GATES], C[TIMESTEPS + 1][HIDDEN] = {}, tanh_C[TIMESTEPS][HIDDEN], h[TIMESTEPS + 1][HIDDEN] = {};
     Real softmax[TIMESTEPS][OUTPUTS];
 
@@ -131,7 +131,7 @@ private:
         return std::log(total) + largest - logits[target];
     }
 
-    // From the mean loss to the hidden state that leaves step t.
+    // The gradient from the mean loss to the hidden state that leaves step t.
     void through_softmax(std::size_t t, int target, const Real *dh_next, Real *dh) {
         std::copy(dh_next, dh_next + HIDDEN, dh);
         for (std::size_t k = 0; k < OUTPUTS; ++k) {
@@ -144,7 +144,7 @@ private:
         }
     }
 
-    // From the states that leave step t to its gates before their nonlinearity, and to the cell state that entered.
+    // The gradients of the gates of step t before their nonlinearity, and of the cell state that enters.
     void through_gates(std::size_t t, const Real *dh, Real *dc_next, Real *da) {
         const Real *i = gates[t], *f = i + HIDDEN, *o = f + HIDDEN, *g = o + HIDDEN;
         for (std::size_t j = 0; j < HIDDEN; ++j) {
@@ -157,7 +157,7 @@ private:
         }
     }
 
-    // Step t's share of the gradients of the LSTM, and the gradient of the hidden state that entered.
+    // Adds step t to the gradients of the LSTM, and computes the gradient of the hidden state that enters.
     void through_weights(std::size_t t, int symbol, const Real *da, Real *dh_next) {
         std::fill(dh_next, dh_next + HIDDEN, Real(0));
         for (std::size_t q = 0; q < GATES; ++q) {

@@ -1,5 +1,5 @@
-// A trainer of the question's network, to be run under guard from Python: its table for gradguard, its own loop, and
-// the pieces of that loop for one that is written in Python.
+// A trainer of the LSTM in lstm.hpp that runs under guard from Python: its table for gradguard, its own loop, and the
+// steps of that loop as functions, for a loop that is written in Python.
 #include "lstm.hpp"
 
 #include <gradguard.h>
@@ -28,7 +28,7 @@ gradguard_table *gradguard_describe() {
 
 extern "C" {
 
-// Begins anew, with the fault or without; copied into place, so that the table's pointers stay good.
+// Starts again, with the bug or without; the new model is copied into the old one, whose addresses are in the table.
 void start(unsigned seed, int averages) {
     dice.seed(seed);
     const Lstm fresh(dice);
@@ -36,7 +36,7 @@ void start(unsigned seed, int averages) {
     model.averages = averages != 0;
 }
 
-// The loop of the program itself; returns the steps it took.
+// The trainer's own loop; returns the number of steps that it took.
 int train(int steps) {
     for (int step = 0; step < steps; ++step) {
         batch = draw(dice);
@@ -47,7 +47,7 @@ int train(int steps) {
     return steps;
 }
 
-// The same in pieces, for a loop in Python.
+// The steps of the loop, for a loop in Python.
 void next_batch() { batch = draw(dice); }
 void backward() { model.backward(batch); }
 void update() { model.update(RATE); }
