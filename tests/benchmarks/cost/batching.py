@@ -21,7 +21,7 @@ from benchmarks.support.tables import Row, table
 from gradguard import batched, check
 from gradguard.testing import LSTM, Batch, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 5 to 10 min"
 
 SIZES = ((5, 1), (5, 16), (32, 8), (64, 16), (128, 16))  # H, B
 ENTRIES = 300  # measured in each tensor of the smallest network; FEW in the larger ones

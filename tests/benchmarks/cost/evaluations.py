@@ -28,7 +28,7 @@ from benchmarks.support.tables import Row, table
 from gradguard import GradGuard, Report, check
 from gradguard.testing import LSTM, Batch, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 10 to 15 min"
 
 SIZES = (5, 32, 64, 128, 512)
 ENTRIES = {5: 300, 32: 50, 64: 20, 128: 10, 512: 3}  # of each tensor, at most, in a deep check

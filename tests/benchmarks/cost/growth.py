@@ -26,7 +26,7 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.tables import table
 from gradguard import GradGuard, Report
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 5 to 10 min"
 
 BLOCK = 2**15
 CHECKS = 5

@@ -23,7 +23,7 @@ from benchmarks.support.tables import table
 from gradguard import GradGuard
 from gradguard.testing import LSTM, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 6 min"
 
 SIZES = ((5, 1), (5, 16), (32, 16), (128, 16), (512, 16))  # H, B
 SECONDS = 60.0

@@ -36,7 +36,7 @@ from benchmarks.support.tables import Row, table
 from gradguard import batched, check
 from gradguard.testing import LSTM, Batch, faulty, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 2 min"
 
 FAULTS = ("timesteps", "no-dc-carry", "wh-1-percent", "wh-1-permille")
 REPEATS = 5

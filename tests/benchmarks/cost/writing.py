@@ -22,7 +22,7 @@ from benchmarks.support.tables import table
 from gradguard import GradGuard, JSONLWriter, Report, TensorBoardWriter, Writer
 from gradguard.testing import LSTM, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 20 s"
 
 CHECKS = 100
 

@@ -32,7 +32,7 @@ from gradguard import Alert, GradGuard, Report, Verdict
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 5 to 15 min"
 
 EVERY_N_STEPS = 20
 STEPS_PER_PROBE = 3  # also ends a training whose probes find no reliable step size

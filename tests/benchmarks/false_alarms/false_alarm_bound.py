@@ -39,7 +39,7 @@ from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
 from gradguard.training.monitor import CHECKS_IN_A_RUN, ROUTINE_PROBES
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 3 to 6 min"
 
 DEVIATION_IN_BARS = 1 / 1.1  # the error bars of a probe are wider than its noise by that much
 HEAVY = 4  # degrees of freedom of the Student's t that, with the measured deviation, exceeds 3 as often: in 0.7 %

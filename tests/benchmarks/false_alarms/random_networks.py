@@ -26,7 +26,7 @@ from benchmarks.support.tables import Row, table
 from gradguard.checks.check import CheckOptions, checked
 from gradguard.statistics.rules import DEFAULT_RULES, Rules
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 1 to 2 h"
 
 TENSORS = 5  # of an LSTM, and nearly as many of the others
 ENTRIES = 24

@@ -27,7 +27,7 @@ from benchmarks.support.tables import Row, table
 from gradguard import Alert, GradGuard
 from gradguard.testing import random_batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 1 h"
 
 STEPS = 50
 PROBES_A_RUN = 950  # about: 5 tensors, a direction and up to 3 entries each, at all steps but the first

@@ -27,7 +27,7 @@ from benchmarks.support.random_models import KINDS, Trial
 from benchmarks.support.tables import Row, table
 from gradguard.statistics.rules import Rules
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 1 to 2 h"
 
 RULES: Mapping[str, Rules] = {
     "all rules": Rules(),

@@ -55,7 +55,7 @@ from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
 from gradguard.testing import LSTM, Batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 5 to 10 min"
 
 BATCHES = (1, 16)
 KINDS = ("aligned", "gaussian", "entry")

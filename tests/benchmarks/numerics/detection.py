@@ -31,7 +31,7 @@ from gradguard.checks.check import CheckOptions, checked
 from gradguard.statistics.rules import DEFAULT_RULES, Rules
 from gradguard.testing import FAULTS, LSTM, Batch, faulty
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 20 to 30 min"
 
 CORRECT = "(none)"
 STATES = ("untrained", "trained", "sharp")

@@ -35,7 +35,7 @@ from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, random_batch
 from gradguard.training.callback import HistoryRow
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 2 to 3 h"
 
 SHARES = (1e-2, 1e-3, 3e-4, 1e-4)
 TENSORS = ("Wh", "Wx", "V")

@@ -51,7 +51,7 @@ from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
 from gradguard.testing import FAULTS, LSTM, Batch
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 1 to 2 h"
 
 STEP = 5e-3
 THRESHOLD = 1e-2

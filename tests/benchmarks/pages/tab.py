@@ -31,7 +31,7 @@ from gradguard.writers.tensorboard.curves import summarize
 from gradguard.writers.tensorboard.event_file import LocalEventFile
 from gradguard.writers.tensorboard.records import summarize_record
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 4 min"
 
 DISTINCT = 20  # reports; to write 10,000 different ones would take longer than everything else
 VISITS = 3

@@ -44,7 +44,7 @@ from benchmarks.promises.injected.training import Cost, Fault, StoppedError, Tra
 from benchmarks.support.options import parser_of
 from benchmarks.support.tables import Row, table
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 10 to 15 min"
 
 KILLS = 10  # a SIGKILL needs a process of its own, so that it is injected that many times less often
 

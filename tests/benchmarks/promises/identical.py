@@ -22,7 +22,7 @@ from gradguard import GradGuard
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 1 min"
 
 FORMS = tuple(
     LossForm(f"{'unreduced' if reduction else 'scalar'}, {precision}", precision, reduction)

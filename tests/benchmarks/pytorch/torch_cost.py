@@ -31,7 +31,7 @@ from gradguard import Report
 from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 10 to 20 min"
 
 LAYERS = 2
 TIMESTEPS = 16

@@ -39,7 +39,7 @@ from benchmarks.support.tables import Row, table
 from gradguard import Alert, Report
 from gradguard.integrations.torch import TorchGuard
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 5 to 10 min"
 
 TIMESTEPS, BATCH = 13, 8
 STATES = {"untrained": 0.3, "trained": 0.3, "sharp": 3.0}  # the learning rate under guard

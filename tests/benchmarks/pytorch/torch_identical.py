@@ -32,7 +32,7 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.tables import Row, table
 from gradguard.integrations.torch import TorchGuard
 
-USUAL_TIME = "about 10 min"
+USUAL_TIME = "about 3 min"
 
 INPUTS, HIDDEN, CLASSES, BATCH = 4, 16, 3, 16
 EVERY_N_STEPS = 5
