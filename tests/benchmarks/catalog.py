@@ -44,7 +44,7 @@ def listing() -> str:
     for question in dict.fromkeys(one.question for one in known):
         lines += ["", question]
         lines += [
-            f"  {one.name:<{name}}  {one.usual_time:>{time}}  {one.sentence}"
+            f"  {one.name:<{name}}  {one.usual_time:<{time}}  {one.sentence}"
             for one in known
             if one.question == question
         ]

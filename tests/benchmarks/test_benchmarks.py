@@ -41,7 +41,7 @@ def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Pat
     modules = [path.stem for path in FOLDER.glob("*/**/*.py") if "\ndef main(" in path.read_text(encoding="utf-8")]
     assert len(modules) > 20
     for name in modules:
-        assert re.search(rf"^  {name} +about \d\S*( to \d+)? (s|min|h)  [A-Z].*[.?]$", listed, re.MULTILINE), name
+        assert re.search(rf"^  {name} +about \d\S*( to \d+)? (s|min|h) +[A-Z].*[.?]$", listed, re.MULTILINE), name
 
 
 def test_an_unknown_name_is_an_error_that_suggests_a_similar_one(tmp_path: Path) -> None:
