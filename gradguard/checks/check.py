@@ -28,7 +28,7 @@ from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.measured import TensorMeasurement
 from gradguard.measurement.precision import CheckTarget, require_precision
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
 from gradguard.report.progress import with_bar
 from gradguard.report.results import Report, TensorReport
 from gradguard.report.thresholds import Thresholds
@@ -104,7 +104,7 @@ def checked(
     shapes = {name: array.shape for name, array in arrays.items()}
     masks, known = block_masks(options.blocks, shapes), require_constants(options.constants)
     effort = Effort(entries=require_entries(options.entries, ENTRIES))
-    state = Rollback(gradients, together(options.snapshot))
+    state = Rollback(gradients, combined_snapshot(options.snapshot))
 
     def measure() -> tuple[MeasurementContext, dict[str, TensorReport]]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)

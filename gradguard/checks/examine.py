@@ -87,7 +87,7 @@ def _plans(
 ) -> tuple[ProbePlan, ProbePlan]:
     """Entries of a tensor, and directions through it."""
     gradient = tensor.gradient
-    drawn = directions.entries(gradient, effort.entries, rng)
+    drawn = directions.stratified_entries(gradient, effort.entries, rng)
     entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
     through = [directions.aligned(gradient, rng) for _ in range(effort.aligned)]
     through += [directions.gaussian(gradient, rng) for _ in range(effort.gaussian)]

@@ -91,7 +91,7 @@ def _planned(
     rounding = state.amplification * tensor.rounding_of_direction.total
     probes = [_RoutineProbe(tensor, stream, draw(gradient, rng), rounding, floor) for stream, draw in kinds]
     rounding = state.amplification * tensor.rounding_of_entry.total
-    drawn = directions.some_entries(gradient, singles, rng)
+    drawn = directions.random_entries(gradient, singles, rng)
     return probes + [_RoutineProbe(tensor, state.entry, probe, rounding, floor) for probe in drawn]
 
 

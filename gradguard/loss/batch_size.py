@@ -55,7 +55,7 @@ def tried_at_once(objective: Objective, centre: Float64, is_late: Callable[[], b
             if is_late():
                 return 1
             _prove(objective, name, centre)
-        return objective.copying.at_most()
+        return objective.copying.max_copies()
 
     found = attempted(tried)
     objective.at_once = 1
@@ -69,7 +69,7 @@ def still_at_once(objective: Objective, name: str, centre: Float64, at_once: int
     if isinstance(losses, Exception) or losses.shape != (count, centre.size):
         return 1
     same = np.allclose(losses, centre, rtol=0, atol=_rounded(objective, centre), equal_nan=True)
-    return max(1, min(at_once, objective.copying.at_most())) if same else 1
+    return max(1, min(at_once, objective.copying.max_copies())) if same else 1
 
 
 def _prove(objective: Objective, name: str, centre: Float64) -> None:
@@ -108,14 +108,14 @@ def _faster(objective: Objective, timed: int = TIMED, worth: float = 1.0) -> int
     name = next((name for name, array in objective.space.arrays.items() if array.size), None)
     if name is None:
         return 1
-    most = min(TIMED, timed, objective.copying.at_most())
+    most = min(TIMED, timed, objective.copying.max_copies())
     alone = min(_seconds(objective) for _ in range(TIMES))
     for rows, gain in ((min(FEW, most), 1.0), (most, worth)):
         stack = objective.copying.copies([name] * rows)
         together = min(_seconds(partial(objective.of_stack, stack)) for _ in range(TIMES))
         if together * gain >= rows * alone:
             return 1
-    return objective.copying.at_most()
+    return objective.copying.max_copies()
 
 
 def _seconds(act: Callable[[], object]) -> float:

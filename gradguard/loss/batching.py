@@ -57,7 +57,7 @@ class Stack:
     """
 
     arrays: dict[str, Array]
-    places: Sequence[PerturbedArray]
+    tensors: Sequence[PerturbedArray]
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array], names: Sequence[str]) -> "Stack":
@@ -66,26 +66,26 @@ class Stack:
         stacked |= {name: stacked[name].copy() for name in set(names)}
         return cls(stacked, [PerturbedArray(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
 
-    def presented(self) -> AbstractContextManager[object]:
+    def installed(self) -> AbstractContextManager[object]:
         """Nothing: the loss is handed the arrays."""
         return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
-    """Stacks of the tensors of a space: `gradguard.perturbation.protocols.Copying`."""
+    """Stacks of the tensors of a space: `gradguard.perturbation.protocols.CopyFactory`."""
 
     space: Space
 
-    def at_most(self) -> int:
+    def max_copies(self) -> int:
         """How many one call may take."""
-        return at_most(self.space.arrays)
+        return max_copies(self.space.arrays)
 
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies, of each of which the tensor of its name is to be moved."""
         return Stack.of(self.space.arrays, names)
 
 
-def at_most(arrays: Mapping[str, Array]) -> int:
+def max_copies(arrays: Mapping[str, Array]) -> int:
     """How many copies of the parameters one call may take."""
     return int(min(MOST, max(4, BYTES // max(1, sum(array.nbytes for array in arrays.values())))))

@@ -14,7 +14,7 @@ from gradguard.loss.batching import Stacks
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
 from gradguard.perturbation.directions import Probe
 from gradguard.perturbation.journal import UndoLog
-from gradguard.perturbation.protocols import Copies, Copying, PerturbedTensor, Space
+from gradguard.perturbation.protocols import Copies, CopyFactory, PerturbedTensor, Space
 from gradguard.perturbation.snapshots import Restore
 
 
@@ -89,7 +89,7 @@ class Objective:
         undo_log: UndoLog | None = None,
     ) -> None:
         self.space = space
-        self.copying: Copying = space if isinstance(space, Copying) else Stacks(space)
+        self.copying: CopyFactory = space if isinstance(space, CopyFactory) else Stacks(space)
         self.tries_copies = self.copying is space
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
@@ -110,7 +110,7 @@ class Objective:
         """
         self._restore()
         self.evaluations += 1
-        with self._undo_log.recorded(self.space.presented()):
+        with self._undo_log.recorded(self.space.installed()):
             # The loss may rebind the entries of the mapping it is handed: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
         values = losses_of(result, self._reduction)
@@ -151,7 +151,7 @@ class Objective:
         for start in range(0, len(points), self.at_once):
             some = points[start : start + self.at_once]
             stack = self.copying.copies([request.name for request, _, _ in some])
-            for row, place, (request, probe, amount) in zip(told[start:], stack.places, some, strict=False):
+            for row, place, (request, probe, amount) in zip(told[start:], stack.tensors, some, strict=False):
                 row[:] = probe.displace(place, amount, request.gradient)
             for _, probe, _ in some:
                 probe.release()
@@ -166,9 +166,9 @@ class Objective:
             ValueError: the array is not of K losses, or of K times the unreduced losses.
         """
         self._restore()
-        count = len(stack.places)
+        count = len(stack.tensors)
         self.evaluations += count
-        with self._undo_log.recorded(stack.presented()):
+        with self._undo_log.recorded(stack.installed()):
             values = numbers_of(self._loss(stack.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"

@@ -16,7 +16,7 @@ from gradguard.loss.interleaving import Search, interleave
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
 from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup, Size
-from gradguard.perturbation.protocols import Copying, Movable, Space
+from gradguard.perturbation.protocols import CopyFactory, MovableParameters, Space
 from gradguard.perturbation.rollback import Rollback
 from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, NativeCopies
 from gradguard.statistics.rules import DEFAULT_RULES, Rules
@@ -147,12 +147,12 @@ class CheckTarget:
 
     def _derivative(self, at_once: int) -> Derivative | None:
         """The exact derivative of the loss on float64 copies; None where there is none."""
-        if isinstance(self.params, Movable):
+        if isinstance(self.params, MovableParameters):
             tangents = self.params.tangents()
             if tangents is None:
                 return None
             objective = self._objective(tangents)
-            objective.at_once = at_once if isinstance(tangents, Copying) else 1
+            objective.at_once = at_once if isinstance(tangents, CopyFactory) else 1
             return Derivative(objective, TANGENT, "forward mode")
         loss: Callable[..., Any] = self.loss
         part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
@@ -161,18 +161,18 @@ class CheckTarget:
         )
 
     def _unit(self) -> float:
-        if isinstance(self.params, Movable):
+        if isinstance(self.params, MovableParameters):
             return self.params.unit
         return max(unit_roundoff(array.dtype) for array in (*self.arrays.values(), *self.state.gradients.values()))
 
     def _native(self) -> Space:
-        if isinstance(self.params, Movable):
+        if isinstance(self.params, MovableParameters):
             return self.params.native()
         return NativeCopies(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
 
     def _float64_copies(self) -> Space:
-        if isinstance(self.params, Movable):
-            return self.params.shadow()
+        if isinstance(self.params, MovableParameters):
+            return self.params.float64_copies()
         return Float64Copies(self.arrays, self._swapped, self.kept)
 
     @property
@@ -185,7 +185,11 @@ class CheckTarget:
         self, native: Objective, context: MeasurementContext, is_late: Callable[[], bool]
     ) -> tuple[Objective | None, str]:
         """The loss on float64 copies if it is proven to be the same loss, else None and the reason."""
-        if not takes_parameters(self.loss) and not isinstance(self.params, Movable) and not swaps(self.params):
+        if (
+            not takes_parameters(self.loss)
+            and not isinstance(self.params, MovableParameters)
+            and not swaps(self.params)
+        ):
             return None, (
                 f"loss() reads the live arrays, and params is a {type(self.params).__name__}, whose entries cannot be "
                 "swapped or may be copied; expected a dict, or loss(params)"

@@ -1,4 +1,4 @@
-"""Which way to move a tensor: along one entry, along its gradient, or anywhere.
+"""Directions to move a tensor along: one entry, weighted gradients, or Gaussian vectors.
 
 A probe is one direction in the space of one tensor. All are unit vectors, so that a directional derivative and the
 derivative of an entry are on one scale.
@@ -21,7 +21,7 @@ MAX_KEPT_DIRECTION = 2**15  # entries of a direction, up to which it is kept; a 
 class Probe(Protocol):
     """One direction in the space of a tensor."""
 
-    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
+    def displace(self, tensor: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
         """Move a tensor by amount x direction, as its dtype rounds that.
 
         Returns:
@@ -29,91 +29,102 @@ class Probe(Protocol):
             predicts for it.
         """
 
-    def reset(self, place: PerturbedTensor) -> None:
+    def reset(self, tensor: PerturbedTensor) -> None:
         """Put back what `displace` moved."""
 
     def release(self) -> None:
-        """Let go of what takes memory, until the next `displace`."""
+        """Free large memory until the next `displace`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryProbe:
-    """Along one entry."""
+    """The direction along one entry.
+
+    Attributes:
+        index: The entry.
+    """
 
     index: tuple[int, ...]
 
-    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
-        """Move the entry; the displacement, and the entry's gradient times that."""
-        moved = place.displace_entry(self.index, amount)
-        return moved, float(gradient[self.index]) * moved
+    def displace(self, tensor: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
+        """Move the entry; returns the realised displacement, and the entry's gradient times that."""
+        displacement = tensor.displace_entry(self.index, amount)
+        return displacement, float(gradient[self.index]) * displacement
 
-    def reset(self, place: PerturbedTensor) -> None:
+    def reset(self, tensor: PerturbedTensor) -> None:
         """Put the entry back."""
-        place.restore(self.index)
+        tensor.restore(self.index)
 
     def release(self) -> None:
-        """Nothing: an index takes none."""
+        """An index takes no memory to speak of."""
 
 
 @dataclass(slots=True)
 class Direction:
-    """Along a unit vector of the tensor's shape.
+    """The direction of a unit vector of the tensor's shape.
 
-    A large one is drawn anew for each difference, always the same: many directions take the memory of one.
+    A large vector is drawn again for each difference, always the same: many directions take the memory of one.
+
+    Attributes:
+        draw: Draws the vector, the same one at each call.
     """
 
     draw: Callable[[], Array]
-    _drawn: Array | None = None
+    _vector: Array | None = None
 
     @property
     def vector(self) -> Array:
         """The unit vector."""
-        if self._drawn is None:
-            self._drawn = self.draw()
-        return self._drawn
+        if self._vector is None:
+            self._vector = self.draw()
+        return self._vector
 
-    def displace(self, place: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
-        """Move the tensor; the displacement's component along the vector, and its inner product with the gradient."""
-        return place.displace(self.vector, amount, gradient)
+    def displace(self, tensor: PerturbedTensor, amount: float, gradient: Array) -> tuple[float, float]:
+        """Move the tensor; returns the inner products of the realised displacement with the vector and `gradient`."""
+        return tensor.displace(self.vector, amount, gradient)
 
-    def reset(self, place: PerturbedTensor) -> None:
+    def reset(self, tensor: PerturbedTensor) -> None:
         """Put the tensor back."""
-        place.restore()
+        tensor.restore()
 
     def release(self) -> None:
         """Forget a large vector."""
-        if self._drawn is not None and self._drawn.size > MAX_KEPT_DIRECTION:
-            self._drawn = None
+        if self._vector is not None and self._vector.size > MAX_KEPT_DIRECTION:
+            self._vector = None
 
 
 def aligned(gradient: Array, rng: np.random.Generator) -> Direction:
-    """Along the gradient, each entry weighted anew: it resolves an error of scale best, and is blind where g is 0.
+    """A direction along the gradient, each entry weighted by U(0, 2): it resolves an error of scale best.
 
-    Weights between 0 and 2 keep 0.87 of the slope, and differ enough that no two probes share their roundings.
+    It is blind to entries whose gradient is 0. The weights keep 0.87 of the slope, and differ enough that no two
+    directions share their rounding errors.
     """
     seed, largest = int(rng.integers(2**63)), reductions.largest_magnitude(gradient)
     return Direction(lambda: weighted_unit_vector(gradient, largest, np.random.default_rng(seed)))
 
 
 def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
-    """Along a Gaussian vector: it sees a gradient that is missing."""
+    """A direction along a Gaussian vector: it shows entries that the gradient misses."""
     seed = int(rng.integers(2**63))
     return Direction(lambda: normal_unit_vector(gradient, np.random.default_rng(seed)))
 
 
-def entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
-    """All entries of a tensor, or `count` of them: the largest |g|, strata over |g|, and some drawn uniformly."""
-    return _at(stratified_positions(gradient, count, rng), gradient.shape)
+def stratified_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
+    """`count` entries of a tensor, or all: those of largest |g|, one from each stratum of |g|, some drawn uniformly."""
+    return _entries_at(stratified_positions(gradient, count, rng), gradient.shape)
 
 
-def some_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
-    """Different entries, drawn half by |g|, half uniformly: large ones show best, bugs hide in small ones."""
-    drawn: set[int] = set()
-    while len(drawn) < min(count, gradient.size):
+def random_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
+    """`count` different entries, or all: half are drawn in proportion to |g|, half uniformly.
+
+    Large entries show an error best, and bugs hide in small ones.
+    """
+    positions: set[int] = set()
+    while len(positions) < min(count, gradient.size):
         by_size = rng.random() < 0.5
-        drawn.add(random.draw_position_by_size(gradient, rng) if by_size else int(rng.integers(gradient.size)))
-    return _at(sorted(drawn), gradient.shape)
+        positions.add(random.draw_position_by_size(gradient, rng) if by_size else int(rng.integers(gradient.size)))
+    return _entries_at(sorted(positions), gradient.shape)
 
 
-def _at(places: Iterable[int], shape: tuple[int, ...]) -> list[EntryProbe]:
-    return [EntryProbe(tuple(int(i) for i in np.unravel_index(place, shape))) for place in places]
+def _entries_at(positions: Iterable[int], shape: tuple[int, ...]) -> list[EntryProbe]:
+    return [EntryProbe(tuple(int(i) for i in np.unravel_index(position, shape))) for position in positions]

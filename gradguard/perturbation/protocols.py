@@ -8,7 +8,7 @@ from gradguard.arrays.types import Array
 
 
 class PerturbedTensor(Protocol):
-    """One tensor while it is moved: what is written to it, its dtype rounds."""
+    """One tensor while it is moved; its dtype rounds what is written to it."""
 
     @property
     def base(self) -> Array:
@@ -21,17 +21,20 @@ class PerturbedTensor(Protocol):
         """Move it to `base` + amount x vector; the products of the realised displacement with vector and gradient."""
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
-        """Move one entry by `amount`; the displacement that the dtype made of it."""
+        """Move one entry by `amount`; returns the displacement that the dtype made of it."""
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:
         """Write its unmoved values, or that of one entry."""
 
 
 class Space(Protocol):
-    """Where tensors are moved while the loss is evaluated, and what the loss is handed there.
+    """The tensors of a model in one precision: moved one at a time while the loss is evaluated.
 
-    A signal may interrupt what puts things back, so its context managers can be left more than once, and before they
+    A signal may interrupt whatever restores them, so its context managers can be left more than once, and before they
     were entered: however often that is, all is as it was.
+
+    Attributes:
+        precision: "native", "float64", "complex" or "forward".
     """
 
     precision: str
@@ -46,38 +49,38 @@ class Space(Protocol):
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was."""
 
-    def presented(self) -> AbstractContextManager[object]:
-        """Whatever must hold while the loss runs."""
+    def installed(self) -> AbstractContextManager[object]:
+        """A context manager in which the loss sees the arrays of this space."""
 
 
 class Copies(Protocol):
-    """Copies of the tensors, all of which a loss is evaluated with in one call."""
+    """K copies of the tensors, for one call of a loss that evaluates all of them."""
 
     @property
-    def places(self) -> Sequence[PerturbedTensor]:
-        """Of each copy the one tensor that may be moved; it need not be put back."""
+    def tensors(self) -> Sequence[PerturbedTensor]:
+        """The one tensor of each copy that may be moved; it need not be restored."""
 
     @property
     def arrays(self) -> Any:
-        """What the loss is handed."""
+        """What the loss is called with."""
 
-    def presented(self) -> AbstractContextManager[object]:
-        """Whatever must hold while the loss runs."""
+    def installed(self) -> AbstractContextManager[object]:
+        """A context manager in which the loss sees the copies."""
 
 
 @runtime_checkable
-class Copying(Protocol):
-    """A space that makes copies of its own tensors, for a loss that was not written to take them."""
+class CopyFactory(Protocol):
+    """What makes copies of the tensors; a space that is one can try them on a loss that was not written for them."""
 
-    def at_most(self) -> int:
-        """How many one call may take."""
+    def max_copies(self) -> int:
+        """How many copies one call of the loss may take."""
 
     def copies(self, names: Sequence[str]) -> Copies:
-        """Copies, of each of which the tensor of its name is to be moved."""
+        """One copy for each name, in which the tensor of that name may be moved."""
 
 
 @runtime_checkable
-class Movable(Protocol):
+class MovableParameters(Protocol):
     """A mapping of parameters that moves them itself, where they are no arrays that NumPy can write to."""
 
     @property
@@ -85,13 +88,14 @@ class Movable(Protocol):
         """The unit roundoff of the coarsest dtype among parameters and gradients."""
 
     def native(self) -> Space:
-        """The tensors themselves."""
+        """The parameters themselves."""
 
-    def shadow(self) -> Space:
+    def float64_copies(self) -> Space:
         """Float64 copies of them."""
 
     def tangents(self) -> Space | None:
-        """Float64 copies of them whose tangents are moved, and they themselves just to that side.
+        """Float64 copies of them whose tangents are moved; None where there is no forward mode.
 
-        The loss is its derivative there, times the length of the move. None where there is no forward mode.
+        The values themselves are moved too, by a negligible amount to the same side of a corner. The loss is its
+        derivative there, times the length of the move.
         """

@@ -1,4 +1,4 @@
-"""State that an evaluation of the loss may disturb, and how it is put back.
+"""Snapshots of state that an evaluation of the loss may disturb.
 
 A snapshot is any callable that captures some state and returns the callable that restores it.
 """
@@ -27,8 +27,8 @@ class _LegacyGenerator(Protocol):
 def snapshot_attributes(obj: object, *names: str) -> Snapshot:
     """A snapshot of some attributes of an object: a carried hidden state, running statistics, a call counter.
 
-    Arrays, NumPy generators, lists and dicts are restored in place, so that every other name for them sees it;
-    anything else is deep-copied and assigned back.
+    Arrays, NumPy generators, lists and dicts are restored in place, so that all references to them see it; anything
+    else is deep-copied and assigned back.
 
     Raises:
         AttributeError: `obj` has no attribute of that name.
@@ -43,44 +43,46 @@ def snapshot_attributes(obj: object, *names: str) -> Snapshot:
     return _Attributes(obj, names)
 
 
-# Classes, so that a guard can be pickled.
+# Snapshots are classes, not closures, so that a guard can be pickled.
 
 
 @dataclass(frozen=True, slots=True)
 class _Attributes:
+    """A snapshot of the attributes of an object that have these names."""
+
     obj: object
     names: tuple[str, ...]
 
     def __call__(self) -> Restore:
-        kept = {name: _keep(getattr(self.obj, name)) for name in self.names}
+        captured = {name: _capture(getattr(self.obj, name)) for name in self.names}
 
         def restore() -> None:
-            for name, put_back in kept.items():
+            for name, put_back in captured.items():
                 setattr(self.obj, name, put_back())
 
         return restore
 
 
-def _keep(value: object) -> Callable[[], object]:
-    """What puts a value back, in place where it can be, and returns it."""
+def _capture(value: object) -> Callable[[], object]:
+    """A callable that restores a value, in place if it can, and returns it."""
     if isinstance(value, bool | int | float | complex | str | bytes | None | np.generic):
         return lambda: value
     if isinstance(value, np.ndarray):
-        return _keep_array(value)
+        return _capture_array(value)
     if isinstance(value, np.random.Generator):
         state = copy.deepcopy(value.bit_generator.state)
         return lambda: _with_state(value, state)
     if isinstance(value, list):
-        items = [_keep(item) for item in value]
+        items = [_capture(item) for item in value]
         return lambda: _with_items(value, [put_back() for put_back in items])
     if isinstance(value, dict):
-        entries = {key: _keep(item) for key, item in value.items()}
+        entries = {key: _capture(item) for key, item in value.items()}
         return lambda: _with_entries(value, {key: put_back() for key, put_back in entries.items()})
     saved = copy.deepcopy(value)
     return lambda: copy.deepcopy(saved)
 
 
-def _keep_array(array: np.ndarray[Any, Any]) -> Callable[[], object]:
+def _capture_array(array: np.ndarray[Any, Any]) -> Callable[[], object]:
     saved = array.copy()
 
     def put_back() -> object:
@@ -118,6 +120,8 @@ def snapshot_rng(generator: object) -> Snapshot:
 
 
 class _Stream:
+    """A snapshot of a random stream; modules are pickled by name."""
+
     def __init__(self, generator: object) -> None:
         self._generator = generator
 
@@ -137,14 +141,18 @@ class _Stream:
 
 
 def _accessors(generator: Any) -> tuple[Callable[[], object], Callable[[object], None]]:
-    """How a state of its own is read of a stream, and set."""
+    """Functions that read and set the state of a stream; each state that is read is a copy.
+
+    Raises:
+        TypeError: the state of `generator` can be neither read nor set.
+    """
     if isinstance(generator, np.random.Generator):
         return lambda: generator.bit_generator.state, lambda state: setattr(generator.bit_generator, "state", state)
     if isinstance(generator, _LegacyGenerator):
         return generator.get_state, generator.set_state
     if hasattr(generator, "getstate") and hasattr(generator, "setstate"):
-        is_python_own = generator is random or isinstance(generator, random.Random)
-        return generator.getstate if is_python_own else lambda: copy.deepcopy(generator.getstate()), generator.setstate
+        returns_copies = generator is random or isinstance(generator, random.Random)
+        return generator.getstate if returns_copies else lambda: copy.deepcopy(generator.getstate()), generator.setstate
     raise TypeError(
         f"snapshot_rng was given a {type(generator).__name__}; expected a numpy Generator or RandomState, "
         "or the module numpy.random or random"
@@ -152,13 +160,17 @@ def _accessors(generator: Any) -> tuple[Callable[[], object], Callable[[object],
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """One snapshot that takes and restores several."""
+class CombinedSnapshot:
+    """One snapshot that takes and restores several.
+
+    Attributes:
+        snapshots: The snapshots, in the order in which they are taken; they are restored in reverse order.
+    """
 
     snapshots: tuple[Snapshot, ...]
 
     def __call__(self) -> Restore:
-        """Take them all; what is returned restores them all, also when one of them fails."""
+        """Take all snapshots; the callable that is returned restores all of them, even if one fails."""
         restores = [_checked(take()) for take in self.snapshots]
 
         def restore() -> None:
@@ -169,25 +181,26 @@ class Together:
         return restore
 
 
-def together(snapshot: Snapshot | Iterable[Snapshot] | None) -> Together:
-    """One snapshot that takes and restores all of the given ones.
+def combined_snapshot(snapshot: Snapshot | Iterable[Snapshot] | None) -> CombinedSnapshot:
+    """One snapshot that takes and restores those that the user passed: none, one or several.
 
     Raises:
-        TypeError: something given is not callable.
+        TypeError: a snapshot is not callable.
     """
-    several = isinstance(snapshot, Iterable) and not callable(snapshot)
-    snapshots: list[Any] = [] if snapshot is None else list(snapshot) if several else [snapshot]  # type: ignore[arg-type]  # just asked
-    for given in snapshots:
-        if not callable(given):
+    is_several = isinstance(snapshot, Iterable) and not callable(snapshot)
+    snapshots: list[Any] = [] if snapshot is None else list(snapshot) if is_several else [snapshot]  # type: ignore[arg-type]  # checked above
+    for each in snapshots:
+        if not callable(each):
             raise TypeError(
-                f"snapshot is, or holds, a {type(given).__name__}; expected a callable that captures state and returns "
+                f"snapshot is, or holds, a {type(each).__name__}; expected a callable that captures state and returns "
                 "what restores it, such as snapshot_attributes(model, 'hidden') or snapshot_rng(generator)"
             )
 
-    return Together(tuple(snapshots))
+    return CombinedSnapshot(tuple(snapshots))
 
 
 def _checked(restore: object) -> Restore:
+    """What a snapshot returned, if it can be called."""
     if not callable(restore):
         raise TypeError(
             f"snapshot() returned a {type(restore).__name__}; expected the callable that restores the state it captured"

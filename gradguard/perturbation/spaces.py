@@ -1,4 +1,4 @@
-"""The arrays under test: moved while the loss is evaluated, and put back bit for bit."""
+"""NumPy arrays under test, live or copied: moved while the loss is evaluated, and restored bit for bit."""
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,17 +15,22 @@ from gradguard.perturbation.protocols import PerturbedTensor
 
 
 class PerturbedArray:
-    """An array that is written to."""
+    """An array that is written to.
+
+    Args:
+        array: The array that the loss sees.
+        base: Its unmoved values, in memory of their own.
+    """
 
     def __init__(self, array: Array, base: Array) -> None:
         self.array = array
         self.base = base
 
-    def write(self, values: Array) -> None:  # noqa: D102 - as in Place
+    def write(self, values: Array) -> None:  # noqa: D102 - as in PerturbedTensor
         self.array[...] = values
 
-    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in Place
-        along = against = 0.0
+    def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in PerturbedTensor
+        along_vector = along_gradient = 0.0
         pieces = reductions.writable_blocks(self.array, self.base, vector, gradient)
         with pieces, np.errstate(over="ignore", invalid="ignore"):
             for target, start, direction, slope in pieces:
@@ -33,24 +38,31 @@ class PerturbedArray:
                 moved = target - start
                 products = np.einsum("i,i", direction, moved), np.einsum("i,i", slope, moved)
                 if not np.isfinite(products).all():
-                    moved[~np.isfinite(start)] = 0  # an entry that is nan or inf stays where it is
+                    moved[~np.isfinite(start)] = 0  # an entry that is nan or inf does not move
                     products = np.einsum("i,i", direction, moved), np.einsum("i,i", slope, moved)
-                along += float(products[0])
-                against += float(products[1])
-        return along, against
+                along_vector += float(products[0])
+                along_gradient += float(products[1])
+        return along_vector, along_gradient
 
-    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in Place
+    def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in PerturbedTensor
         start = float(self.base[index])
         self.array[index] = start + amount
         return float(self.array[index]) - start
 
-    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in Place
+    def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in PerturbedTensor
         where = ... if index is None else index
         self.array[where] = self.base[where]
 
 
 class InPlace:
-    """The live arrays themselves, each moved on its own and put back from a copy: `loss()` reads them."""
+    """The live arrays, moved one at a time and restored from a copy: for a `loss()` that reads them.
+
+    Args:
+        arrays: The live arrays.
+
+    Raises:
+        ValueError: an array is read-only, overlaps itself, or shares memory with another.
+    """
 
     precision = "native"
 
@@ -64,12 +76,16 @@ class InPlace:
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
         return Moved(PerturbedArray(self.arrays[name], self.arrays[name].copy()))
 
-    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
+    def installed(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
 class NativeCopies:
-    """A copy of the tensor under test in its own dtype, among the live arrays: `loss(params)` is handed them."""
+    """The live arrays, with a copy of the moved one in its dtype: for a `loss(params)` that is called with them.
+
+    Args:
+        arrays: The live arrays.
+    """
 
     precision = "native"
 
@@ -80,20 +96,20 @@ class NativeCopies:
         return spacing(self.arrays[name])
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
-        return _CopyMoved(self.arrays, name)
+        return _ReplacedByCopy(self.arrays, name)
 
-    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
+    def installed(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext()
 
 
 class Float64Copies:
-    """Float64 copies of all the arrays, handed to `loss(params)` or standing in for the live ones in their mapping.
+    """Float64 copies of all arrays: `loss(params)` is called with them, or they replace the live ones in the mapping.
 
     Args:
         arrays: The live arrays.
-        stand_in_for: The mapping whose entries are swapped for the time of an evaluation; None when the loss
-            takes the parameters.
-        kept: Copies of an earlier check, which are brought up to date; new ones are added.
+        stand_in_for: The mapping whose entries are swapped for the time of an evaluation; None if the loss takes the
+            parameters.
+        reused: Copies from an earlier check, which are updated in place; new ones are added to it.
     """
 
     precision = "float64"
@@ -102,9 +118,9 @@ class Float64Copies:
         self,
         arrays: Mapping[str, Array],
         stand_in_for: MutableMapping[str, Any] | None = None,
-        kept: dict[str, Array] | None = None,
+        reused: dict[str, Array] | None = None,
     ) -> None:
-        copies = {} if kept is None else kept
+        copies = {} if reused is None else reused
         for name in [name for name in copies if name not in arrays]:
             del copies[name]
         for name, array in arrays.items():
@@ -121,12 +137,12 @@ class Float64Copies:
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:  # noqa: D102 - as in Space
         return Moved(PerturbedArray(self.arrays[name], self.arrays[name].copy()))
 
-    def presented(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
+    def installed(self) -> AbstractContextManager[object]:  # noqa: D102 - as in Space
         return nullcontext() if self._mapping is None else _Swapped(self._mapping, self.arrays)
 
 
 class ComplexCopies(Float64Copies):
-    """Complex copies of all the arrays, of which the imaginary parts are moved."""
+    """Complex copies of all arrays, whose imaginary parts are moved; the arguments are those of `Float64Copies`."""
 
     precision = "complex"
 
@@ -139,26 +155,26 @@ class ComplexCopies(Float64Copies):
         return Moved(PerturbedArray(imaginary, np.zeros_like(imaginary)))
 
 
-# Classes: a generator that was interrupted while it puts back cannot be told to do so again.
+# Context managers are classes here: a generator that was interrupted while it restores cannot be resumed.
 
 
 class Moved(AbstractContextManager[PerturbedTensor]):
-    """A place to write to for the time of a `with`."""
+    """A tensor to move for the time of a `with`, which restores it."""
 
-    def __init__(self, place: PerturbedTensor) -> None:
-        self._place = place
+    def __init__(self, tensor: PerturbedTensor) -> None:
+        self._tensor = tensor
 
     def __enter__(self) -> PerturbedTensor:
-        return self._place
+        return self._tensor
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._place.restore()
+        self._tensor.restore()
 
 
-class _CopyMoved(AbstractContextManager[PerturbedTensor]):
-    """A copy of an array among others, to write to for the time of a `with`."""
+class _ReplacedByCopy(AbstractContextManager[PerturbedTensor]):
+    """A copy to move in place of one of some arrays, for the time of a `with`."""
 
     def __init__(self, arrays: dict[str, Array], name: str) -> None:
         self._arrays = arrays
@@ -166,8 +182,8 @@ class _CopyMoved(AbstractContextManager[PerturbedTensor]):
         self._live = arrays[name]
 
     def __enter__(self) -> PerturbedTensor:
-        copied = self._arrays[self._name] = self._live.copy()
-        return PerturbedArray(copied, self._live)
+        copy = self._arrays[self._name] = self._live.copy()
+        return PerturbedArray(copy, self._live)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -176,12 +192,12 @@ class _CopyMoved(AbstractContextManager[PerturbedTensor]):
 
 
 class _Swapped(AbstractContextManager[None]):
-    """Other arrays in a mapping, for the time of a `with`."""
+    """A mapping with other arrays in it, for the time of a `with`."""
 
     def __init__(self, mapping: MutableMapping[str, Any], stand_ins: Mapping[str, Array]) -> None:
         self._mapping = mapping
         self._stand_ins = stand_ins
-        self._kept = {name: mapping[name] for name in stand_ins}
+        self._live = {name: mapping[name] for name in stand_ins}
 
     def __enter__(self) -> None:
         self._mapping.update(self._stand_ins)
@@ -189,4 +205,4 @@ class _Swapped(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._mapping.update(self._kept)
+        self._mapping.update(self._live)

@@ -22,7 +22,7 @@ from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
 from gradguard.sweeps import plot, text
 from gradguard.sweeps.curves import (
     SweepCurves,
@@ -146,7 +146,7 @@ def sweep(
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
     max_entries = require_entries(entries, ENTRIES)
-    rollback = Rollback(gradients, together(snapshot))
+    rollback = Rollback(gradients, combined_snapshot(snapshot))
 
     def measure() -> _Measurement:
         target = CheckTarget(params, arrays, loss, require_reduction(reduction), rollback)
@@ -173,7 +173,9 @@ def _measure(
 ) -> _Measurement:
     sizes = _default_steps(context) if steps is None else _require_steps(steps)
     _require_finite_loss(context)
-    probes = {name: directions.entries(g, max_entries, rng) for name, g in context.gradients.items() if g.size}
+    probes = {
+        name: directions.stratified_entries(g, max_entries, rng) for name, g in context.gradients.items() if g.size
+    }
     with np.errstate(all="ignore"):  # the longest steps may overflow
         noises = {name: noise.estimate_noise(context.objective, name, context.centre, rng) for name in probes}
         repeats_before = context.repeats()

@@ -18,7 +18,7 @@ from gradguard.checks.effort import Deadline
 from gradguard.loss.signature import Loss, require_reduction, takes_parameters
 from gradguard.measurement.precision import CheckTarget, require_precision
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
 from gradguard.perturbation.spaces import InPlace
 from gradguard.report.results import Alert, Report
 from gradguard.report.thresholds import Thresholds
@@ -138,7 +138,7 @@ class GradGuard(CloseOnExit):
         self._shapes = _shapes(arrays)
         self._masks = block_masks(blocks, self._shapes)
         self._reduction = require_reduction(reduction)
-        self._snapshot = together(snapshot)
+        self._snapshot = combined_snapshot(snapshot)
         self._on_alert = _require_on_alert(on_alert)
         self._monitor = CheckMonitor(require_precision(precision), thresholds, seed, self._ranks)
         self._alerts = Alerts(thresholds)

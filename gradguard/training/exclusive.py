@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from gradguard.perturbation.rollback import done_after
+from gradguard.perturbation.rollback import run_with_cleanup
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class ExclusiveAccess:
             if reentrant:
                 return work()
             raise RuntimeError(REENTRY_MESSAGE)
-        return done_after(lambda: self._claim_and_run(work), self._release)
+        return run_with_cleanup(lambda: self._claim_and_run(work), self._release)
 
     def _claim_and_run(self, work: Callable[[], Result]) -> Result:
         thread = threading.current_thread()

@@ -29,7 +29,7 @@ from gradguard.integrations.torch.replay.forwards import ForwardRecorder
 from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss.signature import takes_parameters
-from gradguard.perturbation.snapshots import Snapshot, snapshot_rng, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_rng
 from gradguard.report.results import Report
 from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
 from gradguard.training.ranks import ALONE
@@ -108,13 +108,13 @@ class TorchGuard(CloseOnExit):
             else self._group.parameters(checked, others)
         )
         streams, self._state = RandomStreams({tensor.device for tensor in checked.values()}), ModuleState(inner)
-        user_snapshot = together(snapshot)
+        user_snapshot = combined_snapshot(snapshot)
         # What an evaluation of the loss may change; NumPy's and Python's streams too, from which it may draw.
         snapshots = [self._state.capture_all, streams.capture, snapshot_rng(np.random), snapshot_rng(random)]
         self.guard = GradGuard(self._params, snapshot=[*snapshots, user_snapshot], **options)
         if self.skipped and ranks.is_first:
             LOG.info("not checked: %s", "; ".join(f"{name} ({why})" for name, why in self.skipped.items()))
-        capture = together([self._state.capture, streams.capture, user_snapshot])
+        capture = combined_snapshot([self._state.capture, streams.capture, user_snapshot])
         # A `DistributedDataParallel` changes buffers and inputs before it calls the module in it.
         called = module if wrapper is None else wrapper.module
         self._forwards = ForwardRecorder(called, capture, streams, self._params.device)

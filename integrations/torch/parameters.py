@@ -34,7 +34,7 @@ class Gradients(Mapping[str, Array]):
 
 
 class Parameters(HostArrays):
-    """The parameters under check, by name: `gradguard.perturbation.protocols.Movable`.
+    """The parameters under check, by name: `gradguard.perturbation.protocols.MovableParameters`.
 
     Args:
         checked: The parameters under check.
@@ -71,7 +71,7 @@ class Parameters(HostArrays):
         """The space of the live parameters."""
         return NativeSpace(self.tensors, self._buffers)
 
-    def shadow(self) -> Space:
+    def float64_copies(self) -> Space:
         """The space of float64 copies of all parameters."""
         return Float64Space(self.tensors, self._others, self._buffers)
 

@@ -48,13 +48,13 @@ class NativeSpace:
         """The parameter, to be perturbed within a `with`, which restores it."""
         return Moved(PerturbedTorchTensor(self._tensors[name]))
 
-    def presented(self) -> AbstractContextManager[object]:
+    def installed(self) -> AbstractContextManager[object]:
         """No context: the loss reads the live parameters."""
         return nullcontext()
 
-    def at_most(self) -> int:
+    def max_copies(self) -> int:
         """The largest number of copies in one call of the loss."""
-        return self._limit.at_most()
+        return self._limit.max_copies()
 
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies of the named parameters in their dtypes."""
@@ -94,13 +94,13 @@ class Float64Space:
         """The copy, to be perturbed within a `with`, which restores it."""
         return Moved(PerturbedTorchTensor(self._tensors[name]))
 
-    def presented(self) -> AbstractContextManager[object]:
+    def installed(self) -> AbstractContextManager[object]:
         """The context in which every operation of PyTorch receives the copies, and float64 for all other tensors."""
         return self._float64_mode()
 
-    def at_most(self) -> int:
+    def max_copies(self) -> int:
         """The largest number of copies in one call of the loss."""
-        return self._limit.at_most()
+        return self._limit.max_copies()
 
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies of the named parameters in float64."""
@@ -128,7 +128,7 @@ class ForwardModeSpace(Float64Space):
         self._perturbed = (self._live[name], place)
         return Moved(place)
 
-    def presented(self) -> AbstractContextManager[object]:
+    def installed(self) -> AbstractContextManager[object]:
         """The context in which every operation of PyTorch receives the copies, the perturbed one with its tangent."""
         return DualTensorMode(self._pairs, self._training_dtype, self._perturbed)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gradguard import check
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Array
-from gradguard.perturbation.directions import aligned, entries, gaussian, some_entries
+from gradguard.perturbation.directions import aligned, gaussian, random_entries, stratified_entries
 from gradguard.perturbation.spaces import InPlace, PerturbedArray
 
 LAYOUTS = ["C", "F", "strided", "reversed"]
@@ -97,16 +97,16 @@ def test_entries_are_drawn_by_size_and_at_random() -> None:
     gradient = np.ones(1001, np.float32)
     gradient[77] = 1000
     rng = np.random.default_rng(0)
-    hit = np.mean([some_entries(gradient, 1, rng)[0].index == (77,) for _ in range(2000)])
+    hit = np.mean([random_entries(gradient, 1, rng)[0].index == (77,) for _ in range(2000)])
     assert hit == pytest.approx(0.25, abs=0.05)
-    assert len({probe.index for probe in some_entries(gradient, 50, rng)}) == 50
-    assert len({some_entries(np.zeros(4), 1, rng)[0].index for _ in range(100)}) == 4
+    assert len({probe.index for probe in random_entries(gradient, 50, rng)}) == 50
+    assert len({random_entries(np.zeros(4), 1, rng)[0].index for _ in range(100)}) == 4
 
 
 def test_a_large_tensor_is_sampled_without_sorting_it() -> None:
     """Its largest entries are there, and as many of the others as asked for, all different."""
     gradient = np.random.default_rng(0).standard_normal(2**18).astype(np.float32)
-    chosen = [probe.index[0] for probe in entries(gradient, 50, np.random.default_rng(1))]
+    chosen = [probe.index[0] for probe in stratified_entries(gradient, 50, np.random.default_rng(1))]
     assert len(set(chosen)) == 50
     assert set(np.argsort(-np.abs(gradient))[:10]) <= set(chosen)
 
@@ -141,7 +141,7 @@ def test_a_probe_takes_the_memory_of_a_copy_and_a_direction() -> None:
             probe.displace(place, 1e-3, gradient)
             probe.reset(place)
             probe.release()
-            some_entries(gradient, 3, rng)
+            random_entries(gradient, 3, rng)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2.5 * params["w"].nbytes

@@ -13,7 +13,7 @@ from gradguard.checks.screen import GAUSSIAN_EVERY, probe_tensors
 from gradguard.checks.streams import TensorState
 from gradguard.measurement.precision import CheckTarget
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import together
+from gradguard.perturbation.snapshots import combined_snapshot
 
 Grads = dict[str, NDArray[np.float32]]
 ROWS, ENTRIES, CONSTANT = 256, 24, 12.0
@@ -81,7 +81,9 @@ def test_a_right_gradient_is_told_nothing_of() -> None:
 def test_each_check_of_a_tensor_costs_the_same(entries: int) -> None:
     """Whichever directions are its turn, and however few entries the time is enough for."""
     model, rng = Logistic(2), np.random.default_rng(0)
-    subject = CheckTarget(model.params, dict(model.params), model.loss, None, Rollback(model.grads(), together(None)))
+    subject = CheckTarget(
+        model.params, dict(model.params), model.loss, None, Rollback(model.grads(), combined_snapshot(None))
+    )
     context = subject.context("native")
     state = TensorState.after(examine(context, ["w"], Effort(entries=10), rng)["w"])
     for turn in range(2 * GAUSSIAN_EVERY):

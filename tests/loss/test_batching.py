@@ -6,7 +6,7 @@ import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.types import Array
-from gradguard.loss.batching import BYTES, Stack, at_most
+from gradguard.loss.batching import BYTES, Stack, max_copies
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import MAX_KEPT_DIRECTION, gaussian
 from gradguard.perturbation.spaces import NativeCopies
@@ -150,7 +150,7 @@ def test_copies_share_what_is_not_moved() -> None:
     arrays = {"w": np.ones((3, 2), np.float32), "scale": np.array(2.0, np.float32)}
     for name in arrays:
         stack = Stack.of(arrays, [name] * 7)
-        stack.places[4].write(np.full(arrays[name].shape, 9, np.float32))
+        stack.tensors[4].write(np.full(arrays[name].shape, 9, np.float32))
         assert {other: array.shape for other, array in stack.arrays.items()} == {"w": (7, 3, 2), "scale": (7,)}
         assert np.array_equal((stack.arrays[name] == 9).reshape(7, -1).all(axis=1), np.arange(7) == 4)
         others = [other for other in arrays if other != name]
@@ -166,7 +166,7 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
     probes = [gaussian(weights, rng) for _ in range(6)]
 
     def loss(params: Mapping[str, Array]) -> Array:
-        alive.append(sum(probe._drawn is not None for probe in probes))
+        alive.append(sum(probe._vector is not None for probe in probes))
         return params["w"].sum(axis=-1)
 
     objective = Objective(batched(loss), NativeCopies({"w": weights}), None, lambda: None)
@@ -177,6 +177,6 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
 
 def test_a_call_is_bounded_by_memory() -> None:
     """Large models are stacked a few copies at a time, but never less than a probe's four points."""
-    assert at_most({"w": np.empty(10, np.float32)}) == 512
-    assert at_most({"w": np.empty(BYTES // 400, np.float32)}) == 100
-    assert at_most({"w": np.broadcast_to(np.float32(0), 2**40)}) == 4
+    assert max_copies({"w": np.empty(10, np.float32)}) == 512
+    assert max_copies({"w": np.empty(BYTES // 400, np.float32)}) == 100
+    assert max_copies({"w": np.broadcast_to(np.float32(0), 2**40)}) == 4

@@ -13,7 +13,7 @@ from gradguard.measurement.precision import CheckTarget
 from gradguard.measurement.tensor import Rounding, TensorUnderTest
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import together
+from gradguard.perturbation.snapshots import combined_snapshot
 
 STEP = 0.1
 
@@ -21,7 +21,7 @@ STEP = 0.1
 def measured_at_zero(loss: Callable[[float], float], sigma: float = 1e-6) -> Measured:
     """One difference of a function about 0, with a step of STEP and a known noise."""
     params = {"x": np.zeros(1)}
-    state = Rollback({"x": np.zeros(1)}, together(None))
+    state = Rollback({"x": np.zeros(1)}, combined_snapshot(None))
     target = CheckTarget(params, dict(params), lambda: loss(float(params["x"][0])), None, state)
     tensor = TensorUnderTest(target.context("native"), "x")
     noise = Noise(sigma, 0.0, np.dtype(np.float64), 0.0)

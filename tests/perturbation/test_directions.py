@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.perturbation.directions import Direction, EntryProbe, Probe, aligned, entries, gaussian
+from gradguard.perturbation.directions import Direction, EntryProbe, Probe, aligned, gaussian, stratified_entries
 from gradguard.perturbation.spaces import PerturbedArray
 
 SHAPES = [(), (1,), (5,), (2, 3), (2, 1, 4)]
@@ -113,7 +113,7 @@ def flat(probes: list[EntryProbe], gradient: Float64) -> NDArray[np.intp]:
 def test_a_small_tensor_is_sampled_whole(shape: tuple[int, ...], seed: int) -> None:
     """Every entry once."""
     gradient = np.asarray(np.random.default_rng(seed).standard_normal(shape))
-    chosen = flat(entries(gradient, max(1, gradient.size), np.random.default_rng(seed)), gradient)
+    chosen = flat(stratified_entries(gradient, max(1, gradient.size), np.random.default_rng(seed)), gradient)
     assert chosen.tolist() == list(range(gradient.size))
 
 
@@ -122,7 +122,7 @@ def test_a_sample_has_the_size_asked_for_and_holds_the_largest_gradients(seed: i
     """A fifth of the entries are those of the largest |g|, and no entry is measured twice."""
     count = data.draw(st.integers(1, size - 1))
     gradient = np.random.default_rng(seed).standard_normal((size, 1)) ** 3
-    chosen = flat(entries(gradient, count, np.random.default_rng(seed)), gradient)
+    chosen = flat(stratified_entries(gradient, count, np.random.default_rng(seed)), gradient)
     assert len(set(chosen)) == len(chosen) == count
     largest = np.argsort(-np.abs(gradient).ravel())[: count // 5]
     assert set(largest) <= set(chosen)
@@ -132,19 +132,23 @@ def test_a_sample_has_the_size_asked_for_and_holds_the_largest_gradients(seed: i
 def test_even_the_smallest_sample_holds_the_largest_gradient(count: int) -> None:
     """The entry that the optimizer moves most is always looked at."""
     gradient = np.random.default_rng(0).standard_normal(1000)
-    samples = [flat(entries(gradient, count, np.random.default_rng(seed)), gradient) for seed in range(20)]
+    samples = [flat(stratified_entries(gradient, count, np.random.default_rng(seed)), gradient) for seed in range(20)]
     assert all(int(np.abs(gradient).argmax()) in chosen for chosen in samples)
 
 
 def test_a_sample_reaches_gradients_of_every_size() -> None:
     """Bugs hide in small entries: over many checks every entry has its turn."""
     gradient = np.geomspace(1, 1e-8, 200)
-    seen = {place for seed in range(60) for place in flat(entries(gradient, 40, np.random.default_rng(seed)), gradient)}
+    seen = {
+        place
+        for seed in range(60)
+        for place in flat(stratified_entries(gradient, 40, np.random.default_rng(seed)), gradient)
+    }
     assert len(seen) > 195
 
 
 def test_a_sample_repeats_with_its_seed() -> None:
     """The same seed draws the same entries, another seed others."""
     gradient = np.random.default_rng(0).standard_normal((30, 30))
-    first, again, other = (entries(gradient, 50, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (stratified_entries(gradient, 50, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first == again != other

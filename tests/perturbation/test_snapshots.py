@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradguard.perturbation.snapshots import Snapshot, snapshot_attributes, snapshot_rng, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_attributes, snapshot_rng
 
 
 def test_an_array_is_restored_in_place() -> None:
@@ -133,7 +133,7 @@ def test_what_is_no_random_stream_is_told_by_its_type(stream: object) -> None:
 def test_several_snapshots_are_taken_and_restored_together() -> None:
     """None, one, or any iterable of them; a generator expression is not used up by the first check."""
     model, rng = SimpleNamespace(calls=0), np.random.default_rng(0)
-    both = together(snapshot for snapshot in (snapshot_attributes(model, "calls"), snapshot_rng(rng)))
+    both = combined_snapshot(snapshot for snapshot in (snapshot_attributes(model, "calls"), snapshot_rng(rng)))
     drawn = []
     for _ in range(2):
         restore = both()
@@ -142,8 +142,8 @@ def test_several_snapshots_are_taken_and_restored_together() -> None:
         restore()
         assert model.calls == 0
     assert drawn[0] == drawn[1]
-    together(None)()()
-    restore = together(snapshot_attributes(model, "calls"))()
+    combined_snapshot(None)()()
+    restore = combined_snapshot(snapshot_attributes(model, "calls"))()
     model.calls += 1
     restore()
     assert model.calls == 0
@@ -153,17 +153,17 @@ def test_what_is_no_snapshot_is_told_with_an_example() -> None:
     """The object itself instead of a snapshot of it, or a snapshot that returns nothing, is an error."""
     no_snapshots: Any = [SimpleNamespace()]
     with pytest.raises(TypeError, match=r"SimpleNamespace; expected a callable.*snapshot_attributes\("):
-        together(no_snapshots)
+        combined_snapshot(no_snapshots)
     returns_nothing: Any = [lambda: None]
     with pytest.raises(TypeError, match="returned a NoneType; expected the callable that restores"):
-        together(returns_nothing)()
+        combined_snapshot(returns_nothing)()
 
 
 def test_a_snapshot_that_is_neither_callable_nor_iterable_is_told() -> None:
     """The message speaks of the snapshot."""
     number: Any = 5
     with pytest.raises(TypeError, match="snapshot"):
-        together(number)
+        combined_snapshot(number)
 
 
 def test_any_callable_that_returns_a_callable_is_a_snapshot() -> None:
@@ -175,7 +175,7 @@ def test_any_callable_that_returns_a_callable_is_a_snapshot() -> None:
         return lambda: state.update(saved)
 
     snapshot: Snapshot = mine
-    restore = together([snapshot])()
+    restore = combined_snapshot([snapshot])()
     state["mean"] = 7
     restore()
     assert state == {"mean": 0.5}
@@ -189,7 +189,7 @@ def test_one_that_fails_to_restore_does_not_keep_the_others_from_it() -> None:
         return lambda: {}["nothing"]
 
     snapshots = [snapshot_attributes(model, "first"), broken, snapshot_attributes(model, "last")]
-    restore = together(snapshots)()
+    restore = combined_snapshot(snapshots)()
     model.first, model.last = 1, 1
     with pytest.raises(KeyError, match="nothing"):
         restore()

@@ -106,7 +106,7 @@ def test_a_swap_puts_the_very_same_objects_back_in_their_order(interrupted: bool
     mapping: dict[str, Any] = {"w": np.ones(3, np.float32), "v": array.array("f", [1, 2]), "step": 5}
     objects = list(mapping.items())
     shadow = Float64Copies(read_parameters({"w": mapping["w"], "v": mapping["v"]}), mapping)
-    with contextlib.suppress(KeyboardInterrupt), shadow.presented():
+    with contextlib.suppress(KeyboardInterrupt), shadow.installed():
         assert mapping["w"] is shadow.arrays["w"]
         assert mapping["v"] is shadow.arrays["v"]
         assert mapping["step"] == 5

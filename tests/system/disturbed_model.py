@@ -10,7 +10,7 @@ import numpy as np
 from signal_storm import StopError
 
 from gradguard import GradGuard, snapshot_attributes, snapshot_rng
-from gradguard.perturbation.snapshots import Snapshot, together
+from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
 
 FORMS = ["native", "float64 by swap", "float64 by swap, OrderedDict"]
 
@@ -52,7 +52,7 @@ class Model:
 
     def snapshot(self) -> Callable[[], None]:
         """What puts all of it back."""
-        return together(self.snapshots())()
+        return combined_snapshot(self.snapshots())()
 
     def snapshots(self) -> list[Snapshot]:
         """Of all that an evaluation disturbs."""

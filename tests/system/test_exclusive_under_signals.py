@@ -14,7 +14,7 @@ from guarded_sine import in_another_thread, sine
 from signal_storm import StopError, Storm
 
 from gradguard.perturbation import rollback
-from gradguard.perturbation.rollback import done_after
+from gradguard.perturbation.rollback import run_with_cleanup
 from gradguard.training import exclusive
 from gradguard.training.exclusive import ExclusiveAccess
 
@@ -92,10 +92,10 @@ def test_what_must_be_done_after_is_done_whatever_comes_out() -> None:
             raise StopError(len(done))
 
     with pytest.raises(StopError) as raised:
-        done_after(lambda: 1 / 0, act)
+        run_with_cleanup(lambda: 1 / 0, act)
     assert isinstance(raised.value.__context__, Exception)
     assert len(done) > 3
-    assert done_after(lambda: 7, lambda: None) == 7
+    assert run_with_cleanup(lambda: 7, lambda: None) == 7
 
 
 def test_a_storm_of_signals_leaves_nothing_locked() -> None:

@@ -56,9 +56,9 @@ class ReplicaParameters(Parameters):
         """The space of the live parameters."""
         return TrackedSpace(super().native(), self._exchange)
 
-    def shadow(self) -> Space:
+    def float64_copies(self) -> Space:
         """The space of float64 copies of all parameters."""
-        return TrackedSpace(super().shadow(), self._exchange)
+        return TrackedSpace(super().float64_copies(), self._exchange)
 
     def tangents(self) -> None:
         """No forward mode: where it failed in the forward pass of one rank, the other ranks would wait for that."""
@@ -76,7 +76,7 @@ class TrackedSpace:
         self.precision = space.precision
         self.arrays: Mapping[str, Array] = space.arrays
         self.spacing = space.spacing
-        self.presented = space.presented
+        self.installed = space.installed
         self._space = space
         self._exchange = exchange
 

@@ -198,7 +198,7 @@ class ShardGradients(ShardArrays):
 
 
 class ShardParameters(ShardArrays):
-    """The parameters under check, by name: `gradguard.perturbation.protocols.Movable`.
+    """The parameters under check, by name: `gradguard.perturbation.protocols.MovableParameters`.
 
     Args:
         checked: The parameters under check.
@@ -238,7 +238,7 @@ class ShardParameters(ShardArrays):
         """The space of the live parameters."""
         return ShardSpace(self.tensors, self._shardings, self.ranks, "native")
 
-    def shadow(self) -> "ShardSpace":
+    def float64_copies(self) -> "ShardSpace":
         """A space that cannot evaluate the loss: there are no float64 copies."""
         return ShardSpace(self.tensors, self._shardings, self.ranks, "float64")
 
@@ -280,7 +280,7 @@ class ShardSpace:
         return Moved(PerturbedTorchTensor(tensor))
 
     @contextmanager
-    def presented(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """The context of an evaluation, in which the loss reads the live parameters.
 
         Raises:

@@ -41,7 +41,7 @@ class CopyLimit:
     parameter_bytes: int
     returned_bytes: int | None = None
 
-    def at_most(self) -> int:
+    def max_copies(self) -> int:
         """The largest number of copies in one call."""
         if self.returned_bytes is None:
             return FIRST_COPIES
@@ -72,24 +72,24 @@ class VectorizedCopies:
 
     Args:
         stacked: The parameters, each with its K copies.
-        places: For each copy, the one tensor in it that may be perturbed.
+        tensors: For each copy, the one tensor in it that may be perturbed.
         make_mode: Makes the mode in which the loss is evaluated.
         buffers: Returns the buffers that the loss may write to.
         limit: Learns how much memory the loss takes.
 
     Attributes:
-        places: As given.
+        tensors: As given.
     """
 
     def __init__(
         self,
         stacked: Sequence[StackedParameter],
-        places: Sequence[PerturbedTensor],
+        tensors: Sequence[PerturbedTensor],
         make_mode: Callable[[], SubstitutionMode],
         buffers: Callable[[], Iterable[Tensor]],
         limit: CopyLimit,
     ) -> None:
-        self.places = places
+        self.tensors = tensors
         self._stacked = stacked
         self._make_mode = make_mode
         self._mode = make_mode()
@@ -101,14 +101,14 @@ class VectorizedCopies:
         """The argument of the loss, which calls `losses`."""
         return self
 
-    def presented(self) -> AbstractContextManager[object]:
+    def installed(self) -> AbstractContextManager[object]:
         """The context in which the loss is evaluated: a new mode, which knows no other copies yet."""
         self._mode = self._make_mode()
         return _ModeContext(self._mode)
 
     def losses(self, loss: Callable[[], object]) -> Tensor:
         """The losses of all copies in one call of `loss`, shape (K, ...)."""
-        count, mode = len(self.places), self._mode
+        count, mode = len(self.tensors), self._mode
         written = [buffer for buffer in self._buffers() if buffer.is_floating_point()]
         starts = [mode.substitute(buffer).detach() for buffer in written]
         buffers = [start.expand(count, *start.shape).clone() for start in starts]

@@ -225,7 +225,7 @@ def oracle(context: MeasurementContext, name: str, kind: str, count: int, rng: n
 def drawn(gradient: Float64, kind: str, count: int, rng: np.random.Generator) -> list[Probe]:
     """Probes of one kind."""
     if kind == "entry":
-        return list(directions.entries(gradient, count, rng))
+        return list(directions.stratified_entries(gradient, count, rng))
     draw = directions.aligned if kind == "aligned" else directions.gaussian
     return [draw(gradient, rng) for _ in range(count)]
 

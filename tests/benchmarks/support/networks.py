@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradguard.loss.signature import Reduction
 from gradguard.measurement.precision import CheckTarget, Precision
 from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import together
+from gradguard.perturbation.snapshots import combined_snapshot
 from gradguard.testing import LSTM, Batch, random_batch
 
 Float64 = NDArray[np.float64]
@@ -97,5 +97,5 @@ def hold_to_complex_step(model: LSTM, batch: Batch, gradient: Mapping[str, Float
 
 def check_target_of(model: LSTM, batch: Batch, form: LossForm, gradient: Mapping[str, NDArray[Any]]) -> CheckTarget:
     """The object that `gradguard.check` makes of its arguments, without a rollback."""
-    state = Rollback(gradient, together(None))
+    state = Rollback(gradient, combined_snapshot(None))
     return CheckTarget(model.params, dict(model.params), form.of(model, batch), form.reduction, state)

@@ -25,7 +25,7 @@ from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.distributed.exchange import RankExchange
 from gradguard.integrations.torch.distributed.shards import Sharding
-from gradguard.perturbation.directions import aligned, entries, gaussian, some_entries
+from gradguard.perturbation.directions import aligned, gaussian, random_entries, stratified_entries
 
 
 def numbers() -> list[bool]:
@@ -38,7 +38,7 @@ def numbers() -> list[bool]:
     def drawn(array: Any) -> list[Any]:
         rng = np.random.default_rng(0)
         return [
-            [probe.index for probe in (*entries(array, 20, rng), *some_entries(array, 5, rng))],
+            [probe.index for probe in (*stratified_entries(array, 20, rng), *random_entries(array, 5, rng))],
             [np.asarray(direction(array, rng).vector)[part.region] for direction in (aligned, gaussian)],
         ]
 

@@ -19,7 +19,7 @@ from gradguard.integrations.torch import TorchGuard  # noqa: E402
 from gradguard.integrations.torch.overrides.vectorized import MAX_BYTES_PER_CALL, CopyLimit  # noqa: E402
 from gradguard.loss.batching import MOST  # noqa: E402
 from gradguard.loss.objective import LossRequest, Objective  # noqa: E402
-from gradguard.perturbation.directions import aligned, entries, gaussian  # noqa: E402
+from gradguard.perturbation.directions import aligned, gaussian, stratified_entries  # noqa: E402
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_the_losses_are_those_of_the_points_one_by_one(name: str) -> None:
     module, (x, y) = seeded(Stateful), batches(1)[0]
     with TorchGuard(module) as guard:
         cross_entropy(module(x), y).backward()
-        space, rng = guard._params.shadow(), np.random.default_rng(0)
+        space, rng = guard._params.float64_copies(), np.random.default_rng(0)
         loss = guard._replayed(lambda: cross_entropy(module(x), y))
         objective = Objective(loss, space, None, guard._state.capture_all())
         questions = []
         for moved in (name, "out.bias"):
             gradient = guard._params.gradients()[moved]
-            chosen = [*entries(gradient, 2, rng), gaussian(gradient, rng), aligned(gradient, rng)]
+            chosen = [*stratified_entries(gradient, 2, rng), gaussian(gradient, rng), aligned(gradient, rng)]
             amounts = np.linspace(0.1, 1, 4 * len(chosen)).reshape(-1, 4)
             questions.append(LossRequest(moved, chosen, amounts, gradient))
         objective()
@@ -249,6 +249,8 @@ def test_unreduced_losses_come_in_few_calls_too() -> None:
 
 def test_a_large_forward_pass_is_given_little_room() -> None:
     """What the operations of a call compute together is bounded, whatever the model."""
-    assert CopyLimit(parameter_bytes=4, returned_bytes=1000).at_most() == MOST
-    assert CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL // 16, returned_bytes=MAX_BYTES_PER_CALL // 16).at_most() == 8
-    assert CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL, returned_bytes=MAX_BYTES_PER_CALL).at_most() == 0
+    assert CopyLimit(parameter_bytes=4, returned_bytes=1000).max_copies() == MOST
+    assert (
+        CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL // 16, returned_bytes=MAX_BYTES_PER_CALL // 16).max_copies() == 8
+    )
+    assert CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL, returned_bytes=MAX_BYTES_PER_CALL).max_copies() == 0
