@@ -10,7 +10,7 @@ import numpy as np
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import BEYOND_FLOOR, DerivativePairs
+from gradguard.statistics.pairs import EXPLAINED_FLOORS, DerivativePairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (
@@ -146,7 +146,7 @@ def _d(tensor: Symptoms) -> str:
 
 
 def _explained(tensor: Symptoms) -> str:
-    return f"float precision explains up to {min(1.0, BEYOND_FLOOR * tensor.evidence.reported.floor):.1e}"
+    return f"float precision explains up to {min(1.0, EXPLAINED_FLOORS * tensor.evidence.reported.floor):.1e}"
 
 
 def _method(tensor: Symptoms) -> str:

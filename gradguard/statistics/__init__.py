@@ -1,1 +1,1 @@
-"""statistics."""
+"""Statistics of numerical and backprop derivatives: pure functions over arrays."""

@@ -8,7 +8,12 @@ from gradguard.arrays.types import Float64
 
 
 def discrepancy_of(n: Float64, g: Float64) -> float:
-    """D = ||n - g|| / (||n|| + ||g||): 0 for equal, 1 for opposite or unrelated in size; 0 where both are 0."""
+    """D = ||n - g|| / (||n|| + ||g||): 0 if they are equal, 1 if they are opposite or one is 0; 0 if both are 0.
+
+    Args:
+        n: Numerical derivatives, shape (m,).
+        g: Backprop's, shape (m,).
+    """
     unit = max(float(np.abs(n).max(initial=0.0)), float(np.abs(g).max(initial=0.0)))
     if unit == 0:
         return 0.0
@@ -17,7 +22,14 @@ def discrepancy_of(n: Float64, g: Float64) -> float:
 
 
 def floor_of(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float:
-    """The discrepancy that the error bars alone would give; inf where n and g are 0 and the bars are not."""
+    """The discrepancy that the error bars alone would give; inf if n and g are 0 and the bars are not.
+
+    Args:
+        n: Numerical derivatives, shape (m,).
+        g: Backprop's, shape (m,).
+        error: The error bars of n, shape (m,).
+        rounding: Backprop's own rounding error, in the units of g, shape (m,).
+    """
     total, bars = norm(n) + norm(g), norm(np.hypot(error, rounding))
     if total == 0:
         return math.inf if bars > 0 else 0.0
@@ -25,7 +37,10 @@ def floor_of(n: Float64, g: Float64, error: Float64, rounding: Float64) -> float
 
 
 def norm(values: Float64) -> float:
-    """The Euclidean norm, in units of the largest value, so that squares neither overflow nor underflow."""
+    """The Euclidean norm: inf or nan if an entry is, unlike `gradguard.arrays.reductions.norm_of_finite`.
+
+    It is computed in units of the largest value, so that no square overflows or underflows.
+    """
     largest = float(np.abs(values).max(initial=0.0))
     if largest == 0 or not math.isfinite(largest):
         return largest

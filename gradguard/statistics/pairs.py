@@ -16,24 +16,24 @@ from gradguard.statistics.ratio import Ratio, evidence_of_factor, fit_ratio
 from gradguard.statistics.rules import DEFAULT_RULES, Rules
 from gradguard.statistics.signs import Signs, count_signs, resolvable_signs
 
-ALARM = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
-UNRESOLVED = 2.0  # error bars, that as many derivatives of 0 seldom exceed together
-NOTHING = 1e-3  # of g, that n is
-LITTLE = 1e-3  # of what passes, that rounding is
-BEYOND_FLOOR = 2.0  # discrepancy in floors; on correct gradients it reached 1.8
+ALARM_Z = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
+ZERO_BARS = 2.0  # ||n|| in norms of its error bars, which derivatives of 0 seldom exceed together
+NEGLIGIBLE_N = 1e-3  # ||n|| in ||g||, below which n is negligible
+NEGLIGIBLE_ROUNDING = 1e-3  # backprop's rounding, in the derivative of an entry of which nothing cancels
+EXPLAINED_FLOORS = 2.0  # discrepancy in floors that error bars explain; on correct gradients it reached 1.8
 
 
 @dataclass(frozen=True)
 class DerivativePairs:
-    """Derivatives of one tensor along m entries or directions; arrays of shape (m,).
+    """Derivatives of one tensor along m entries or directions; every field has shape (m,).
 
     Attributes:
         n: Numerical.
         g: Backprop.
         error: The error bar of n.
         rounding: Backprop's own rounding error, in the units of g.
-        z: How far n is from g in standard deviations, what truncation explains taken off.
-        own: Of `rounding`, what is in proportion to g; the rest is of the forward pass.
+        z: n - g in standard deviations, less what truncation explains.
+        proportional_rounding: The part of `rounding` that is in proportion to g; the rest is of the forward pass.
     """
 
     n: Float64
@@ -41,7 +41,7 @@ class DerivativePairs:
     error: Float64
     rounding: Float64
     z: Float64
-    own: Float64
+    proportional_rounding: Float64
 
     @classmethod
     def none(cls) -> Self:
@@ -49,7 +49,7 @@ class DerivativePairs:
         return cls(*(np.empty(0) for _ in dataclasses.fields(cls)))
 
     def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "DerivativePairs":
-        """Some of the pairs: those marked, or those at some places."""
+        """Some of the pairs, by mask or by position."""
         return DerivativePairs(*(column[chosen] for column in self._columns))
 
     @classmethod
@@ -60,7 +60,7 @@ class DerivativePairs:
 
     @property
     def _columns(self) -> tuple[Float64, ...]:
-        return self.n, self.g, self.error, self.rounding, self.z, self.own
+        return self.n, self.g, self.error, self.rounding, self.z, self.proportional_rounding
 
     @property
     def size(self) -> int:
@@ -79,24 +79,25 @@ class DerivativePairs:
 
     @property
     def explained(self) -> float:
-        """The largest discrepancy that the error bars explain: it scatters more where few pairs make it up."""
-        return BEYOND_FLOOR * (1 + 2 / math.sqrt(max(1, self.size))) * self.floor
+        """The largest discrepancy that the error bars explain; more for few pairs, whose discrepancy scatters more."""
+        return EXPLAINED_FLOORS * (1 + 2 / math.sqrt(max(1, self.size))) * self.floor
 
     @cached_property
     def ratio(self) -> Ratio:
-        """N / g, pooled."""
-        return fit_ratio(self.n, self.g, self.error, self.rounding, self.own)
+        """The one factor n / g of all pairs."""
+        return fit_ratio(self.n, self.g, self.error, self.rounding, self.proportional_rounding)
 
     def is_negligible(self, passing: float) -> bool:
-        """Whether n is nothing beside g, or beside its own bars, and g is nothing but a little rounding of backprop.
+        """True if n is negligible (against g or its error bar) and g is explained by a little rounding of backprop.
 
         Args:
-            passing: The derivative that is little beside: of an entry of which nothing cancels.
+            passing: The derivative of an entry of which nothing cancels, against which the rounding is little.
         """
         n, error, rounding = norm(self.n), norm(self.error), norm(self.rounding)
-        unresolved = n <= UNRESOLVED * error and bool((np.abs(self.n) <= ALARM * self.error).all())
-        little = error <= rounding and float(self.rounding.max(initial=0.0)) <= LITTLE * passing
-        return (unresolved or n <= NOTHING * norm(self.g)) and little and self.floor > 1
+        is_zero = n <= ZERO_BARS * error and bool((np.abs(self.n) <= ALARM_Z * self.error).all())
+        largest = float(self.rounding.max(initial=0.0))
+        is_rounding = error <= rounding and largest <= NEGLIGIBLE_ROUNDING * passing and self.floor > 1
+        return (is_zero or n <= NEGLIGIBLE_N * norm(self.g)) and is_rounding
 
     @property
     def deviation(self) -> Float64:
@@ -105,43 +106,44 @@ class DerivativePairs:
 
     @property
     def resolvable(self) -> NDArray[np.bool_]:
-        """Where both signs can be told."""
+        """Where both signs are resolved."""
         return resolvable_signs(self.n, self.g, self.error, self.rounding)
 
     @property
     def signs(self) -> Signs:
-        """How many signs agree, of those that can be told."""
+        """How many signs agree, of those that are resolved."""
         return count_signs(self.n, self.g, self.error, self.rounding)
 
     def significance(self, nonsmooth: bool, rules: Rules = DEFAULT_RULES) -> float:
-        """How many standard deviations the more telling of two tests is from a correct gradient.
+        """How many standard deviations the pairs are from a correct gradient, by the clearer of two tests.
 
-        One is the largest single deviation, the other the one factor between n and g. Many moderate deviations without
-        a common factor count for nothing: a loss with more noise, or with small kinks, gives the same.
+        One test is the largest single deviation, the other is the one factor between n and g. Many moderate deviations
+        without a common factor are no evidence: a loss with more noise, or with small kinks, gives the same.
 
         Args:
-            nonsmooth: Whether the loss is not smooth on the scale of the steps. Then what kinks add to the differences
-                does not average out, and only single ones count.
+            nonsmooth: Whether the loss is not smooth on the scale of the steps. Then errors from kinks do not average
+                out, and only single deviations count.
             rules: The rules of the check.
         """
         if not self.size:
             return 0.0
         single = float(np.abs(self.z).max())
-        return single if nonsmooth or not rules.factor_test else max(single, self._of_factor(rules))
+        return single if nonsmooth or not rules.factor_test else max(single, self._evidence_of_factor(rules))
 
-    def _of_factor(self, rules: Rules) -> float:
+    def _evidence_of_factor(self, rules: Rules) -> float:
+        """The deviation of the one factor from 1, less the more the pairs scatter about it."""
         purity = self.ratio.purity
         scatter = math.sqrt(max(1.0, purity)) if math.isfinite(purity) else 1.0
         return evidence_of_factor(self.n, self.g, self.error, self.rounding, rules.factor_clear) / scatter
 
     def smallest_visible(self, nonsmooth: bool) -> float:
-        """The smallest relative error of the whole gradient that would have alarmed; inf where none would.
+        """The smallest relative error of the whole gradient that would have alarmed; inf if none would.
 
         Args:
-            nonsmooth: Whether single differences must show it.
+            nonsmooth: Whether a single difference must show it.
         """
-        moving = self.where(self.n != 0)
-        exact = np.full(moving.size, math.inf)
-        clear = np.abs(np.divide(moving.n, moving.deviation, out=exact, where=moving.deviation > 0))
-        seen = float(clear.max(initial=0.0)) if nonsmooth else norm(clear)
-        return ALARM / seen if seen > 0 else math.inf
+        nonzero = self.where(self.n != 0)
+        exact = np.full(nonzero.size, math.inf)
+        z = np.abs(np.divide(nonzero.n, nonzero.deviation, out=exact, where=nonzero.deviation > 0))
+        of_all = float(z.max(initial=0.0)) if nonsmooth else norm(z)
+        return ALARM_Z / of_all if of_all > 0 else math.inf

@@ -8,7 +8,7 @@ from gradguard.report.results import Alert, Report, TensorReport
 from gradguard.report.text import one_line
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM, BEYOND_FLOOR
+from gradguard.statistics.pairs import ALARM_Z, EXPLAINED_FLOORS
 
 NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
 NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"
@@ -92,9 +92,9 @@ def _subject_of_bug(tensor: TensorReport) -> str:
 def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     """The field of the report that is past its threshold by more than its error bar; "" where none is."""
     # Few entries may make up the floor, and then the discrepancy scatters as a single deviation does.
-    if tensor.discrepancy > max(thresholds.discrepancy, ALARM * tensor.floor):
+    if tensor.discrepancy > max(thresholds.discrepancy, ALARM_Z * tensor.floor):
         return "discrepancy"
-    uncertainty = ALARM * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
+    uncertainty = ALARM_Z * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
     if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):
         return "ratio_drift"
     if tensor.sign_interval[1] < thresholds.sign_agreement:
@@ -121,4 +121,4 @@ def _warning(tensor: TensorReport, subject: str) -> str:
 
 
 def _discrepancy(tensor: TensorReport) -> str:
-    return f"d = {tensor.discrepancy:.2g} where float precision explains {BEYOND_FLOOR * tensor.floor:.1g}"
+    return f"d = {tensor.discrepancy:.2g} where float precision explains {EXPLAINED_FLOORS * tensor.floor:.1g}"

@@ -24,7 +24,7 @@ from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.report.results import TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM
+from gradguard.statistics.pairs import ALARM_Z
 from gradguard.statistics.sequential import alarm_level
 from gradguard.training.ranks import ALONE, Ranks
 from gradguard.training.schedule import Plan
@@ -234,7 +234,7 @@ class CheckMonitor:
             state = states[name]
             report = diagnose_tensor(evidence, History({}), self._thresholds)
             self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
-            if largest > ALARM or state.is_lost:
+            if largest > ALARM_Z or state.is_lost:
                 needed[name] = CONFIRMING
             else:
                 needed[name] = CONFIRMING_DRIFT if state.evidence > level else None

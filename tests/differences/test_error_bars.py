@@ -12,7 +12,7 @@ from gradguard.arrays.types import Array
 from gradguard.loss.objective import Objective
 from gradguard.perturbation.directions import EntryProbe, aligned, gaussian
 from gradguard.perturbation.spaces import InPlace
-from gradguard.statistics.pairs import ALARM
+from gradguard.statistics.pairs import ALARM_Z
 from gradguard.testing import LSTM, random_batch
 
 
@@ -36,7 +36,7 @@ def test_the_bar_of_a_kink_covers_what_backprop_may_return() -> None:
     assert points.truncation[0] == 0
     assert points.n[0] == 0
     assert points.bar(1e-16)[0] == pytest.approx(1)
-    assert abs(points.evidence(1e-16, 0.0)[0]) < ALARM
+    assert abs(points.evidence(1e-16, 0.0)[0]) < ALARM_Z
 
 
 def test_the_evidence_of_a_correct_gradient_is_about_standard_normal() -> None:

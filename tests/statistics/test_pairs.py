@@ -55,7 +55,7 @@ def test_some_of_the_pairs_keep_all_their_columns() -> None:
     """Chosen by a mask or by places, and joined again in the order given."""
     both = DerivativePairs(*(10.0 * column + np.arange(3) for column in range(6)))
     assert both.where(np.array([True, False, True])).z.tolist() == [40, 42]
-    assert both.where(np.array([2, 0])).own.tolist() == [52, 50]
+    assert both.where(np.array([2, 0])).proportional_rounding.tolist() == [52, 50]
     joined = DerivativePairs.joined([both.where(np.array([2])), DerivativePairs.none(), both.where(np.array([0, 1]))])
     assert (joined.n.tolist(), joined.rounding.tolist()) == ([2, 0, 1], [32, 30, 31])
     assert DerivativePairs.joined([]).size == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
+from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, alarm_level
 
 LEVEL = alarm_level(probes=15, checks=10_000, false_alarms=0.01)
 
@@ -42,8 +42,8 @@ def test_a_probe_of_a_correct_gradient_adds_no_evidence(degrees: float, deviatio
     """On average no likelihood ratio is above 1: for Gaussian Z in bars of 1.1, and with tails as heavy as measured."""
     rng = np.random.default_rng(4)
     z = rng.standard_normal(400_000) if np.isinf(degrees) else rng.standard_t(degrees, 400_000) / np.sqrt(2)
-    clipped = np.clip(deviation * z, -CLIP, CLIP)
-    for size in SIZES:
+    clipped = np.clip(deviation * z, -MAX_Z, MAX_Z)
+    for size in SHIFTS:
         assert np.mean(np.exp(size * clipped - size**2 / 2)) < 1
 
 

@@ -9,7 +9,7 @@ from gradguard.diagnosis.causes.shared import share_one_factor
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
 from gradguard.report.results import TensorReport
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM, DerivativePairs
+from gradguard.statistics.pairs import ALARM_Z, DerivativePairs
 
 MIN_CLIPPED = 2  # entries at the limit: the largest |g| of any tensor is one entry
 EQUAL = 1e-9  # relative distance of equal derivatives: each is measured over the step as realised in floating point
@@ -20,9 +20,9 @@ def is_clipped_by_value(entries: DerivativePairs) -> bool:
     """Whether many |g| are at one extreme value, |n| is larger there, and everything else agrees."""
     limit = np.abs(entries.g).max(initial=0.0)
     clipped = np.abs(entries.g) >= limit * (1 - EQUAL)
-    beyond = (np.abs(entries.n) > limit) | (np.abs(entries.z) <= ALARM)
+    beyond = (np.abs(entries.n) > limit) | (np.abs(entries.z) <= ALARM_Z)
     same_sign = np.sign(entries.n) == np.sign(entries.g)
-    wrong = (np.abs(entries.z) > ALARM) & ~clipped
+    wrong = (np.abs(entries.z) > ALARM_Z) & ~clipped
     return bool(clipped.sum() >= MIN_CLIPPED and (beyond & same_sign)[clipped].all() and not wrong.any())
 
 

@@ -14,7 +14,7 @@ from gradguard.diagnosis.localize import AxisSlice, locate
 from gradguard.report.results import BlockReport, Entry, TensorReport
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM
+from gradguard.statistics.pairs import ALARM_Z
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Symptoms:
         if self.verdict is not Verdict.structure or self.blocks:
             return None
         entries = self.evidence.entries
-        telling = entries.resolvable | (np.abs(entries.z) > ALARM)
+        telling = entries.resolvable | (np.abs(entries.z) > ALARM_Z)
         index = [place for place, tells in zip(self.evidence.index, telling, strict=True) if tells]
-        return locate(index, np.abs(entries.z[telling]) > ALARM, self.evidence.shape)
+        return locate(index, np.abs(entries.z[telling]) > ALARM_Z, self.evidence.shape)
 
     @property
     def faulty_block(self) -> str:

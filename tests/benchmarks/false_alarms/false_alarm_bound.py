@@ -35,7 +35,7 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
 from gradguard.checks.screen import GAUSSIAN_EVERY
-from gradguard.statistics.sequential import CLIP, SIZES, Detector, alarm_level
+from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, alarm_level
 from gradguard.statistics.signs import clopper_pearson
 from gradguard.training.monitor import CHECKS_IN_A_RUN, ROUTINE_PROBES
 
@@ -209,12 +209,12 @@ class Detectors:
     """Many of `gradguard.statistics.sequential.Detector` at once, which are never restarted."""
 
     def __init__(self, count: int) -> None:
-        self._sums = np.zeros((3, SIZES.size, count))
-        self._damping = np.exp(-(SIZES**2) / 2)[:, None]
+        self._sums = np.zeros((3, SHIFTS.size, count))
+        self._damping = np.exp(-(SHIFTS**2) / 2)[:, None]
 
     def update(self, z: Float64) -> None:
         """Add one probe to each."""
-        grown = np.exp(SIZES[:, None] * np.clip(z, -CLIP, CLIP))
+        grown = np.exp(SHIFTS[:, None] * np.clip(z, -MAX_Z, MAX_Z))
         shrunk = 1 / grown
         self._sums += 1
         for sums, factor in zip(self._sums, (grown, shrunk, (grown + shrunk) / 2), strict=True):
