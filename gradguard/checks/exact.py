@@ -22,7 +22,7 @@ from gradguard.arrays.types import Array, Float64
 from gradguard.checks.effort import Deadline
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.differences.four_point import MARGIN
-from gradguard.loss.attempts import attempted
+from gradguard.loss.attempts import try_twice
 from gradguard.loss.objective import LossRequest
 from gradguard.measurement.context import Derivative, MeasurementContext
 from gradguard.measurement.measured import Measured, TensorMeasurement
@@ -56,7 +56,7 @@ def remeasured(
     make = context.derivative
     if make is None or not doubtful:
         return {}
-    derivative = attempted(lambda: make(context.objective.at_once))
+    derivative = try_twice(lambda: make(context.objective.at_once))
     if not isinstance(derivative, Derivative):  # there is none, or no memory for further copies
         return {}
     found: dict[str, Evidence] = {}
@@ -68,7 +68,7 @@ def remeasured(
 
     with warnings.catch_warnings():  # a loss that drops the imaginary part is found out by the proof
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-        attempted(measure)  # a loss that raises here carries no tangents
+        try_twice(measure)  # a loss that raises here carries no tangents
     context.objective.evaluations += derivative.objective.evaluations
     return {name: evidence for name, evidence in found.items() if evidence.method != "differences"}
 
@@ -110,11 +110,11 @@ def slopes(
     objective, step = derivative.objective, derivative.step * typical
     (values,) = objective.evaluate([LossRequest(name, probes, np.tile([step, -step], (len(probes), 1)), gradient)])
     with np.errstate(invalid="ignore"):
-        sides = objective.totals(values.losses) / values.along
+        sides = objective.totals(values.losses) / values.displacements
         difference = np.abs(sides[:, 0] - sides[:, 1])
     largest = np.abs(sides[np.isfinite(sides)]).max(initial=0.0)
     n = np.where(difference <= ONE_SIDED * largest, sides.mean(axis=1), np.nan)
-    return n, ROUNDING_OF_LOSS * largest + difference / 2, (values.against / values.along).mean(axis=1)
+    return n, ROUNDING_OF_LOSS * largest + difference / 2, (values.predicted / values.displacements).mean(axis=1)
 
 
 def _pairs(derivative: Derivative, measured: Measured) -> tuple[DerivativePairs, list[Probe]]:

@@ -271,7 +271,7 @@ def _some_at_a_time(probes: int, centre: Float64) -> list[slice]:
 
 
 def _of_values(objective: Objective, values: LossValues, steps: Float64, centre: Float64) -> FourPoint:
-    along, against = values.along, values.against
+    along, against = values.displacements, values.predicted
     with np.errstate(invalid="ignore"):  # a loss that is inf makes a difference that is nan
         below2, below1, above1, above2 = values.losses.swapaxes(0, 1)
         changes = np.array(

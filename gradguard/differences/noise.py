@@ -17,7 +17,7 @@ from gradguard.arrays.random import direction_dtype
 from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
-from gradguard.loss.interleaving import Search, alone
+from gradguard.loss.interleaving import Search, run_search
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import Direction
 
@@ -63,7 +63,7 @@ class Noise:
 
 def estimate_noise(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
     """The noise of the loss near the unperturbed parameters x, along one tensor."""
-    return alone(objective, noise_search(objective, name, centre, rng))
+    return run_search(objective, noise_search(objective, name, centre, rng))
 
 
 def noise_search(

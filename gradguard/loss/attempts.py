@@ -1,4 +1,4 @@
-"""What the user's loss makes of something that it may not be made for."""
+"""Calls of the user's loss that may fail."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,14 +6,17 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def attempted(work: Callable[[], Result]) -> Result | Exception:
-    """The result of some work with the user's loss, or what it raises, whatever that is.
+def try_twice(work: Callable[[], Result]) -> Result | Exception:
+    """The result of `work`, or the exception that it raises twice in a row.
 
-    What does not come again is not the loss's, but of a signal's handler, say, and goes on.
+    An exception of another origin, such as a signal handler, does not come a second time; it is raised to the caller.
+
+    Args:
+        work: Calls the user's loss.
     """
     try:
         return work()
-    except Exception as error:  # everything: there is no telling what the user's loss raises
+    except Exception as error:  # any: the user's loss may raise anything
         try:
             work()
         except type(error):

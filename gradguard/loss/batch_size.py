@@ -1,4 +1,4 @@
-"""Whether a loss is batched, as is said of it or hoped, and how many points one call of it should take."""
+"""Whether a loss is batched, as its mark says or as a trial shows, and how many points one call of it should take."""
 
 import time
 from collections.abc import Callable
@@ -8,117 +8,144 @@ import numpy as np
 
 from gradguard.arrays import reductions
 from gradguard.arrays.types import Float64
-from gradguard.loss.attempts import attempted
+from gradguard.loss.attempts import try_twice
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import gaussian
 
-COPIES = 3  # no size of a batch or a layer makes them up by chance: each is moved differently
-FAR = 2.0**-6  # of a tensor, that the copies are moved by
-SAME = 1e-3  # of what the moves change the loss by
-TIMED = 64  # copies in the call whose time is taken
-FEW = 8  # copies in the call before it: where they are no faster, the loss is slow, and so many would be, too
-WORTH = 1.5  # times faster, from which it is worth the memory where nobody asked for it
-LONGEST = 0.5  # seconds that the copies may take one by one that are timed there
-LEAST = 4  # copies that are worth to be timed
-ROUNDED = 64  # unit roundoffs of a loss
-TIMES = 2  # that each is taken: the machine may have been busy
+PROOF_COPIES = 3  # each moved differently, so that no axis of a batch or a layer of that length passes for the copies
+PROOF_MOVE = 2.0**-6  # length of the first copy's move in norms of the tensor; the others are multiples of it
+PROOF_TOLERANCE = 1e-3  # of what the moves change the loss by
+TIMED_COPIES = 64  # in the call that is timed
+PILOT_COPIES = 8  # in the call timed before it: if they are no faster, the loss is slow, and so is the longer call
+MIN_SPEEDUP = 1.5  # for a loss that is not marked: less is not worth the memory
+MAX_PILOT_SECONDS = 0.5  # that the timed copies may take one by one, for a loss that is not marked
+MIN_TIMED_COPIES = 4  # within that time; a slower loss is not tried
+ORDER_ROUNDING = 64  # unit roundoffs by which losses computed in another order may differ
+TIMINGS = 2  # of each call; the shortest counts, since the machine may be busy
 
 
-def proven_at_once(objective: Objective, centre: Float64) -> int:
-    """How many points to evaluate in one call: one where that is no slower.
+def proven_batch_size(objective: Objective, centre: Float64) -> int:
+    """How many points one call should take of a loss that is marked as batched: one if more are no faster.
 
     Args:
-        objective: Of a loss that is marked as batched.
-        centre: The unreduced losses at the unperturbed parameters.
+        objective: The marked loss.
+        centre: The unreduced losses at the unperturbed parameters, shape (m,).
 
     Raises:
-        ValueError: it is not batched; the message names the tensor whose copies do not make a difference of their own.
+        ValueError: The loss is not batched; the message names the tensor whose copies have other losses than it has
+            alone.
     """
     for name, array in objective.space.arrays.items():
         if array.size:
             _prove(objective, name, centre)
-    return _faster(objective)
+    return _fast_batch_size(objective)
 
 
-def tried_at_once(objective: Objective, centre: Float64, is_late: Callable[[], bool]) -> int:
-    """The same of a loss that nobody said to be batched: one where it is not, and where that is not proven in time."""
+def tried_batch_size(objective: Objective, centre: Float64, is_late: Callable[[], bool]) -> int:
+    """How many points one call should take of a loss that is not marked: one if it is not proven in time.
 
-    def tried() -> int:
-        rows = int(LONGEST / _seconds(objective))
+    Args:
+        objective: The loss.
+        centre: The unreduced losses at the unperturbed parameters, shape (m,).
+        is_late: Whether to stop trying.
+    """
+
+    def try_batches() -> int:
+        copies = int(MAX_PILOT_SECONDS / _seconds(objective))
         names = [name for name, array in objective.space.arrays.items() if array.size]
-        if rows < LEAST or not names:
+        if copies < MIN_TIMED_COPIES or not names:
             return 1
-        objective.of_stack(objective.copying.copies(names[:1] * 2))  # how many more it may take is known after one call
-        if _faster(objective, rows, WORTH) == 1:
+        # The space knows after one call how much memory a copy takes, and so how many copies there is room for.
+        objective.evaluate_copies(objective.copy_factory.copies(names[:1] * 2))
+        if _fast_batch_size(objective, copies, MIN_SPEEDUP) == 1:
             return 1
         for name in names:
             if is_late():
                 return 1
             _prove(objective, name, centre)
-        return objective.copying.max_copies()
+        return objective.copy_factory.max_copies()
 
-    found = attempted(tried)
+    size = try_twice(try_batches)
     objective.at_once = 1
-    return found if isinstance(found, int) else 1
+    return size if isinstance(size, int) else 1
 
 
-def still_at_once(objective: Objective, name: str, centre: Float64, at_once: int) -> int:
-    """As many as were found before, if two copies of a tensor, on another batch, still have the losses of one."""
-    count = 2 if at_once > 1 and objective.space.arrays[name].size else 1
-    losses = attempted(lambda: objective.of_stack(objective.copying.copies([name] * count))) if count > 1 else centre
-    if isinstance(losses, Exception) or losses.shape != (count, centre.size):
+def rechecked_batch_size(objective: Objective, name: str, centre: Float64, at_once: int) -> int:
+    """As many points as an earlier check found, if two copies of a tensor still have the loss of one; else one.
+
+    Args:
+        objective: The loss, perhaps on another batch.
+        name: The tensor.
+        centre: The unreduced losses at the unperturbed parameters, shape (m,).
+        at_once: What the earlier check found.
+    """
+    if at_once < 2 or not objective.space.arrays[name].size:
         return 1
-    same = np.allclose(losses, centre, rtol=0, atol=_rounded(objective, centre), equal_nan=True)
-    return max(1, min(at_once, objective.copying.max_copies())) if same else 1
+    losses = try_twice(lambda: objective.evaluate_copies(objective.copy_factory.copies([name] * 2)))
+    if isinstance(losses, Exception) or losses.shape != (2, centre.size):
+        return 1
+    is_same = np.allclose(losses, centre, rtol=0, atol=_order_rounding(objective, centre), equal_nan=True)
+    return max(1, min(at_once, objective.copy_factory.max_copies())) if is_same else 1
 
 
 def _prove(objective: Objective, name: str, centre: Float64) -> None:
+    """Compare the losses of moved copies of a tensor in one call with those in separate calls.
+
+    Raises:
+        ValueError: They differ.
+    """
     array = objective.space.arrays[name]
     rng = np.random.default_rng(0)
-    probes = [gaussian(array, rng) for _ in range(COPIES)]
-    far = FAR * max(1.0, reductions.norm_of_finite(array))
-    amounts = far * np.arange(1.0, COPIES + 1)[:, None]
+    probes = [gaussian(array, rng) for _ in range(PROOF_COPIES)]
+    step = PROOF_MOVE * max(1.0, reductions.norm_of_finite(array))
+    request = LossRequest(name, probes, step * np.arange(1.0, PROOF_COPIES + 1)[:, None], array)
     objective.at_once = 1
-    request = LossRequest(name, probes, amounts, array)
-    alone = objective.evaluate([request])[0].losses[:, 0]
-    objective.at_once = COPIES
-    together = objective.evaluate([request])[0].losses[:, 0]
-    if together.shape == alone.shape:
-        moved = float(np.abs(alone - centre).max())
-        if np.allclose(together, alone, rtol=0, atol=SAME * moved + _rounded(objective, centre), equal_nan=True):
+    separate = objective.evaluate([request])[0].losses[:, 0]
+    objective.at_once = PROOF_COPIES
+    batched = objective.evaluate([request])[0].losses[:, 0]
+    if batched.shape == separate.shape:
+        tolerance = PROOF_TOLERANCE * float(np.abs(separate - centre).max()) + _order_rounding(objective, centre)
+        if np.allclose(batched, separate, rtol=0, atol=tolerance, equal_nan=True):
             return
     raise ValueError(
-        f"the loss is marked as batched, and with {COPIES} copies of {name!r} on a leading axis it returns "
-        f"{_told(objective, together)}, where it returns {_told(objective, alone)} for each of them alone; expected "
-        "the same losses: see which axis each operation of the forward pass acts on, or leave the mark away"
+        f"the loss is marked as batched, and with {PROOF_COPIES} copies of {name!r} on a leading axis it returns "
+        f"{_listed(objective, batched)}, where it returns {_listed(objective, separate)} for each of them alone; "
+        "expected the same losses: see which axis each operation of the forward pass acts on, or leave the mark away"
     )
 
 
-def _told(objective: Objective, losses: Float64) -> str:
+def _listed(objective: Objective, losses: Float64) -> str:
     return ", ".join(f"{loss:.6g}" for loss in objective.totals(losses))
 
 
-def _rounded(objective: Objective, centre: Float64) -> float:
-    """How far rounding may have moved losses that are computed in another order."""
-    return ROUNDED * float(np.finfo(objective.dtype).eps) * float(np.abs(centre).max())
+def _order_rounding(objective: Objective, centre: Float64) -> float:
+    """How far rounding may move losses that are computed in another order."""
+    return ORDER_ROUNDING * float(np.finfo(objective.dtype).eps) * float(np.abs(centre).max())
 
 
-def _faster(objective: Objective, timed: int = TIMED, worth: float = 1.0) -> int:
-    """The most copies a call may take, if `timed` of them are faster so, by a factor `worth` at least."""
+def _fast_batch_size(objective: Objective, timed: int = TIMED_COPIES, min_speedup: float = 1.0) -> int:
+    """The most copies that one call may take, if a call with several copies is faster than as many calls; else 1.
+
+    Args:
+        objective: The loss.
+        timed: Copies in the longest call that is timed, at most.
+        min_speedup: By what factor that call must be faster.
+    """
     name = next((name for name, array in objective.space.arrays.items() if array.size), None)
     if name is None:
         return 1
-    most = min(TIMED, timed, objective.copying.max_copies())
-    alone = min(_seconds(objective) for _ in range(TIMES))
-    for rows, gain in ((min(FEW, most), 1.0), (most, worth)):
-        stack = objective.copying.copies([name] * rows)
-        together = min(_seconds(partial(objective.of_stack, stack)) for _ in range(TIMES))
-        if together * gain >= rows * alone:
+    most = min(TIMED_COPIES, timed, objective.copy_factory.max_copies())
+    separate = min(_seconds(objective) for _ in range(TIMINGS))
+    for count, speedup in ((min(PILOT_COPIES, most), 1.0), (most, min_speedup)):
+        copies = objective.copy_factory.copies([name] * count)
+        batched = min(_seconds(partial(objective.evaluate_copies, copies)) for _ in range(TIMINGS))
+        if batched * speedup >= count * separate:
             return 1
-    return objective.copying.max_copies()
+    return objective.copy_factory.max_copies()
 
 
-def _seconds(act: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object]) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
-    act()
+    call()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""A loss that takes many copies of the parameters in one call, and how they are stacked for it."""
+"""Losses that take many copies of the parameters in one call, and how the copies are stacked for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,8 +10,8 @@ from gradguard.arrays.types import Array
 from gradguard.perturbation.protocols import Copies, Space
 from gradguard.perturbation.spaces import PerturbedArray
 
-MOST = 512  # copies in a call: more of them no longer stay in a processor's cache
-BYTES = 2**26  # of all parameters together, in a call
+MAX_COPIES = 512  # in one call: more of them no longer fit a processor's cache
+MAX_BYTES = 2**26  # of all parameters together, in one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ def batched(loss: Callable[[Mapping[str, Array]], object]) -> Batched:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Copies of some tensors on a leading axis, among the others, which are repeated along it without a copy.
+    """Copies on a leading axis: of the moved tensors in memory, of all others as broadcast views.
 
     Attributes:
-        arrays: What the loss is handed.
-        places: Of each copy the one tensor that may be moved in it.
+        arrays: What the loss is called with.
+        tensors: The one tensor of each copy that may be moved.
     """
 
     arrays: dict[str, Array]
@@ -61,31 +61,35 @@ class Stack:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array], names: Sequence[str]) -> "Stack":
-        """As many copies as there are names: each is to move the tensor of its name."""
+        """One copy for each name, in which the tensor of that name may be moved."""
         stacked = {other: np.broadcast_to(array, (len(names), *array.shape)) for other, array in arrays.items()}
         stacked |= {name: stacked[name].copy() for name in set(names)}
         return cls(stacked, [PerturbedArray(stacked[name][row, ...], arrays[name]) for row, name in enumerate(names)])
 
     def installed(self) -> AbstractContextManager[object]:
-        """Nothing: the loss is handed the arrays."""
+        """Nothing to install: the loss is called with the arrays."""
         return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
-class Stacks:
-    """Stacks of the tensors of a space: `gradguard.perturbation.protocols.CopyFactory`."""
+class StackFactory:
+    """Makes stacks of the tensors of a space: `gradguard.perturbation.protocols.CopyFactory`.
+
+    Attributes:
+        space: The space.
+    """
 
     space: Space
 
     def max_copies(self) -> int:
-        """How many one call may take."""
+        """How many copies one call of the loss may take."""
         return max_copies(self.space.arrays)
 
     def copies(self, names: Sequence[str]) -> Copies:
-        """Copies, of each of which the tensor of its name is to be moved."""
+        """One copy for each name, in which the tensor of that name may be moved."""
         return Stack.of(self.space.arrays, names)
 
 
 def max_copies(arrays: Mapping[str, Array]) -> int:
-    """How many copies of the parameters one call may take."""
-    return int(min(MOST, max(4, BYTES // max(1, sum(array.nbytes for array in arrays.values())))))
+    """How many copies of the parameters one call of the loss may take."""
+    return int(min(MAX_COPIES, max(4, MAX_BYTES // max(1, sum(array.nbytes for array in arrays.values())))))

@@ -1,7 +1,7 @@
-"""Searches that go on side by side: each asks for losses at some points, and all of them are answered in one go.
+"""Searches that run side by side: the losses that all of them ask for are evaluated together.
 
-A search is a generator: it yields what it asks and is sent the answer, so that it reads as if it were alone. A loss
-that takes many points at once is then called once for a round of all searches.
+A search is a generator: it yields a request and is sent the values, so that it reads as if it ran alone. A batched loss
+then needs one call for a round of all searches.
 """
 
 from collections.abc import Generator, Sequence
@@ -14,22 +14,22 @@ Search = Generator[LossRequest, LossValues, Result]
 
 
 def interleave(objective: Objective, searches: Sequence[Search[Result]]) -> list[Result]:
-    """What each of some searches finds, in their order."""
-    found: dict[int, Result] = {}
-    answers: dict[int, LossValues | None] = dict.fromkeys(range(len(searches)))
-    while answers:
-        asked: dict[int, LossRequest] = {}
-        for place, answer in answers.items():
+    """Run some searches side by side; returns the result of each, in their order."""
+    results: dict[int, Result] = {}
+    values: dict[int, LossValues | None] = dict.fromkeys(range(len(searches)))
+    while values:
+        requests: dict[int, LossRequest] = {}
+        for i, value in values.items():
             try:
-                asked[place] = searches[place].send(answer)  # type: ignore[arg-type]  # a search begins with None
+                requests[i] = searches[i].send(value)  # type: ignore[arg-type]  # a generator is started with None
             except StopIteration as ended:
-                found[place] = ended.value
-        answered = objective.evaluate(list(asked.values())) if asked else []
-        answers = dict(zip(asked, answered, strict=True))
-    return [found[place] for place in range(len(searches))]
+                results[i] = ended.value
+        evaluated = objective.evaluate(list(requests.values())) if requests else []
+        values = dict(zip(requests, evaluated, strict=True))
+    return [results[i] for i in range(len(searches))]
 
 
-def alone(objective: Objective, search: Search[Result]) -> Result:
-    """What one search finds."""
-    (found,) = interleave(objective, [search])
-    return found
+def run_search(objective: Objective, search: Search[Result]) -> Result:
+    """The result of one search."""
+    (result,) = interleave(objective, [search])
+    return result

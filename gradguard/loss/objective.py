@@ -1,4 +1,4 @@
-"""The user's loss as a function of where the parameters stand: evaluated, checked, counted, its state put back."""
+"""The user's loss as a function of moved parameters: evaluated, checked, counted, and undone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradguard.arrays.types import Array, Float64
-from gradguard.loss.attempts import attempted
-from gradguard.loss.batching import Stacks
+from gradguard.loss.attempts import try_twice
+from gradguard.loss.batching import StackFactory
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
 from gradguard.perturbation.directions import Probe
 from gradguard.perturbation.journal import UndoLog
@@ -20,13 +20,13 @@ from gradguard.perturbation.snapshots import Restore
 
 @dataclass(frozen=True, slots=True)
 class LossRequest:
-    """Points at which the loss is wanted: some way along each of some probes of one tensor.
+    """Points at which the loss is wanted: P points along each of K directions of one tensor.
 
     Attributes:
         name: The tensor that is moved.
         probes: K directions.
-        amounts: How far along each, shape (K, P).
-        gradient: Of the tensor.
+        amounts: How far the points lie along each direction, shape (K, P).
+        gradient: The gradient of the tensor.
     """
 
     name: str
@@ -36,48 +36,51 @@ class LossRequest:
 
     @property
     def points(self) -> Iterator[tuple["LossRequest", Probe, float]]:
-        """The points one by one."""
-        for probe, along in zip(self.probes, self.amounts, strict=True):
-            for amount in along:
+        """The points one by one, direction after direction: this request, the direction and the amount."""
+        for probe, amounts in zip(self.probes, self.amounts, strict=True):
+            for amount in amounts:
                 yield self, probe, amount
 
 
 @dataclass(frozen=True, slots=True)
 class LossValues:
-    """The losses there, and what `Probe.shift` says of each point.
+    """The losses at the points of a request, and what `Probe.displace` returned for each point.
 
     Attributes:
         losses: Unreduced, shape (K, P, m).
-        along: The length of the realised displacement along the probe, (K, P).
-        against: The change of the loss that the gradient predicts for it, (K, P).
+        displacements: The length of the realised displacement along the direction, shape (K, P).
+        predicted: The change of the loss that the gradient predicts for it, shape (K, P).
     """
 
     losses: Float64
-    along: Float64
-    against: Float64
+    displacements: Float64
+    predicted: Float64
 
     @classmethod
-    def joined(cls, answers: Sequence["LossValues"]) -> "LossValues":
-        """The answers to several questions as one, probe after probe."""
-        each = [(answer.losses, answer.along, answer.against) for answer in answers]
-        return cls(*map(np.concatenate, zip(*each, strict=True)))
+    def joined(cls, values: Sequence["LossValues"]) -> "LossValues":
+        """The values of several requests as one, direction after direction."""
+        columns = [(each.losses, each.displacements, each.predicted) for each in values]
+        return cls(*map(np.concatenate, zip(*columns, strict=True)))
 
 
 class Objective:
-    """The loss where `space` stands: the unreduced losses in float64, and how to sum them.
+    """The loss in one space: its unreduced values in float64, and how to sum them.
 
     Args:
         loss: `loss()` or `loss(params)`.
         space: Where the tensors are moved.
-        reduction: Which scalar the gradient is of, when the loss returns an array.
-        restore: Puts back the state that an evaluation may disturb; called before each one.
+        reduction: Which scalar the gradient is of, if the loss returns an array.
+        restore: Puts back the state that an evaluation may disturb; called before each evaluation.
         undo_log: Records every move and swap for as long as it is open; a log of its own unless given.
 
     Attributes:
-        at_once: How many points one call of a batched loss takes.
-        copying: Makes the copies that one call of the loss takes.
-        tries_copies: Whether the space copies its own tensors: nobody marked the loss as batched, and a call with
+        space: As given.
+        copy_factory: Makes the copies for one call of the loss.
+        tries_copies: Whether the space makes the copies: then nobody marked the loss as batched, and a call with
             several copies may fail.
+        at_once: How many points one call of the loss takes.
+        dtype: The dtype of the last loss.
+        evaluations: Points evaluated so far.
     """
 
     def __init__(
@@ -89,11 +92,11 @@ class Objective:
         undo_log: UndoLog | None = None,
     ) -> None:
         self.space = space
-        self.copying: CopyFactory = space if isinstance(space, CopyFactory) else Stacks(space)
-        self.tries_copies = self.copying is space
+        self.copy_factory: CopyFactory = space if isinstance(space, CopyFactory) else StackFactory(space)
+        self.tries_copies = self.copy_factory is space
+        self.at_once = 1
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
-        self.at_once = 1
         self._loss = loss
         self._takes_parameters = takes_parameters(loss)
         self._reduction = reduction
@@ -111,7 +114,7 @@ class Objective:
         self._restore()
         self.evaluations += 1
         with self._undo_log.recorded(self.space.installed()):
-            # The loss may rebind the entries of the mapping it is handed: it gets one of its own.
+            # The loss may rebind the entries of the mapping that it is called with: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
         values = losses_of(result, self._reduction)
         self.dtype = values.dtype
@@ -119,57 +122,57 @@ class Objective:
         return values.astype(np.float64).reshape(-1)
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
-        """A tensor to move for the time of a `with`; afterwards it has its old values, bit for bit."""
+        """The tensor to move, for the time of a `with`; afterwards it is as it was, whatever ends the `with`."""
         return self._undo_log.recorded(self.space.moving(name))
 
     def evaluate(self, requests: Sequence[LossRequest]) -> list[LossValues]:
-        """The losses at all the points that are asked for; afterwards the tensors are as they were."""
+        """The losses at all points of some requests; afterwards the tensors are as they were."""
         if self.at_once > 1 and not self.tries_copies:
-            return self._together(requests)
-        if self.at_once > 1:  # this may be the first point at which the loss does not take copies
-            together = attempted(lambda: self._together(requests))
-            if not isinstance(together, Exception):
-                return together
-            self.at_once = 1
+            return self._in_batches(requests)
+        if self.at_once > 1:
+            values = try_twice(lambda: self._in_batches(requests))
+            if not isinstance(values, Exception):
+                return values
+            self.at_once = 1  # the loss took copies before, and these are the first points at which it does not
         return [self._one_by_one(request) for request in requests]
 
     def _one_by_one(self, request: LossRequest) -> LossValues:
-        losses, told = [], np.empty((*request.amounts.shape, 2))
-        with self.moving(request.name) as place:
-            for probe, along, row in zip(request.probes, request.amounts, told, strict=True):
-                for point, amount in enumerate(along):
-                    row[point] = probe.displace(place, amount, request.gradient)
+        losses, moves = [], np.empty((*request.amounts.shape, 2))
+        with self.moving(request.name) as tensor:
+            for probe, amounts, row in zip(request.probes, request.amounts, moves, strict=True):
+                for point, amount in enumerate(amounts):
+                    row[point] = probe.displace(tensor, amount, request.gradient)
                     losses.append(self())
-                probe.reset(place)
+                probe.reset(tensor)
                 probe.release()
-        return LossValues(np.array(losses).reshape(*request.amounts.shape, -1), told[..., 0], told[..., 1])
+        return LossValues(np.array(losses).reshape(*request.amounts.shape, -1), moves[..., 0], moves[..., 1])
 
-    def _together(self, requests: Sequence[LossRequest]) -> list[LossValues]:
-        """In as few calls as there may be: a call takes points of several tensors, each moved in copies of its own."""
+    def _in_batches(self, requests: Sequence[LossRequest]) -> list[LossValues]:
+        """In as few calls as possible: one call takes points of several tensors, each moved in a copy of its own."""
         points = [point for request in requests for point in request.points]
-        losses, told = [], np.empty((len(points), 2))
+        losses, moves = [], np.empty((len(points), 2))
         for start in range(0, len(points), self.at_once):
-            some = points[start : start + self.at_once]
-            stack = self.copying.copies([request.name for request, _, _ in some])
-            for row, place, (request, probe, amount) in zip(told[start:], stack.tensors, some, strict=False):
-                row[:] = probe.displace(place, amount, request.gradient)
-            for _, probe, _ in some:
+            batch = points[start : start + self.at_once]
+            copies = self.copy_factory.copies([request.name for request, _, _ in batch])
+            for row, tensor, (request, probe, amount) in zip(moves[start:], copies.tensors, batch, strict=False):
+                row[:] = probe.displace(tensor, amount, request.gradient)
+            for _, probe, _ in batch:
                 probe.release()
-            losses.append(self.of_stack(stack))
-        return _parted(requests, np.concatenate(losses), told)
+            losses.append(self.evaluate_copies(copies))
+        return _values_of_each(requests, np.concatenate(losses), moves)
 
-    def of_stack(self, stack: Copies) -> Float64:
-        """The losses of each copy, shape (K, m), in one call.
+    def evaluate_copies(self, copies: Copies) -> Float64:
+        """The losses of K copies of the parameters, shape (K, m), in one call.
 
         Raises:
             TypeError: the loss returned something that is no array of numbers.
             ValueError: the array is not of K losses, or of K times the unreduced losses.
         """
         self._restore()
-        count = len(stack.tensors)
+        count = len(copies.tensors)
         self.evaluations += count
-        with self._undo_log.recorded(stack.installed()):
-            values = numbers_of(self._loss(stack.arrays))
+        with self._undo_log.recorded(copies.installed()):
+            values = numbers_of(self._loss(copies.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
             raise ValueError(
@@ -179,25 +182,31 @@ class Objective:
         return values.astype(np.float64).reshape(count, -1)
 
     def total(self, values: Float64) -> float:
-        """The scalar of unreduced losses (or of their differences), summed in float64."""
+        """The scalar that the gradient is of, from unreduced losses or their differences, summed in float64."""
         return float(values.sum()) * self._weight
 
     def totals(self, values: Float64) -> Float64:
-        """The same for many points, shape (..., m) to (...)."""
-        summed: Float64 = values.sum(axis=-1) * self._weight
-        return summed
+        """`total` for many points, shape (..., m) to (...)."""
+        totals: Float64 = values.sum(axis=-1) * self._weight
+        return totals
 
     def spread(self, deviations: Float64) -> float:
-        """The standard deviation of `total` where each unreduced loss has its own, independent one."""
+        """The standard deviation of `total` where each unreduced loss has its own, independent one, shape (m,)."""
         return float(np.sqrt((deviations**2).sum())) * self._weight
 
 
-def _parted(requests: Sequence[LossRequest], losses: Float64, told: Float64) -> list[LossValues]:
-    """The answer to each of some questions, of all points in order: losses (points, m) and what is told of them."""
+def _values_of_each(requests: Sequence[LossRequest], losses: Float64, moves: Float64) -> list[LossValues]:
+    """The values of each request.
+
+    Args:
+        requests: The requests, N points together.
+        losses: At all points in order, shape (N, m).
+        moves: Displacement and predicted change of each point, shape (N, 2).
+    """
     shapes = [request.amounts.shape for request in requests]
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    each = zip(shapes, np.split(losses, ends), np.split(told, ends), strict=True)
+    each = zip(shapes, np.split(losses, ends), np.split(moves, ends), strict=True)
     return [
-        LossValues(found.reshape(*shape, -1), moved[:, 0].reshape(shape), moved[:, 1].reshape(shape))
-        for shape, found, moved in each
+        LossValues(values.reshape(*shape, -1), moved[:, 0].reshape(shape), moved[:, 1].reshape(shape))
+        for shape, values, moved in each
     ]

@@ -1,4 +1,4 @@
-"""The forms in which a loss may be given, and what it may return."""
+"""The forms that a loss may have, and what it may return."""
 
 import inspect
 from collections.abc import Callable
@@ -14,10 +14,10 @@ Reduction = Literal["sum", "mean"]
 def takes_parameters(loss: Loss) -> bool:
     """Whether the loss is `loss(params)`; otherwise it is `loss()` and reads the live arrays.
 
-    A parameter with a default does not count: `loss()` works, and is what its author meant.
+    A parameter with a default does not count: the loss can be called as `loss()`.
 
     Raises:
-        TypeError: it is no callable, or wants more than one argument.
+        TypeError: the loss is no callable, or wants more than one argument.
     """
     if not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; expected a callable, loss() or loss(params)")
@@ -38,10 +38,10 @@ def takes_parameters(loss: Loss) -> bool:
 
 
 def require_reduction(reduction: str | None) -> Reduction | None:
-    """The reduction, if it is one.
+    """The reduction that the user named.
 
     Raises:
-        ValueError: it is not; the message lists the valid ones.
+        ValueError: there is none of that name; the message lists the valid ones.
     """
     if reduction is None or reduction in get_args(Reduction):
         return reduction  # type: ignore[return-value]  # just compared with the literal's values
@@ -49,11 +49,11 @@ def require_reduction(reduction: str | None) -> Reduction | None:
 
 
 def losses_of(result: object, reduction: Reduction | None) -> NDArray[Any]:
-    """What a loss returned, as an array.
+    """What one evaluation of a loss returned, as an array; it may have several numbers if there is a `reduction`.
 
     Raises:
         TypeError: it is no number and no array of numbers.
-        ValueError: it is an array and there is no `reduction`.
+        ValueError: it has several numbers and there is no `reduction`.
     """
     values = numbers_of(result)
     if values.size != 1 and reduction is None:
@@ -65,10 +65,10 @@ def losses_of(result: object, reduction: Reduction | None) -> NDArray[Any]:
 
 
 def numbers_of(result: object) -> NDArray[Any]:
-    """What a loss returned, as an array.
+    """What a loss returned, as an array of any shape but an empty one.
 
     Raises:
-        TypeError: it is no number and no array of numbers.
+        TypeError: it is no number and no array of numbers, or an empty array.
     """
     values = np.asarray(result)
     if values.dtype.kind not in "fiu" or values.size == 0:

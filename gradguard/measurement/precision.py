@@ -9,9 +9,9 @@ import numpy as np
 from gradguard.arrays.floating_point import unit_roundoff
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.noise import Noise, noise_search
-from gradguard.loss.batch_size import proven_at_once, still_at_once, tried_at_once
+from gradguard.loss.batch_size import proven_batch_size, rechecked_batch_size, tried_batch_size
 from gradguard.loss.batching import Batched
-from gradguard.loss.float64_proof import swaps, why_not_exact
+from gradguard.loss.float64_proof import keeps_assigned_objects, reason_not_float64
 from gradguard.loss.interleaving import Search, interleave
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Loss, Reduction, takes_parameters
@@ -75,7 +75,7 @@ class CheckTarget:
         """
         context = self._chosen(precision, is_late)
         if context.objective.tries_copies:
-            context.objective.at_once = tried_at_once(context.objective, context.centre, is_late)
+            context.objective.at_once = tried_batch_size(context.objective, context.centre, is_late)
         return context
 
     def _chosen(self, precision: Precision, is_late: Callable[[], bool]) -> MeasurementContext:
@@ -84,7 +84,7 @@ class CheckTarget:
         if not np.isfinite(context.centre).all():
             return context
         if isinstance(self.loss, Batched):
-            native.at_once = proven_at_once(native, context.centre)
+            native.at_once = proven_batch_size(native, context.centre)
         noise_of = self._noise_of(native, context.centre, is_late)
         finest = max((noise.dtype for noise in noise_of.values()), key=lambda kind: kind.itemsize, default=native.dtype)
         sigma = max((noise.sigma for noise in noise_of.values() if not noise.is_unknown), default=0.0)
@@ -108,7 +108,7 @@ class CheckTarget:
         if isinstance(self.loss, Batched):
             objective.at_once = proven.at_once
         else:
-            objective.at_once = still_at_once(objective, names[0], context.centre, proven.at_once)
+            objective.at_once = rechecked_batch_size(objective, names[0], context.centre, proven.at_once)
         return context
 
     def _open(self, objective: Objective, proven: ProvenSetup, names: Sequence[str]) -> MeasurementContext:
@@ -188,14 +188,14 @@ class CheckTarget:
         if (
             not takes_parameters(self.loss)
             and not isinstance(self.params, MovableParameters)
-            and not swaps(self.params)
+            and not keeps_assigned_objects(self.params)
         ):
             return None, (
                 f"loss() reads the live arrays, and params is a {type(self.params).__name__}, whose entries cannot be "
                 "swapped or may be copied; expected a dict, or loss(params)"
             )
         exact = self._objective(self._float64_copies())
-        refusal = why_not_exact(
+        refusal = reason_not_float64(
             exact, native, context.loss, max(SAME_LOSS, SAME_LOSS_IN_ROUNDOFFS * context.unit), is_late
         )
         native.evaluations += exact.evaluations

@@ -11,7 +11,7 @@ from gradguard.arrays.reductions import typical_size_among
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.four_point import FourPoint, measuring
 from gradguard.differences.step_size import Steps
-from gradguard.loss.interleaving import Search, alone
+from gradguard.loss.interleaving import Search, run_search
 from gradguard.measurement.context import FLOAT32_UNIT, MAX_ROUNDOFF, MeasurementContext, Size
 from gradguard.perturbation.directions import Probe
 
@@ -86,7 +86,7 @@ class TensorUnderTest:
 
     def measure(self, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences along K probes, at one step each, shape (K,)."""
-        return alone(self.context.objective, self.measuring(probes, steps))
+        return run_search(self.context.objective, self.measuring(probes, steps))
 
     def measuring(self, probes: Sequence[Probe], steps: Float64) -> Search[FourPoint]:
         """Generator form of `measure`: yields loss requests, returns the differences."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradguard.arrays.types import Array, Float64
 from gradguard.differences.four_point import FourPoint, measuring
-from gradguard.loss.interleaving import alone
+from gradguard.loss.interleaving import run_search
 from gradguard.loss.objective import Objective
 from gradguard.loss.signature import Reduction
 from gradguard.perturbation.directions import EntryProbe, Probe, aligned, gaussian
@@ -23,7 +23,7 @@ def measure(
     objective: Objective, name: str, gradient: Array, probes: list[Probe], steps: Float64, centre: Float64
 ) -> FourPoint:
     """The four-point differences of one tensor, by themselves."""
-    return alone(objective, measuring(objective, name, gradient, probes, steps, centre))
+    return run_search(objective, measuring(objective, name, gradient, probes, steps, centre))
 
 
 def differences(

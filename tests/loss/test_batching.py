@@ -6,7 +6,7 @@ import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.types import Array
-from gradguard.loss.batching import BYTES, Stack, max_copies
+from gradguard.loss.batching import MAX_BYTES, Stack, max_copies
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import MAX_KEPT_DIRECTION, gaussian
 from gradguard.perturbation.spaces import NativeCopies
@@ -178,5 +178,5 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
 def test_a_call_is_bounded_by_memory() -> None:
     """Large models are stacked a few copies at a time, but never less than a probe's four points."""
     assert max_copies({"w": np.empty(10, np.float32)}) == 512
-    assert max_copies({"w": np.empty(BYTES // 400, np.float32)}) == 100
+    assert max_copies({"w": np.empty(MAX_BYTES // 400, np.float32)}) == 100
     assert max_copies({"w": np.broadcast_to(np.float32(0), 2**40)}) == 4

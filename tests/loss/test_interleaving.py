@@ -4,7 +4,7 @@ import numpy as np
 
 from gradguard.arrays.types import Array
 from gradguard.loss.batching import Batched
-from gradguard.loss.interleaving import Search, alone, interleave
+from gradguard.loss.interleaving import Search, interleave, run_search
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import EntryProbe
 from gradguard.perturbation.spaces import NativeCopies
@@ -36,7 +36,7 @@ def descent(name: str, amounts: Sequence[float]) -> Search[list[float]]:
 def test_searches_go_on_in_the_same_calls_and_find_what_each_finds_alone() -> None:
     """Of different tensors, and however long each goes on; in no call are more points than it may take."""
     plans = {"v": [1.0, 2.0, 3.0], "w": [5.0]}
-    expected = [alone(objective(1, []), descent(name, amounts)) for name, amounts in plans.items()]
+    expected = [run_search(objective(1, []), descent(name, amounts)) for name, amounts in plans.items()]
     for at_once, called in ((1, [1] * 8), (4, [4, 2, 2]), (3, [3, 1, 2, 2])):
         calls: list[int] = []
         found = interleave(objective(at_once, calls), [descent(name, amounts) for name, amounts in plans.items()])

@@ -18,7 +18,7 @@ from torch import Tensor
 from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
 from gradguard.integrations.torch.overrides.forward_mode import make_dual
 from gradguard.integrations.torch.overrides.substitution import SubstitutionMode
-from gradguard.loss.batching import MOST
+from gradguard.loss.batching import MAX_COPIES
 from gradguard.perturbation.protocols import PerturbedTensor
 
 MAX_BYTES_PER_CALL = 2**28
@@ -45,7 +45,7 @@ class CopyLimit:
         """The largest number of copies in one call."""
         if self.returned_bytes is None:
             return FIRST_COPIES
-        return min(MOST, MAX_BYTES_PER_CALL // max(1, self.parameter_bytes + self.returned_bytes))
+        return min(MAX_COPIES, MAX_BYTES_PER_CALL // max(1, self.parameter_bytes + self.returned_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from gradguard.checks.examine import examine
 from gradguard.checks.streams import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.noise import Noise, estimate_noise
-from gradguard.loss.interleaving import alone
+from gradguard.loss.interleaving import run_search
 from gradguard.measurement.confirmation import confirm_measurement
 from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.measured import Measured, ProbePlan
@@ -275,7 +275,7 @@ def noise_along(tensor: TensorUnderTest, rng: np.random.Generator) -> Noise:
 
 def confirmed(plan: ProbePlan) -> Measured:
     """Differences along some probes at their best steps, as a check confirms them."""
-    return confirm_measurement(alone(plan.tensor.context.objective, measured_at_best_steps(plan)))
+    return confirm_measurement(run_search(plan.tensor.context.objective, measured_at_best_steps(plan)))
 
 
 def routine_measurements(

@@ -17,7 +17,7 @@ from torch_models import BATCH, CLASSES, HIDDEN, INPUTS, TIMESTEPS, HandLSTM, Pe
 from gradguard import Report, Verdict  # noqa: E402
 from gradguard.integrations.torch import TorchGuard  # noqa: E402
 from gradguard.integrations.torch.overrides.vectorized import MAX_BYTES_PER_CALL, CopyLimit  # noqa: E402
-from gradguard.loss.batching import MOST  # noqa: E402
+from gradguard.loss.batching import MAX_COPIES  # noqa: E402
 from gradguard.loss.objective import LossRequest, Objective  # noqa: E402
 from gradguard.perturbation.directions import aligned, gaussian, stratified_entries  # noqa: E402
 
@@ -249,7 +249,7 @@ def test_unreduced_losses_come_in_few_calls_too() -> None:
 
 def test_a_large_forward_pass_is_given_little_room() -> None:
     """What the operations of a call compute together is bounded, whatever the model."""
-    assert CopyLimit(parameter_bytes=4, returned_bytes=1000).max_copies() == MOST
+    assert CopyLimit(parameter_bytes=4, returned_bytes=1000).max_copies() == MAX_COPIES
     assert (
         CopyLimit(parameter_bytes=MAX_BYTES_PER_CALL // 16, returned_bytes=MAX_BYTES_PER_CALL // 16).max_copies() == 8
     )
