@@ -2,17 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from gradguard.arrays.named_blocks import gates
+from gradguard.arrays import gates
 from gradguard.checks.check import check
-from gradguard.diagnosis.from_arrays import diagnose
-from gradguard.loss.batching import batched
-from gradguard.perturbation.snapshots import snapshot_attributes, snapshot_rng
-from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.sweeps.sweep import Sweep, sweep
-from gradguard.training.alerts import GradientError
-from gradguard.training.callback import GradGuard
+from gradguard.diagnosis import diagnose
+from gradguard.loss import batched
+from gradguard.perturbation import snapshot_attributes, snapshot_rng
+from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport, Thresholds, Verdict
+from gradguard.sweeps import Sweep
+from gradguard.sweeps.sweep import sweep
+from gradguard.training import GradGuard, GradientError
 from gradguard.writers.protocol import Writer
 from gradguard.writers.registry import WRITER_MODULES, load_writer
 

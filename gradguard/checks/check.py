@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Blocks, Masks, block_masks
-from gradguard.arrays.validation import read_gradients, read_parameters, require_constants, require_entries
+from gradguard.arrays import (
+    Blocks,
+    Masks,
+    block_masks,
+    read_gradients,
+    read_parameters,
+    require_constants,
+    require_entries,
+)
 from gradguard.checks.effort import ENTRIES, Deadline, Effort
 from gradguard.checks.exact import remeasured
 from gradguard.checks.examine import all_evidence, examine
@@ -20,19 +27,12 @@ from gradguard.checks.preflight import (
     repeats_needed,
     unmeasurable,
 )
-from gradguard.diagnosis.across_tensors import revise_across_tensors, summary, worst_verdict
-from gradguard.diagnosis.classify import diagnose_tensor
-from gradguard.diagnosis.known_factors import History
-from gradguard.loss.signature import Loss, require_reduction
-from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.measured import TensorMeasurement
-from gradguard.measurement.precision import CheckTarget, require_precision
-from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
-from gradguard.report.progress import with_bar
-from gradguard.report.results import Report, TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.diagnosis import History, diagnose_tensor, revise_across_tensors, summary, worst_verdict
+from gradguard.loss import Loss, require_reduction
+from gradguard.measurement import CheckTarget, MeasurementContext, TensorMeasurement, require_precision
+from gradguard.perturbation import Rollback, Snapshot, combined_snapshot
+from gradguard.report import Report, TensorReport, Thresholds, with_bar
+from gradguard.statistics import DEFAULT_RULES, Rules
 
 SIDE_BY_SIDE = 16  # tensors whose points go into the same calls of a batched loss
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gradguard.measurement.measured import PILOTS
+from gradguard.measurement import PILOTS
 
 ENTRIES = 300  # entries of a tensor that are measured at most, unless the user asks for more
 Clock = Callable[[], float]

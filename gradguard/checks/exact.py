@@ -17,17 +17,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Masks, entries_in_blocks
-from gradguard.arrays.types import Array, Float64
+from gradguard.arrays import Array, Float64, Masks, entries_in_blocks
 from gradguard.checks.effort import Deadline
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences.four_point import MARGIN
-from gradguard.loss.attempts import try_twice
-from gradguard.loss.objective import LossRequest
-from gradguard.measurement.context import Derivative, MeasurementContext
-from gradguard.measurement.measured import Measured, TensorMeasurement
-from gradguard.perturbation.directions import EntryProbe, Probe
-from gradguard.statistics.pairs import DerivativePairs
+from gradguard.diagnosis import Evidence
+from gradguard.differences import MARGIN
+from gradguard.loss import LossRequest, try_twice
+from gradguard.measurement import Derivative, Measured, MeasurementContext, TensorMeasurement
+from gradguard.perturbation import EntryProbe, Probe
+from gradguard.statistics import DerivativePairs
 
 ONE_SIDED = 1e-9  # difference of the slopes to both sides, relative to the largest, above which x is at a kink
 PROOF_STEP = 1e-5  # step of the differences that prove a derivative, in typical sizes: kinks are seldom so near

@@ -5,19 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Masks, entries_in_blocks
+from gradguard.arrays import Masks, entries_in_blocks
 from gradguard.checks.effort import Effort
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences import noise
-from gradguard.differences.noise import Noise
-from gradguard.loss.interleaving import interleave
-from gradguard.measurement.confirmation import confirm_measurement, is_confirmed_at_short_steps
-from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.measured import ProbePlan, TensorMeasurement
-from gradguard.measurement.step_search import measured_at_best_steps
-from gradguard.measurement.tensor import TensorUnderTest
-from gradguard.perturbation import directions
-from gradguard.perturbation.directions import EntryProbe
+from gradguard.diagnosis import Evidence
+from gradguard.differences import Noise, noise
+from gradguard.loss import interleave
+from gradguard.measurement import (
+    MeasurementContext,
+    ProbePlan,
+    TensorMeasurement,
+    TensorUnderTest,
+    confirm_measurement,
+    is_confirmed_at_short_steps,
+    measured_at_best_steps,
+)
+from gradguard.perturbation import EntryProbe, directions
 
 CAUTION = 1 / 5  # of the step that another tensor found, to start from: too long a step may pass for a noisier loss
 

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gradguard.arrays.reductions import is_finite
-from gradguard.arrays.types import Array
-from gradguard.diagnosis.across_tensors import unmeasured
-from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.measured import TensorMeasurement
-from gradguard.report.results import TensorReport
-from gradguard.report.verdict import Verdict
+from gradguard.arrays import Array, is_finite
+from gradguard.diagnosis import unmeasured
+from gradguard.measurement import MeasurementContext, TensorMeasurement
+from gradguard.report import TensorReport, Verdict
 
 # Evaluations in a row that must repeat before a doubtful report: a loss that changes at every 50th call was seen.
 REPEATS = 64

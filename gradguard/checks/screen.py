@@ -8,13 +8,11 @@ from itertools import zip_longest
 import numpy as np
 
 from gradguard.checks.streams import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.differences.four_point import measure_each
-from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.tensor import TensorUnderTest
-from gradguard.perturbation import directions
-from gradguard.perturbation.directions import EntryProbe, Probe
-from gradguard.statistics.pairs import DerivativePairs
+from gradguard.diagnosis import Evidence
+from gradguard.differences import measure_each
+from gradguard.measurement import MeasurementContext, TensorUnderTest
+from gradguard.perturbation import EntryProbe, Probe, directions
+from gradguard.statistics import DerivativePairs
 
 GAUSSIAN_EVERY = 4  # checks of a tensor, of which one has a Gaussian direction: it sees a missing gradient
 

@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 
 from gradguard.checks.examine import CAUTION
-from gradguard.differences import noise
-from gradguard.differences.noise import Noise
-from gradguard.differences.step_size import Steps, next_step
-from gradguard.measurement.measured import TensorMeasurement
-from gradguard.statistics.sequential import Detector
+from gradguard.differences import Noise, Steps, next_step, noise
+from gradguard.measurement import TensorMeasurement
+from gradguard.statistics import Detector
 
 FAR_TOO_LONG_Z3 = 30.0  # truncation, in its noise, above which a probe is no evidence either way
 STRAYS = 5  # probes in a row with far too long a step, after which the steps must be searched anew

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 from gradguard.cli.output import Failure
 
 MAX_FILE_SIZE = 64 * 2**20  # bytes

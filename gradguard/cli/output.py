@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict
 
 FINE, BUG, CANNOT_TELL = 0, 1, 2  # exit statuses, as the README lists them
 

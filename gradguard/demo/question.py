@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gradguard.arrays.named_blocks import gates
+from gradguard.arrays import gates
 from gradguard.demo.genome import ALPHABET, batches, read_genome
 from gradguard.testing import LSTM
 from gradguard.testing import faulty as faulty_class

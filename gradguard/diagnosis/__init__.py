@@ -1,1 +1,20 @@
 """From what was measured of a tensor to its verdict, its cause and the sentences of a report."""
+
+from gradguard.diagnosis.across_tensors import revise_across_tensors, summary, unmeasured, worst_verdict
+from gradguard.diagnosis.classify import diagnose_tensor
+from gradguard.diagnosis.evidence import Evidence, Method
+from gradguard.diagnosis.from_arrays import diagnose
+from gradguard.diagnosis.known_factors import History, Observation
+
+__all__ = [
+    "Evidence",
+    "History",
+    "Method",
+    "Observation",
+    "diagnose",
+    "diagnose_tensor",
+    "revise_across_tensors",
+    "summary",
+    "unmeasured",
+    "worst_verdict",
+]

@@ -4,12 +4,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 from gradguard.diagnosis.causes.registry import causes_of_model, hint_of_model
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model
-from gradguard.report.results import TensorReport
-from gradguard.report.text import listed
-from gradguard.report.verdict import Verdict
+from gradguard.report import TensorReport, Verdict, listed
 
 
 def worst_verdict(tensors: Mapping[str, TensorReport]) -> Verdict:

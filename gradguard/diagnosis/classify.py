@@ -12,12 +12,8 @@ from gradguard.diagnosis.causes.symptoms import Symptoms
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.explain import diagnosis_of_verdict
 from gradguard.diagnosis.known_factors import History
-from gradguard.report.results import BlockReport, Entry, TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import DerivativePairs
-from gradguard.statistics.rules import Rules
+from gradguard.report import BlockReport, Entry, TensorReport, Thresholds, Verdict
+from gradguard.statistics import DerivativePairs, Rules, norm
 
 MAX_REST_OF_FACTOR = 0.01  # of n - g: what one factor leaves is nothing beside what it explains
 MAX_FLOOR = 10.0  # discrepancy thresholds; a check with a wider error bar tells nothing

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.statistics.pairs import DerivativePairs
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.statistics import DEFAULT_RULES, DerivativePairs, Rules
 
 Method = Literal["differences", "complex step", "forward mode"]
 

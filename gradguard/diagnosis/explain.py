@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import EXPLAINED_FLOORS, DerivativePairs
+from gradguard.report import Verdict
+from gradguard.statistics import EXPLAINED_FLOORS, DerivativePairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (

@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradguard.arrays.floating_point import quantum_of_column, unit_roundoff
-from gradguard.arrays.types import Float64
-from gradguard.arrays.validation import require_constants
+from gradguard.arrays import Float64, quantum_of_column, require_constants, unit_roundoff
 from gradguard.diagnosis.across_tensors import summary, unmeasured, worst_verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.known_factors import History
-from gradguard.report.results import Report, TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.discrepancy import norm
-from gradguard.statistics.pairs import DerivativePairs
-from gradguard.statistics.rules import DEFAULT_RULES
+from gradguard.report import Report, TensorReport, Thresholds, Verdict
+from gradguard.statistics import DEFAULT_RULES, DerivativePairs, norm
 
 # Of n, and of the largest n, where no error bar is given: one step for all entries suits few of them. The two best rows
 # of a printed table, differenced at a step of 5e-3 and wrong by one factor, differ in n/g by 1.5 %.

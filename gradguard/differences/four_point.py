@@ -14,11 +14,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Array, Float64
-from gradguard.loss.interleaving import Search
-from gradguard.loss.objective import LossRequest, LossValues, Objective
-from gradguard.perturbation.directions import Probe
-from gradguard.statistics.pairs import DerivativePairs
+from gradguard.arrays import Array, Float64
+from gradguard.loss import LossRequest, LossValues, Objective, Search
+from gradguard.perturbation import Probe
+from gradguard.statistics import DerivativePairs
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 if each loss has standard deviation 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # the same of (u2 - 2 u1)/12

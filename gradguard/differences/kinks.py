@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 from gradguard.differences.four_point import FourPoint
 
 

@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays import reductions
-from gradguard.arrays.floating_point import coarsest_dtype, quanta_of_losses, ulp, unit_roundoff
-from gradguard.arrays.random import direction_dtype
-from gradguard.arrays.reductions import typical_size_among
-from gradguard.arrays.types import Array, Float64
+from gradguard.arrays import (
+    Array,
+    Float64,
+    coarsest_dtype,
+    direction_dtype,
+    quanta_of_losses,
+    reductions,
+    typical_size_among,
+    ulp,
+    unit_roundoff,
+)
 from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
-from gradguard.loss.interleaving import Search, run_search
-from gradguard.loss.objective import LossRequest, Objective
-from gradguard.perturbation.directions import Direction
+from gradguard.loss import LossRequest, Objective, Search, run_search
+from gradguard.perturbation import Direction
 
 JITTER = 256  # unit roundoffs between points: closer ones share their rounding errors and read up to 100 times low
 PAIRS = 16  # antithetic pairs of points: sigma is known to about 18 %

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 
 TARGET_Z3 = 3.5  # truncation, in its noise, at the best step: it just shows
 TOO_LONG_Z3 = 6.0  # above which the step is too long

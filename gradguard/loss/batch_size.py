@@ -6,11 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from gradguard.arrays import reductions
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64, reductions
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.objective import LossRequest, Objective
-from gradguard.perturbation.directions import gaussian
+from gradguard.perturbation import gaussian
 
 PROOF_COPIES = 3  # each moved differently, so that no axis of a batch or a layer of that length passes for the copies
 PROOF_MOVE = 2.0**-6  # length of the first copy's move in norms of the tensor; the others are multiples of it

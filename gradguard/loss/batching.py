@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.arrays.types import Array
-from gradguard.perturbation.protocols import Copies, Space
-from gradguard.perturbation.spaces import PerturbedArray
+from gradguard.arrays import Array
+from gradguard.perturbation import Copies, PerturbedArray, Space
 
 MAX_COPIES = 512  # in one call: more of them no longer fit a processor's cache
 MAX_BYTES = 2**26  # of all parameters together, in one call

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gradguard.arrays.types import Array, Float64
+from gradguard.arrays import Array, Float64
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.batching import StackFactory
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
-from gradguard.perturbation.directions import Probe
-from gradguard.perturbation.journal import UndoLog
-from gradguard.perturbation.protocols import Copies, CopyFactory, PerturbedTensor, Space
-from gradguard.perturbation.snapshots import Restore
+from gradguard.perturbation import Copies, CopyFactory, PerturbedTensor, Probe, Restore, Space, UndoLog
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
-from gradguard.differences.four_point import NOISE_OF_NUMERICAL
+from gradguard.arrays import Float64
+from gradguard.differences import NOISE_OF_NUMERICAL
 from gradguard.measurement.measured import Measured
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings

@@ -7,15 +7,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
-from gradguard.differences import noise
-from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.differences.kinks import jumps
-from gradguard.differences.step_size import Steps, dithered
+from gradguard.arrays import Float64
+from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint, Steps, dithered, jumps, noise
 from gradguard.measurement.amplification import amplified
 from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred
-from gradguard.statistics.discrepancy import norm
+from gradguard.statistics import norm
 
 OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again
 SUSPECTS = 64  # differences measured again, at most: the loss must not be evaluated for every entry once more

@@ -7,12 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays import reductions
-from gradguard.arrays.types import Array, Float64
-from gradguard.diagnosis.evidence import Method
-from gradguard.differences.noise import Noise
-from gradguard.loss.objective import Objective
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.arrays import Array, Float64, reductions
+from gradguard.diagnosis import Method
+from gradguard.differences import Noise
+from gradguard.loss import Objective
+from gradguard.statistics import DEFAULT_RULES, Rules
 
 FLOAT32_UNIT = 2.0**-24  # unit roundoff of float32
 # A loss that cancels to almost nothing is noisier than this relative to its value; that says nothing of its gradient.

@@ -8,15 +8,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
-from gradguard.differences.four_point import NOISE_OF_TRUNCATION, FourPoint
-from gradguard.differences.noise import Noise
-from gradguard.differences.step_size import TOO_LONG_Z3, Steps
-from gradguard.loss.interleaving import Search
+from gradguard.arrays import Float64
+from gradguard.differences import NOISE_OF_TRUNCATION, TOO_LONG_Z3, FourPoint, Noise, Steps
+from gradguard.loss import Search
 from gradguard.measurement.tensor import Rounding, TensorUnderTest
-from gradguard.perturbation.directions import Probe
-from gradguard.statistics.pairs import DerivativePairs
-from gradguard.statistics.rules import Rules
+from gradguard.perturbation import Probe
+from gradguard.statistics import DerivativePairs, Rules
 
 PILOTS = 3  # probes that find the first step: their upper quartile of z3 decides, so that one flat direction does not
 WEAK = 30.0  # standard deviations of a difference up to which a longer step is worth four more evaluations

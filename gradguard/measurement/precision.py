@@ -6,20 +6,34 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from gradguard.arrays.floating_point import unit_roundoff
-from gradguard.arrays.types import Array, Float64
-from gradguard.differences.noise import Noise, noise_search
-from gradguard.loss.batch_size import proven_batch_size, rechecked_batch_size, tried_batch_size
-from gradguard.loss.batching import Batched
-from gradguard.loss.float64_proof import keeps_assigned_objects, reason_not_float64
-from gradguard.loss.interleaving import Search, interleave
-from gradguard.loss.objective import Objective
-from gradguard.loss.signature import Loss, Reduction, takes_parameters
+from gradguard.arrays import Array, Float64, unit_roundoff
+from gradguard.differences import Noise, noise_search
+from gradguard.loss import (
+    Batched,
+    Loss,
+    Objective,
+    Reduction,
+    Search,
+    interleave,
+    keeps_assigned_objects,
+    proven_batch_size,
+    reason_not_float64,
+    rechecked_batch_size,
+    takes_parameters,
+    tried_batch_size,
+)
 from gradguard.measurement.context import FLOAT32_UNIT, Derivative, MeasurementContext, ProvenSetup, Size
-from gradguard.perturbation.protocols import CopyFactory, MovableParameters, Space
-from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, NativeCopies
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.perturbation import (
+    ComplexCopies,
+    CopyFactory,
+    Float64Copies,
+    InPlace,
+    MovableParameters,
+    NativeCopies,
+    Rollback,
+    Space,
+)
+from gradguard.statistics import DEFAULT_RULES, Rules
 
 Precision = Literal["native", "float64", "auto"]
 NOISE_TENSORS = 4  # tensors along which the native noise is measured: it differs by tensor, 2.31 against 0.09 ulp

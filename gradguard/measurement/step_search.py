@@ -3,12 +3,18 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
-from gradguard.differences import noise
-from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
-from gradguard.differences.noise import Noise
-from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, better_step, dithered
-from gradguard.loss.interleaving import Search
+from gradguard.arrays import Float64
+from gradguard.differences import (
+    NOISE_OF_NUMERICAL,
+    TARGET_Z3,
+    TOO_LONG_Z3,
+    FourPoint,
+    Noise,
+    better_step,
+    dithered,
+    noise,
+)
+from gradguard.loss import Search
 from gradguard.measurement.measured import KINK, Measured, ProbePlan
 
 ROUNDS = 6  # of improving the steps: four that may shorten a step and two that may lengthen it

@@ -7,13 +7,11 @@ from typing import Self
 
 import numpy as np
 
-from gradguard.arrays.reductions import typical_size_among
-from gradguard.arrays.types import Array, Float64
-from gradguard.differences.four_point import FourPoint, measuring
-from gradguard.differences.step_size import Steps
-from gradguard.loss.interleaving import Search, run_search
+from gradguard.arrays import Array, Float64, typical_size_among
+from gradguard.differences import FourPoint, Steps, measuring
+from gradguard.loss import Search, run_search
 from gradguard.measurement.context import FLOAT32_UNIT, MAX_ROUNDOFF, MeasurementContext, Size
-from gradguard.perturbation.directions import Probe
+from gradguard.perturbation import Probe
 
 FIRST_STEP = {"native": 1e-3, "float64": 1e-4}  # in typical sizes; the best step ran from 3e-4 to 0.3 in float32
 SHORTEST_STEP = 64  # in spacings of the largest entry: a shorter step is rounded by more than 1 % of itself

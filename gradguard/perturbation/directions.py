@@ -10,9 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gradguard.arrays import random, reductions
-from gradguard.arrays.random import normal_unit_vector, stratified_positions, weighted_unit_vector
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array, normal_unit_vector, random, reductions, stratified_positions, weighted_unit_vector
 from gradguard.perturbation.protocols import PerturbedTensor
 
 MAX_KEPT_DIRECTION = 2**15  # entries of a direction, up to which it is kept; a larger one is drawn again when needed

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 
 
 class PerturbedTensor(Protocol):

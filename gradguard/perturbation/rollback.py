@@ -15,8 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gradguard.arrays import reductions
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array, reductions
 from gradguard.perturbation.journal import UndoLog
 from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_rng
 

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradguard.arrays import reductions
-from gradguard.arrays.floating_point import spacing
-from gradguard.arrays.types import Array
-from gradguard.arrays.validation import require_movable
+from gradguard.arrays import Array, reductions, require_movable, spacing
 from gradguard.perturbation.protocols import PerturbedTensor
 
 

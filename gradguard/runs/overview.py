@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict
 from gradguard.runs.story import changes_of, is_bug, story_of
 from gradguard.writers.record import Record
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict
 from gradguard.writers.record import SWEEP_CURVES, Record
 
 MAX_NUMBER = sys.float_info.max

@@ -7,8 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import TypeAlias
 
-from gradguard.report.text import printable
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict, printable
 from gradguard.writers.record import Record
 
 MAX_NAMES_IN_SENTENCE = 5  # tensors; the others are counted

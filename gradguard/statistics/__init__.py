@@ -1,1 +1,21 @@
 """Statistics of numerical and backprop derivatives: pure functions over arrays."""
+
+from gradguard.statistics.discrepancy import discrepancy_of, norm
+from gradguard.statistics.pairs import ALARM_Z, EXPLAINED_FLOORS, DerivativePairs
+from gradguard.statistics.ratio import Ratio, fit_ratio
+from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.statistics.sequential import Detector, alarm_level
+
+__all__ = [
+    "ALARM_Z",
+    "DEFAULT_RULES",
+    "EXPLAINED_FLOORS",
+    "DerivativePairs",
+    "Detector",
+    "Ratio",
+    "Rules",
+    "alarm_level",
+    "discrepancy_of",
+    "fit_ratio",
+    "norm",
+]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 
 
 def discrepancy_of(n: Float64, g: Float64) -> float:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 from gradguard.statistics.discrepancy import discrepancy_of, floor_of, norm
 from gradguard.statistics.ratio import Ratio, evidence_of_factor, fit_ratio
 from gradguard.statistics.rules import DEFAULT_RULES, Rules

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 from gradguard.statistics.discrepancy import norm
 
 HUBER = 1.5  # deviations beyond which a residual loses weight; 97 % of the intervals held the factor on LSTMs

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 
 SHIFTS = np.array([0.25, 0.5, 1.0, 2.0])  # of the mean of z that are looked for, in standard deviations
 MAX_Z = (

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.arrays.types import Float64
-from gradguard.report.plain import finite_or_none, to_plain
-from gradguard.statistics.discrepancy import discrepancy_of
-from gradguard.statistics.ratio import Ratio, fit_ratio
+from gradguard.arrays import Float64
+from gradguard.report import finite_or_none, to_plain
+from gradguard.statistics import Ratio, discrepancy_of, fit_ratio
 
 MAJORITY = 0.5  # share of the entries above which a sentence says "most entries"
 CONSISTENT_SIGMAS = 3.0  # standard deviations of the noise of all entries within which two steps agree

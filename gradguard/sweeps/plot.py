@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradguard.arrays.types import Float64
-from gradguard.report.text import printable
+from gradguard.arrays import Float64
+from gradguard.report import printable
 from gradguard.sweeps.curves import Curve, SweepCurves
 
 if TYPE_CHECKING:

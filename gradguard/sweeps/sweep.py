@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard.arrays.reductions import typical_size
-from gradguard.arrays.types import Array, Float64
-from gradguard.arrays.validation import read_gradients, read_parameters, require_constants, require_entries
-from gradguard.differences import noise
-from gradguard.differences.noise import Noise
-from gradguard.loss.signature import Loss, require_reduction
-from gradguard.measurement.context import MeasurementContext
-from gradguard.measurement.precision import CheckTarget, require_precision
-from gradguard.measurement.tensor import TensorUnderTest
-from gradguard.perturbation import directions
-from gradguard.perturbation.directions import EntryProbe
-from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
+from gradguard.arrays import (
+    Array,
+    Float64,
+    read_gradients,
+    read_parameters,
+    require_constants,
+    require_entries,
+    typical_size,
+)
+from gradguard.differences import Noise, noise
+from gradguard.loss import Loss, require_reduction
+from gradguard.measurement import CheckTarget, MeasurementContext, TensorUnderTest, require_precision
+from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions
 from gradguard.sweeps import plot, text
 from gradguard.sweeps.curves import (
     SweepCurves,

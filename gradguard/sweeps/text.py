@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gradguard.diagnosis.known_factors import History
-from gradguard.report.text import printable
+from gradguard.diagnosis import History
+from gradguard.report import printable
 from gradguard.sweeps.curves import MAJORITY, MAX_EXCESS, UNRESOLVED_FLOOR, Curve, SweepCurves
 
 RATIO_TOLERANCE = 0.05  # relative change of n/g from step to step up to which a sentence calls it the same

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradguard.runs.logs import Log
-from gradguard.runs.overview import overview, verdicts
-from gradguard.runs.story import changes_of
+from gradguard.runs import Log, changes_of, verdicts
+from gradguard.runs.overview import overview
 from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
 

@@ -15,7 +15,8 @@ from tensorboard.plugins import base_plugin
 from tensorboard.util import tb_logging
 from werkzeug import wrappers
 
-from gradguard.runs.overview import overview, verdicts
+from gradguard.runs import verdicts
+from gradguard.runs.overview import overview
 from gradguard.tensorboard_plugin import plotly
 from gradguard.tensorboard_plugin.runs import MAX_CHECKS, Runs
 from gradguard.writers.record import PLUGIN

@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
 
-from gradguard.runs.schema import read_check, read_sweep
+from gradguard.runs import read_check, read_sweep
 from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Record, unpacked
 
 MAX_CHECKS = 500  # of a run; TensorBoard keeps 100 unless --samples_per_plugin says more

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from gradguard.arrays.named_blocks import Blocks
+from gradguard.arrays import Blocks
 from gradguard.checks.check import check
-from gradguard.loss.signature import Loss
-from gradguard.perturbation.snapshots import Snapshot
-from gradguard.report.results import Report
-from gradguard.report.verdict import Verdict
+from gradguard.loss import Loss
+from gradguard.perturbation import Snapshot
+from gradguard.report import Report, Verdict
 
 
 def assert_gradients(

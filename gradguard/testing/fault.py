@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict
 from gradguard.testing.lstm import Array
 
 Grads = dict[str, Array]

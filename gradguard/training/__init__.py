@@ -1,1 +1,7 @@
 """The guard of a training: when it checks, what it alerts, and what a checkpoint keeps of it."""
+
+from gradguard.training.alerts import GradientError
+from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
+from gradguard.training.ranks import ALONE, Ranks
+
+__all__ = ["ALONE", "CloseOnExit", "GradGuard", "GradientError", "HistoryRow", "Ranks"]

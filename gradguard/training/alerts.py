@@ -4,11 +4,8 @@ import logging
 import math
 from collections.abc import Mapping
 
-from gradguard.report.results import Alert, Report, TensorReport
-from gradguard.report.text import one_line
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM_Z, EXPLAINED_FLOORS
+from gradguard.report import Alert, Report, TensorReport, Thresholds, Verdict, one_line
+from gradguard.statistics import ALARM_Z, EXPLAINED_FLOORS
 
 NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
 NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"

@@ -10,19 +10,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from gradguard.arrays.named_blocks import Blocks, block_masks
-from gradguard.arrays.types import Array
-from gradguard.arrays.validation import read_gradients, read_parameters, require_constants
-from gradguard.checks.check import report_of
-from gradguard.checks.effort import Deadline
-from gradguard.loss.signature import Loss, require_reduction, takes_parameters
-from gradguard.measurement.precision import CheckTarget, require_precision
-from gradguard.perturbation.rollback import Rollback
-from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
-from gradguard.perturbation.spaces import InPlace
-from gradguard.report.results import Alert, Report
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
+from gradguard.arrays import Array, Blocks, block_masks, read_gradients, read_parameters, require_constants
+from gradguard.checks import Deadline, report_of
+from gradguard.loss import Loss, require_reduction, takes_parameters
+from gradguard.measurement import CheckTarget, require_precision
+from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
+from gradguard.report import Alert, Report, Thresholds, Verdict
 from gradguard.training.alerts import Alerts, GradientError
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from gradguard.perturbation.rollback import run_with_cleanup
+from gradguard.perturbation import run_with_cleanup
 
 Result = TypeVar("Result")
 

@@ -7,25 +7,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.arrays.named_blocks import Masks
-from gradguard.arrays.reductions import is_finite
-from gradguard.checks.check import CheckPlan, check_tensors
-from gradguard.checks.effort import IN_DOUBT, LEAST, Deadline, Effort
-from gradguard.checks.preflight import nondeterministic
-from gradguard.checks.screen import probe_tensors
-from gradguard.checks.streams import TensorState
-from gradguard.diagnosis.across_tensors import unmeasured
-from gradguard.diagnosis.classify import diagnose_tensor
-from gradguard.diagnosis.known_factors import History, Observation
-from gradguard.measurement.context import MeasurementContext, ProvenSetup
-from gradguard.measurement.measured import TensorMeasurement
-from gradguard.measurement.precision import CheckTarget, Precision
-from gradguard.measurement.tensor import TensorUnderTest
-from gradguard.report.results import TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM_Z
-from gradguard.statistics.sequential import alarm_level
+from gradguard.arrays import Masks, is_finite
+from gradguard.checks import (
+    IN_DOUBT,
+    LEAST,
+    CheckPlan,
+    Deadline,
+    Effort,
+    TensorState,
+    check_tensors,
+    nondeterministic,
+    probe_tensors,
+)
+from gradguard.diagnosis import History, Observation, diagnose_tensor, unmeasured
+from gradguard.measurement import (
+    CheckTarget,
+    MeasurementContext,
+    Precision,
+    ProvenSetup,
+    TensorMeasurement,
+    TensorUnderTest,
+)
+from gradguard.report import TensorReport, Thresholds, Verdict
+from gradguard.statistics import ALARM_Z, alarm_level
 from gradguard.training.ranks import ALONE, Ranks
 from gradguard.training.schedule import Plan
 

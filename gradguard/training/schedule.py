@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradguard.arrays.validation import is_whole
+from gradguard.arrays import is_whole
 from gradguard.training.ranks import Clock
 
 Schedule = Callable[[int], bool]

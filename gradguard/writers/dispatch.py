@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
 
-from gradguard.report.results import Report
+from gradguard.report import Report
 from gradguard.writers.protocol import Resumable, Writer
 from gradguard.writers.registry import LOGDIR_WRITER, load_writer
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gradguard.report.results import Report
+from gradguard.report import Report
 from gradguard.writers.files import make_folder
 
 # Every line starts with this, and no other file is taken for a log of gradguard.

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from gradguard.report.results import Report
+from gradguard.report import Report
 
 
 @runtime_checkable

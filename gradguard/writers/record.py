@@ -8,8 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gradguard.report.plain import to_plain
-from gradguard.report.results import Report
+from gradguard.report import Report, to_plain
 
 PLUGIN = "gradguard"
 """The name of the plugin and of its data in TensorBoard."""

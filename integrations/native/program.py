@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from gradguard.integrations.native.abi import AfterBackward
 from gradguard.integrations.native.table import NativeArrays, NativeConstants, read_table
-from gradguard.training.callback import GradGuard
+from gradguard.training import GradGuard
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

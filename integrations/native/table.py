@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 from gradguard.integrations.native.abi import ABI_VERSION, DESCRIBE, DTYPES, Table, Tensor
 
 MAX_DIMENSIONS = 32

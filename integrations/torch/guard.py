@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
-from gradguard.arrays.types import Array
-from gradguard.arrays.validation import require_movable
+from gradguard.arrays import Array, require_movable
 from gradguard.integrations.torch.distributed.group import ddp_wrapper, find_group, unwrap
 from gradguard.integrations.torch.distributed.shards import (
     ShardParameters,
@@ -28,11 +27,10 @@ from gradguard.integrations.torch.replay.evaluation import ReplayedLoss
 from gradguard.integrations.torch.replay.forwards import ForwardRecorder
 from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
-from gradguard.loss.signature import takes_parameters
-from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_rng
-from gradguard.report.results import Report
-from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
-from gradguard.training.ranks import ALONE
+from gradguard.loss import takes_parameters
+from gradguard.perturbation import Snapshot, combined_snapshot, snapshot_rng
+from gradguard.report import Report
+from gradguard.training import ALONE, CloseOnExit, GradGuard, HistoryRow
 
 LOG = logging.getLogger("gradguard")
 

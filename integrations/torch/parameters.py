@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 from gradguard.integrations.torch.overrides.forward_mode import load_forward_mode
 from gradguard.integrations.torch.spaces import Buffers, Float64Space, ForwardModeSpace, NativeSpace
 from gradguard.integrations.torch.tensors import HostArrays, host, unit_roundoff
-from gradguard.perturbation.protocols import Space
-from gradguard.training.ranks import ALONE, Ranks
+from gradguard.perturbation import Space
+from gradguard.training import ALONE, Ranks
 
 
 class Gradients(Mapping[str, Array]):

@@ -17,8 +17,7 @@ from gradguard.integrations.torch.tensors import (
     PerturbedTorchTensor,
     spacing,
 )
-from gradguard.perturbation.protocols import Copies, PerturbedTensor
-from gradguard.perturbation.spaces import Moved
+from gradguard.perturbation import Copies, Moved, PerturbedTensor
 
 Buffers = Callable[[], Iterable[Tensor]]
 """The buffers of a module, as they are when it is called."""

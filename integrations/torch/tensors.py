@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 
 PERTURBABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BLOCK_SIZE = 2**15

@@ -2,8 +2,8 @@
 
 import argparse
 
+from gradguard.checks import ENTRIES
 from gradguard.checks.check import check
-from gradguard.checks.effort import ENTRIES
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import (
     EXIT_STATUSES,

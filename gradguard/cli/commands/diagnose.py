@@ -7,9 +7,8 @@ import numpy as np
 from gradguard.cli.columns import Columns, read_columns
 from gradguard.cli.options import EXIT_STATUSES, Commands, add_command, add_constants, add_json
 from gradguard.cli.output import print_json, print_text, status_of
-from gradguard.diagnosis.from_arrays import diagnose
-from gradguard.report.results import Report
-from gradguard.report.text import printable
+from gradguard.diagnosis import diagnose
+from gradguard.report import Report, printable
 
 DESCRIPTION = """\
 Diagnoses gradients from numbers of another program: a CSV file with the columns `numeric` and `analytic` (by backprop)

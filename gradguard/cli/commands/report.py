@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradguard.cli.options import Commands, add_command, add_json
 from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, print_json, print_text
-from gradguard.report.text import one_line
+from gradguard.report import one_line
 
 if TYPE_CHECKING:
-    from gradguard.runs.logs import Log
-    from gradguard.runs.story import Finding, Story
+    from gradguard.runs import Finding, Log, Story
 
 DESCRIPTION = """\
 Reads the logs of gradguard, event files or JSON lines, and summarizes each run: when its gradients were right, when
@@ -38,8 +37,10 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the summaries, and return the worst exit status of all runs."""
-    from gradguard.runs.logs import read_logs  # imports TensorBoard, which is slow
-    from gradguard.runs.story import story_of
+    from gradguard.runs import (
+        read_logs,  # imports TensorBoard, which is slow
+        story_of,
+    )
 
     try:
         logs = read_logs(options.logdir, details=options.html is not None)
@@ -81,7 +82,7 @@ def summary(log: "Log", story: "Story") -> str:
 
 
 def _finding(one: "Finding", with_names: bool) -> list[str]:
-    from gradguard.runs.story import listed
+    from gradguard.runs import listed
 
     lead = f"{listed(one.tensors)}: " if with_names else ""
     parts = [f"  {lead}{one.explanation}", f"  -> {one.cause}" if one.cause else ""]
@@ -90,7 +91,7 @@ def _finding(one: "Finding", with_names: bool) -> list[str]:
 
 def _moments(story: "Story") -> list[str]:
     """When verdicts changed, if there is more than the first line says."""
-    from gradguard.runs.story import listed
+    from gradguard.runs import listed
 
     if len(story.moments) < 2:
         return []

@@ -7,8 +7,9 @@ from pathlib import Path
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import FACTORY, Commands, add_command, add_constants, add_json, add_measurement, step_sizes
 from gradguard.cli.output import FINE, Failure, print_json, print_text, stdout_for_json_only
+from gradguard.sweeps import ENTRIES, Sweep
 from gradguard.sweeps.plot import require_plottable
-from gradguard.sweeps.sweep import ENTRIES, Sweep, sweep
+from gradguard.sweeps.sweep import sweep
 
 DESCRIPTION = f"""\
 Compares gradients with differences of the loss at many step sizes, and says where the loss stops changing, which step

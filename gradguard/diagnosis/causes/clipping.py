@@ -7,9 +7,8 @@ import numpy as np
 
 from gradguard.diagnosis.causes.shared import share_one_factor
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
-from gradguard.report.results import TensorReport
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM_Z, DerivativePairs
+from gradguard.report import TensorReport, Verdict
+from gradguard.statistics import ALARM_Z, DerivativePairs
 
 MIN_CLIPPED = 2  # entries at the limit: the largest |g| of any tensor is one entry
 EQUAL = 1e-9  # relative distance of equal derivatives: each is measured over the step as realised in floating point

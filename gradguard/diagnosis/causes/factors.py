@@ -2,7 +2,7 @@
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.diagnosis.explain import diagnosis_of_factor, uncertain
-from gradguard.report.verdict import Verdict
+from gradguard.report import Verdict
 
 
 def known_factor(tensor: Symptoms) -> Diagnosis | None:

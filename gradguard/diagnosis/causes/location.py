@@ -2,10 +2,8 @@
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.diagnosis.explain import uncertain, worst_entry
-from gradguard.report.results import BlockReport
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import DerivativePairs
-from gradguard.statistics.rules import Rules
+from gradguard.report import BlockReport, Verdict
+from gradguard.statistics import DerivativePairs, Rules
 
 
 def wrong_blocks(tensor: Symptoms) -> Diagnosis | None:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model
-from gradguard.report.results import TensorReport
-from gradguard.report.text import listed
-from gradguard.report.verdict import Verdict
+from gradguard.report import TensorReport, Verdict, listed
 
 EQUAL_RATIOS = 4.0  # standard errors, within which two ratios are one factor
 SAME_FACTOR_WITH_MORE = 0.2  # relative distance of a pooled ratio from a factor that is in it, with more on top

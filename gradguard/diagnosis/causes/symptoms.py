@@ -6,15 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays.reductions import norm_of_finite
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array, norm_of_finite
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.known_factors import History, KnownFactor
 from gradguard.diagnosis.localize import AxisSlice, locate
-from gradguard.report.results import BlockReport, Entry, TensorReport
-from gradguard.report.thresholds import Thresholds
-from gradguard.report.verdict import Verdict
-from gradguard.statistics.pairs import ALARM_Z
+from gradguard.report import BlockReport, Entry, TensorReport, Thresholds, Verdict
+from gradguard.statistics import ALARM_Z
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.report.results import Alert, Report, TensorReport
+from gradguard.report import Alert, Report, TensorReport
 
 _Curve: TypeAlias = tuple[str, float, str]
 

@@ -6,7 +6,7 @@ from typing import Any
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.sweeps.sweep import Sweep
+from gradguard.sweeps import Sweep
 from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_CURVES, SWEEP_TAG, Record, packed
 
 

@@ -7,9 +7,8 @@ from tensorboard.plugins.image import metadata as image
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
+from gradguard.sweeps import Sweep, rows_of_steps, rows_of_tensors
 from gradguard.sweeps.plot import is_drawable, png
-from gradguard.sweeps.sweep import Sweep
-from gradguard.sweeps.text import rows_of_steps, rows_of_tensors
 from gradguard.writers.tensorboard.curves import cell, is_scalar
 
 MATPLOTLIB_HINT = "To see the curves as a picture: pip install 'gradguard[plot]'"

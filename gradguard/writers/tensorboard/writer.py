@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-from gradguard.report.results import Report
-from gradguard.sweeps.sweep import Sweep
+from gradguard.report import Report
+from gradguard.sweeps import Sweep
 from gradguard.writers.files import make_folder
 from gradguard.writers.record import History
 from gradguard.writers.tensorboard.curves import summarize

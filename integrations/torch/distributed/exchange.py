@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 
 ANSWER_SECONDS = 10.0
 """Time for an answer once something is wrong: to a failure that is announced, and to the roll call after a timeout."""

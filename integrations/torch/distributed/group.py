@@ -9,12 +9,12 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gradguard.arrays.types import Float64
+from gradguard.arrays import Float64
 from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankError, RankExchange, describe_difference
 from gradguard.integrations.torch.distributed.replicas import Replicas
 from gradguard.integrations.torch.distributed.shards import FullyShardedModule, global_ranks
-from gradguard.loss.signature import Reduction, losses_of, require_reduction
-from gradguard.report.thresholds import Thresholds
+from gradguard.loss import Reduction, losses_of, require_reduction
+from gradguard.report import Thresholds
 
 COMPARED_OPTION_TYPES = (int, float, str, type(None), Thresholds)
 """Options of these types must be the same on all ranks; others cannot be compared."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 from gradguard.integrations.torch.distributed.exchange import (
     ALONG_DIRECTION,
     UNPERTURBED,
@@ -20,7 +20,7 @@ from gradguard.integrations.torch.distributed.exchange import (
 )
 from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.forwards import ForwardHook
-from gradguard.perturbation.protocols import PerturbedTensor, Space
+from gradguard.perturbation import PerturbedTensor, Space
 
 MAX_TENSORS_IN_MESSAGE = 3  # the message names ranks and values of each
 CHECKSUM_MODULUS = 2**53

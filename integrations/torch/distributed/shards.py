@@ -12,8 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from gradguard.arrays.sharded import ShardedArray
-from gradguard.arrays.types import Array, Float64, Region
+from gradguard.arrays import Array, Float64, Region, ShardedArray
 from gradguard.integrations.torch.distributed.exchange import (
     ALONG_DIRECTION,
     UNPERTURBED,
@@ -22,8 +21,7 @@ from gradguard.integrations.torch.distributed.exchange import (
     RankExchange,
 )
 from gradguard.integrations.torch.tensors import PerturbedTorchTensor, host, spacing, unit_roundoff
-from gradguard.perturbation.protocols import PerturbedTensor
-from gradguard.perturbation.spaces import Moved
+from gradguard.perturbation import Moved, PerturbedTensor
 
 NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
 NOT_REDUCED = (

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
-from gradguard.arrays.types import Array
+from gradguard.arrays import Array
 from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
 from gradguard.integrations.torch.overrides.substitution import DATA_GETTERS, Float64Mode
 

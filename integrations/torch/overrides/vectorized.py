@@ -18,8 +18,8 @@ from torch import Tensor
 from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
 from gradguard.integrations.torch.overrides.forward_mode import make_dual
 from gradguard.integrations.torch.overrides.substitution import SubstitutionMode
-from gradguard.loss.batching import MAX_COPIES
-from gradguard.perturbation.protocols import PerturbedTensor
+from gradguard.loss import MAX_COPIES
+from gradguard.perturbation import PerturbedTensor
 
 MAX_BYTES_PER_CALL = 2**28
 """Memory of the copies, and of all tensors that the operations of one call return: 256 MiB."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradguard.integrations.torch.replay.state import RandomStreams
 from gradguard.integrations.torch.tensors import unit_roundoff
-from gradguard.perturbation.snapshots import Restore, Snapshot
+from gradguard.perturbation import Restore, Snapshot
 
 MAX_FORWARDS = 256
 """Forward passes of one step that are recorded; of a longer step, the latest are."""

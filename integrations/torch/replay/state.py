@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradguard.perturbation.snapshots import Restore
+from gradguard.perturbation import Restore
 
 PLAIN_STATE_TYPES = (int, float, type(None))
 """Attributes that count steps, or that become a hidden state at the second step."""
