@@ -27,7 +27,7 @@ from benchmarks.support.tables import Row, table
 from gradguard.checks.check import check
 from gradguard.integrations.torch import TorchGuard
 
-USUAL_TIME = "about 30 to 60 min"
+USUAL_TIME = "about 15 to 30 min"
 
 TIMESTEPS = 39
 SIZES = (1, 16, 256)
