@@ -2,6 +2,6 @@
 
 from gradguard.training.alerts import GradientError
 from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
-from gradguard.training.ranks import ALONE, Ranks
+from gradguard.training.ranks import SINGLE_PROCESS, Ranks
 
-__all__ = ["ALONE", "CloseOnExit", "GradGuard", "GradientError", "HistoryRow", "Ranks"]
+__all__ = ["SINGLE_PROCESS", "CloseOnExit", "GradGuard", "GradientError", "HistoryRow", "Ranks"]

@@ -30,7 +30,7 @@ from gradguard.measurement import (
 )
 from gradguard.report import TensorReport, Thresholds, Verdict
 from gradguard.statistics import ALARM_Z, alarm_level
-from gradguard.training.ranks import ALONE, Ranks
+from gradguard.training.ranks import SINGLE_PROCESS, Ranks
 from gradguard.training.schedule import Plan
 
 ROUTINE_ENTRIES = 3  # entries of a tensor in a routine check
@@ -107,7 +107,7 @@ class CheckMonitor:
         rng: Draws the probes.
     """
 
-    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int, ranks: Ranks = SINGLE_PROCESS) -> None:
         self._precision = precision
         self._thresholds = thresholds
         self._ranks = ranks

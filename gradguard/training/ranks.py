@@ -35,10 +35,10 @@ class SingleProcess:
         return nullcontext()
 
 
-ALONE = SingleProcess()
+SINGLE_PROCESS = SingleProcess()
 
 
 def ranks_of(params: Mapping[str, object]) -> Ranks:
     """The processes that hold the parameters: `params.ranks`, or a single process where there is no such attribute."""
     ranks = getattr(params, "ranks", None)
-    return ranks if isinstance(ranks, Ranks) else ALONE
+    return ranks if isinstance(ranks, Ranks) else SINGLE_PROCESS

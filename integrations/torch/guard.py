@@ -30,7 +30,7 @@ from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss import takes_parameters
 from gradguard.perturbation import Snapshot, combined_snapshot, snapshot_rng
 from gradguard.report import Report
-from gradguard.training import ALONE, CloseOnExit, GradGuard, HistoryRow
+from gradguard.training import CloseOnExit, GradGuard, HistoryRow
 
 LOG = logging.getLogger("gradguard")
 
@@ -81,12 +81,7 @@ class TorchGuard(CloseOnExit):
         timeout: float = 300.0,
         **options: Any,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"module is a {type(module).__name__}; expected the torch.nn.Module that the training calls"
-            )
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer, or None")
+        _require_types(module, optimizer)
         self._optimizer = optimizer
         self._loss = loss if loss is None else _require_loss(loss)
         # Gathered parameters are not those of the optimizer, and `named_parameters` would return them.
@@ -99,7 +94,6 @@ class TorchGuard(CloseOnExit):
         if self._group is not None:
             self._group.require_same_guard(checked, options | {"across": across})
             options = self._group.options(options)
-        ranks = ALONE if self._group is None else self._group.exchange
         self._params: Parameters | ShardParameters = (
             Parameters(checked, others, buffers=inner.buffers)
             if self._group is None
@@ -110,7 +104,7 @@ class TorchGuard(CloseOnExit):
         # What an evaluation of the loss may change; NumPy's and Python's streams too, from which it may draw.
         snapshots = [self._state.capture_all, streams.capture, snapshot_rng(np.random), snapshot_rng(random)]
         self.guard = GradGuard(self._params, snapshot=[*snapshots, user_snapshot], **options)
-        if self.skipped and ranks.is_first:
+        if self.skipped and self._params.ranks.is_first:
             LOG.info("not checked: %s", "; ".join(f"{name} ({why})" for name, why in self.skipped.items()))
         capture = combined_snapshot([self._state.capture, streams.capture, user_snapshot])
         # A `DistributedDataParallel` changes buffers and inputs before it calls the module in it.
@@ -199,6 +193,13 @@ class TorchGuard(CloseOnExit):
 
     def _after_update(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         self._forwards.end_step()
+
+
+def _require_types(module: object, optimizer: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module is a {type(module).__name__}; expected the torch.nn.Module that the training calls")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer, or None")
 
 
 def _require_loss(loss: object) -> Loss:

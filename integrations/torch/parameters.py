@@ -11,7 +11,7 @@ from gradguard.integrations.torch.overrides.forward_mode import load_forward_mod
 from gradguard.integrations.torch.spaces import Buffers, Float64Space, ForwardModeSpace, NativeSpace
 from gradguard.integrations.torch.tensors import HostArrays, host, unit_roundoff
 from gradguard.perturbation import Space
-from gradguard.training import ALONE, Ranks
+from gradguard.training import SINGLE_PROCESS, Ranks
 
 
 class Gradients(Mapping[str, Array]):
@@ -51,7 +51,7 @@ class Parameters(HostArrays):
         self,
         checked: Mapping[str, Tensor],
         others: Mapping[str, Tensor],
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
         buffers: Buffers = tuple,
     ) -> None:
         super().__init__(checked)

@@ -22,7 +22,7 @@ from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.forwards import ForwardHook
 from gradguard.perturbation import PerturbedTensor, Space
 
-MAX_TENSORS_IN_MESSAGE = 3  # the message names ranks and values of each
+MAX_TENSORS_IN_MESSAGE = 3  # enough to see which kind of tensor differs; the message counts the others
 CHECKSUM_MODULUS = 2**53
 """Float64, in which checksums are exchanged, holds all whole numbers below it."""
 INTEGER_DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -48,3 +48,9 @@ def test_the_core_does_without_the_integration() -> None:
     """Neither the package nor its command line imports it."""
     source = "import sys, gradguard, gradguard.cli; sys.exit('gradguard.integrations.native' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
+def test_the_integration_needs_no_other_framework() -> None:
+    """It imports where PyTorch is not installed."""
+    source = "import sys; sys.modules['torch'] = None; import gradguard.integrations, gradguard.integrations.native"
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
