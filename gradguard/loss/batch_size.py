@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -49,17 +49,29 @@ def tried_batch_size(objective: Objective, centre: Float64, is_late: Callable[[]
         is_late: Whether to stop trying.
     """
 
+    # What depends on the time is asked once: where a trial raises, it must raise again when it is repeated.
+    @cache
+    def affordable_copies() -> int:
+        return int(MAX_PILOT_SECONDS / _seconds(objective))
+
+    @cache
+    def is_faster() -> bool:
+        return _fast_batch_size(objective, affordable_copies(), MIN_SPEEDUP) > 1
+
+    @cache
+    def is_too_late_for(_name: str) -> bool:
+        return is_late()
+
     def try_batches() -> int:
-        copies = int(MAX_PILOT_SECONDS / _seconds(objective))
         names = [name for name, array in objective.space.arrays.items() if array.size]
-        if copies < MIN_TIMED_COPIES or not names:
+        if affordable_copies() < MIN_TIMED_COPIES or not names:
             return 1
         # The space knows after one call how much memory a copy takes, and so how many copies there is room for.
         objective.evaluate_copies(objective.copy_factory.copies(names[:1] * 2))
-        if _fast_batch_size(objective, copies, MIN_SPEEDUP) == 1:
+        if not is_faster():
             return 1
         for name in names:
-            if is_late():
+            if is_too_late_for(name):
                 return 1
             _prove(objective, name, centre)
         return objective.copy_factory.max_copies()

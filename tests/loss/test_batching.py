@@ -6,6 +6,7 @@ import pytest
 
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.types import Array
+from gradguard.loss.batch_size import tried_batch_size
 from gradguard.loss.batching import MAX_BYTES, Stack, max_copies
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import MAX_KEPT_DIRECTION, gaussian
@@ -180,3 +181,17 @@ def test_a_call_is_bounded_by_memory() -> None:
     assert max_copies({"w": np.empty(10, np.float32)}) == 512
     assert max_copies({"w": np.empty(MAX_BYTES // 400, np.float32)}) == 100
     assert max_copies({"w": np.broadcast_to(np.float32(0), 2**40)}) == 4
+
+
+def test_a_machine_that_becomes_busy_lets_no_error_of_a_trial_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that takes no copies is evaluated one by one, whatever the times that the trial measures."""
+    times = iter([1e-3, 1.0])
+    monkeypatch.setattr("gradguard.loss.batch_size._seconds", lambda _call: next(times))
+
+    def loss(params: Mapping[str, Array]) -> np.float32:
+        if params["w"].ndim > 1:
+            raise NotImplementedError
+        return np.float32(params["w"] @ params["w"])
+
+    objective = Objective(loss, NativeCopies({"w": np.ones(3, np.float32)}), None, lambda: None)
+    assert tried_batch_size(objective, objective(), lambda: False) == 1
