@@ -14,6 +14,12 @@ TENSORS = 40
 WRONG = f"w{TENSORS - 3}"
 
 
+@pytest.fixture(autouse=True)
+def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check takes no more time than it does for users."""
+    monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", EXAMINATION_SECONDS)
+
+
 def guarded() -> tuple[GradGuard, dict[str, np.ndarray]]:
     """A guard of many small tensors, one of whose gradients is doubled."""
     rng = np.random.default_rng(0)
