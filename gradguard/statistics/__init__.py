@@ -1,9 +1,9 @@
 """Statistics of numerical and backprop derivatives: pure functions over arrays."""
 
 from gradguard.statistics.discrepancy import discrepancy_of, norm
-from gradguard.statistics.pairs import ALARM_Z, EXPLAINED_FLOORS, DerivativePairs
+from gradguard.statistics.pairs import EXPLAINED_FLOORS, DerivativePairs
 from gradguard.statistics.ratio import Ratio, fit_ratio
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.statistics.rules import ALARM_Z, DEFAULT_RULES, Rules
 from gradguard.statistics.sequential import Detector, alarm_level
 
 __all__ = [

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from gradguard.arrays import Float64
 from gradguard.statistics.discrepancy import discrepancy_of, floor_of, norm
 from gradguard.statistics.ratio import Ratio, evidence_of_factor, fit_ratio
-from gradguard.statistics.rules import DEFAULT_RULES, Rules
+from gradguard.statistics.rules import ALARM_Z, DEFAULT_RULES, Rules
 from gradguard.statistics.signs import Signs, count_signs, resolvable_signs
 
-ALARM_Z = 6.0  # standard deviations; on correct gradients single probes reached 5.4 in 127,790
 ZERO_BARS = 2.0  # ||n|| in norms of its error bars, which derivatives of 0 seldom exceed together
 NEGLIGIBLE_N = 1e-3  # ||n|| in ||g||, below which n is negligible
 NEGLIGIBLE_ROUNDING = 1e-3  # backprop's rounding, in the derivative of an entry of which nothing cancels

@@ -12,7 +12,7 @@ from gradguard.arrays.types import Array
 from gradguard.loss.objective import Objective
 from gradguard.perturbation.directions import EntryProbe, aligned, gaussian
 from gradguard.perturbation.spaces import InPlace
-from gradguard.statistics.pairs import ALARM_Z
+from gradguard.statistics.rules import ALARM_Z
 from gradguard.testing import LSTM, random_batch
 
 
