@@ -186,7 +186,7 @@ class GradGuard(CloseOnExit):
             return None
         report = self._access.run(lambda: self._check_within_budget(step, grads, chosen_loss, constants))
         if report is not None:
-            self._raise_alerts(report)
+            self._deliver_alerts(report)
         return report
 
     def state_dict(self) -> dict[str, Any]:
@@ -317,7 +317,7 @@ class GradGuard(CloseOnExit):
             LOG.log(alert.level, "%s", alert.message)
         self._dispatcher.write(report)
 
-    def _raise_alerts(self, report: Report) -> None:
+    def _deliver_alerts(self, report: Report) -> None:
         """Call `on_alert`, or raise: after the report is recorded, so that an exception loses nothing."""
         for alert in report.alerts:
             if callable(self._on_alert):

@@ -123,9 +123,9 @@ class ForwardModeSpace(Float64Space):
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The copy, whose tangent may be set within a `with`, which resets it to 0."""
-        place = PerturbedTangent.of(self._tensors[name])
-        self._perturbed = (self._live[name], place)
-        return Moved(place)
+        perturbed = PerturbedTangent.of(self._tensors[name])
+        self._perturbed = (self._live[name], perturbed)
+        return Moved(perturbed)
 
     def installed(self) -> AbstractContextManager[object]:
         """The context in which every operation of PyTorch receives the copies, the perturbed one with its tangent."""
@@ -135,13 +135,13 @@ class ForwardModeSpace(Float64Space):
         """Copies of the named parameters with tangents, in float64: vmap runs within forward mode."""
         copies = {name: repeated(self._tensors[name], len(names)) for name in set(names)}
         tangents = {name: torch.zeros_like(stack) for name, stack in copies.items()}
-        places = [
+        perturbed = [
             PerturbedTangent(copies[name][row], tangents[name][row], self._tensors[name])
             for row, name in enumerate(names)
         ]
         stacked = [StackedParameter(self._live[name], stack, tangents[name]) for name, stack in copies.items()]
         make_mode = partial(DualTensorMode, self._pairs, self._training_dtype)
-        return VectorizedCopies(stacked, places, make_mode, self._buffers, self._limit)
+        return VectorizedCopies(stacked, perturbed, make_mode, self._buffers, self._limit)
 
 
 def stacked_copies(
@@ -164,12 +164,12 @@ def stacked_copies(
     """
     copies = {name: repeated(starts[name], len(names)) for name in set(names)}
     device_arrays = {name: DeviceArrays(stack.device) for name, stack in copies.items()}
-    places = [
+    perturbed = [
         PerturbedTorchTensor(copies[name][row], starts[name].detach(), device_arrays[name])
         for row, name in enumerate(names)
     ]
     stacked = [StackedParameter(lives[name], stack) for name, stack in copies.items()]
-    return VectorizedCopies(stacked, places, make_mode, buffers, limit)
+    return VectorizedCopies(stacked, perturbed, make_mode, buffers, limit)
 
 
 def repeated(tensor: Tensor, count: int) -> Tensor:

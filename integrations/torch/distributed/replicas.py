@@ -105,36 +105,36 @@ class PerturbedReplica:
     """A `PerturbedTensor` that records each perturbation as `RankExchange.point`.
 
     Args:
-        place: The tensor of this rank.
+        tensor: The tensor of this rank.
         exchange: The exchange of numbers between the ranks.
         number: The number of the tensor among the parameters.
     """
 
-    def __init__(self, place: PerturbedTensor, exchange: RankExchange, number: float) -> None:
-        self._place = place
+    def __init__(self, tensor: PerturbedTensor, exchange: RankExchange, number: float) -> None:
+        self._tensor = tensor
         self._exchange = exchange
         self._number = number
 
     @property
     def base(self) -> Array:  # noqa: D102 - as in PerturbedTensor
-        return self._place.base
+        return self._tensor.base
 
     def write(self, values: Array) -> None:  # noqa: D102 - as in PerturbedTensor
         self._exchange.point = (self._number, WHOLE_TENSOR, 0.0)
-        self._place.write(values)
+        self._tensor.write(values)
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in PerturbedTensor
         self._exchange.point = (self._number, ALONG_DIRECTION, amount)
-        return self._place.displace(vector, amount, gradient)
+        return self._tensor.displace(vector, amount, gradient)
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in PerturbedTensor
         entry = float(np.ravel_multi_index(index, self.base.shape))
         self._exchange.point = (self._number, entry, amount)
-        return self._place.displace_entry(index, amount)
+        return self._tensor.displace_entry(index, amount)
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in PerturbedTensor
         self._exchange.point = UNPERTURBED
-        self._place.restore(index)
+        self._tensor.restore(index)
 
 
 class Replicas:
