@@ -93,8 +93,5 @@ class Evidence:
         needs_confirmation = self.nonsmooth and self.rules.nonsmooth_confirmation
         if self.noise_unknown or (needs_confirmation and not self.confirmed_at_short_steps):
             return False
-        return any(pairs.significance(needs_confirmation, self.rules) > self.rules.alarm for pairs in self._kinds)
-
-    @property
-    def _kinds(self) -> tuple[DerivativePairs, DerivativePairs]:
-        return self.entries, self.directions
+        both = (self.entries, self.directions)
+        return any(pairs.significance(needs_confirmation, self.rules) > self.rules.alarm for pairs in both)

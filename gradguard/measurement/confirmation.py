@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays import Float64
-from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint, Steps, dithered, jumps, noise
+from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint, Steps, jumps, noise
 from gradguard.measurement.amplification import amplified
 from gradguard.measurement.measured import Measured
-from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred
+from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred, spread_steps
 from gradguard.statistics import norm
 
 OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again
@@ -175,10 +175,12 @@ def _is_kink(measured: Measured, which: Sequence[int]) -> bool:
 def _repeated(
     measured: Measured, which: Sequence[int] | NDArray[np.intp], step: Float64 | float, repeats: int
 ) -> list[FourPoint]:
-    """Differences along some probes, `repeats` times, at dithered steps about one step or one for each probe."""
+    """Differences along some probes, `repeats` times, at steps about a given one, or about one for each probe."""
     chosen = np.array(which, dtype=np.intp)
     steps = np.broadcast_to(step, chosen.shape)
-    return [measured.plan.measure(chosen, at) for at in np.multiply.outer(dithered(1.0, repeats), steps)]
+    return [
+        measured.plan.measure(chosen, at) for at in np.multiply.outer(spread_steps(measured.plan, 1.0, repeats), steps)
+    ]
 
 
 def _mean_error(again: Sequence[FourPoint]) -> Float64:

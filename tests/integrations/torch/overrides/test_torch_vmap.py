@@ -24,14 +24,13 @@ from gradguard.perturbation.directions import aligned, gaussian, stratified_entr
 
 @pytest.fixture
 def _on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of the loss counts as a millisecond, and a check may take long: a busy machine changes no decision."""
+    """Every call of the loss counts as a millisecond: a busy machine changes no decision."""
 
     def millisecond(call: Callable[[], object]) -> float:
         call()
         return 1e-3
 
     monkeypatch.setattr("gradguard.loss.batch_size._seconds", millisecond)
-    monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", 1e6)
 
 
 pytestmark = pytest.mark.usefixtures("_on_any_machine", "torch_as_it_was")
