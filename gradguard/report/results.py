@@ -45,6 +45,8 @@ class TensorReport:
         cause: The likely cause, in a clause; empty when nothing is wrong.
         cause_key: The identifier of the cause, such as "clipped_by_value" or "divided_by:timesteps": the same wherever
             the cause is the same, however it is worded; empty when nothing is wrong.
+        measured_at: The step at which its own numbers were measured; None if they never were.
+        screened_at: The last step at which a screen of the model covered it without an alarm; None if none did.
         factors: The numbers with a name from the user that the ratio is: labels of constants, of their products and
             quotients, and of lengths of other tensors; several when several fit.
         explanation: The verdict in a sentence, with the numbers.
@@ -62,7 +64,8 @@ class TensorReport:
         coverage: The share of ||g||^2 that the sampled entries hold.
         step_size: The step of the differences, in units of the parameters.
         noise: The standard deviation of the loss's rounding noise, in units of the loss.
-        smallest_visible: The smallest relative error of the gradient that this check could have detected.
+        smallest_visible: The smallest relative error of the gradient that its latest measurement or screen could have
+            detected.
         ratio_drift: log(ratio / the first confirmed ratio); 0 until there is one.
         evidence: log10 of the sequential evidence that the gradient is wrong; it alarms at about 7.
         last_fine: The last step at which a tensor that is wrong now was measured and found right; None if none was.
@@ -105,6 +108,8 @@ class TensorReport:
     constants: Mapping[str, float] = field(default_factory=dict)
     cause_key: str = ""
     factors: tuple[str, ...] = ()
+    measured_at: int | None = None
+    screened_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ class Report:
         loss: The loss at the parameters as they are.
         overhead: The share of the time since the first check that checks took; None outside a training.
         alerts: The alerts of this check.
+        screened: The number of tensors that a screen covered at this step.
     """
 
     step: int
@@ -156,6 +162,12 @@ class Report:
     loss: float
     overhead: float | None = None
     alerts: tuple[Alert, ...] = ()
+    screened: int = 0
+
+    @property
+    def measured(self) -> int:
+        """The number of tensors whose own numbers were measured at this step."""
+        return sum(tensor.measured_at == self.step for tensor in self.tensors.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
