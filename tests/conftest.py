@@ -22,6 +22,8 @@ settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None)
 settings.load_profile("same")
 
+_AT_ITS_CHECK = -1  # a step that `make_report` replaces by its own
+
 _TENSOR = TensorReport(
     name="W",
     shape=(2, 2),
@@ -47,6 +49,7 @@ _TENSOR = TensorReport(
     evidence=-0.5,
     worst=(Entry((0, 1), 0.25, 0.2501, 1e-4),),
     ratios=(0.9999, 1.0, 1.0003),
+    measured_at=_AT_ITS_CHECK,
 )
 
 
@@ -55,7 +58,10 @@ def _make_tensor(name: str = "W", **changes: Any) -> TensorReport:
 
 
 def _make_report(step: int = 0, *tensors: TensorReport, **changes: Any) -> Report:
-    found = tensors or (_make_tensor("W"), _make_tensor("V"))
+    found = [
+        replace(tensor, measured_at=step) if tensor.measured_at == _AT_ITS_CHECK else tensor
+        for tensor in tensors or (_make_tensor("W"), _make_tensor("V"))
+    ]
     report = Report(
         step=step,
         verdict=Verdict.ok,
@@ -80,7 +86,7 @@ def _however_slow() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_tensor() -> MakeTensor:
-    """Builds a tensor's report: a name, and whatever differs from a healthy one."""
+    """Builds a tensor's report: a name, and whatever differs from a healthy one that the check measured."""
     return _make_tensor
 
 

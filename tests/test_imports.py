@@ -7,8 +7,10 @@ def test_importing_gradguard_does_not_import_tensorboard() -> None:
     code = (
         "import sys, numpy as np, gradguard\n"
         "w = {'w': np.array([0.3, 0.7])}\n"
-        "gradguard.check(w, {'w': np.cos(w['w'])}, lambda: np.sin(w['w']).sum())\n"
-        "gradguard.GradGuard(w, lambda: 0.0).close()\n"
+        "problem = {'w': np.cos(w['w'])}, lambda: np.sin(w['w']).sum()\n"
+        "gradguard.check(w, *problem)\n"
+        "with gradguard.GradGuard(w) as guard:\n"
+        "    guard.after_backward(0, *problem)\n"
         "heavy = {'tensorboard', 'torch', 'jax', 'tensorflow', 'tqdm', 'google', 'gradguard.testing'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -109,6 +109,19 @@ def norm_of_finite(array: Array, unit: float | None = None) -> float:
     return unit * math.sqrt(sum_over_processes(array, squares))
 
 
+def inner_product(one: Array, other: Array) -> float:
+    """The sum of the products of the entries of two arrays of one shape."""
+    pieces: Any = np.nditer(
+        [local_part(one), local_part(other)],
+        NDITER_FLAGS,
+        [READ, READ],
+        [FLOAT64] * 2,
+        casting="same_kind",
+        buffersize=BLOCK_SIZE,
+    )
+    return sum_over_processes(other, float(sum(a @ b for a, b in pieces)))
+
+
 def typical_size(array: Array, fallback: float) -> float:
     """The root mean square of the finite entries, which steps are measured in; `fallback` if it is 0."""
     norm = norm_of_finite(array)

@@ -1,6 +1,7 @@
 """Checks of what the user passes: each mistake is an error that names the tensor and what was expected."""
 
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -130,17 +131,17 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def require_entries(entries: int | None, default: int) -> int:
-    """The largest number of entries of a tensor to measure: `entries`, or the default for None.
+def require_entries(entries: int | str | None) -> int | None:
+    """How many entries of each tensor the user wants measured, at most; None for as many as the check finds time for.
 
     Raises:
-        ValueError: `entries` is no whole number of at least 1.
+        ValueError: `entries` is neither "all" nor a whole number of at least 1.
     """
-    if entries is None:
-        return default
-    if not is_whole(entries) or entries < 1:
-        raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, or None for {default}")
-    return entries
+    if entries == "all":
+        return sys.maxsize
+    if entries is None or (is_whole(entries) and entries >= 1):  # type: ignore[operator]  # just asked
+        return entries  # type: ignore[return-value]  # as above
+    raise ValueError(f"entries is {entries!r}; expected a whole number of at least 1, 'all', or None for a few")
 
 
 def require_constants(constants: Mapping[str, float] | None) -> dict[str, float]:

@@ -1,21 +1,6 @@
-"""One check of some tensors: preflight, measure, diagnose; and the routine check during a training."""
+"""One check of a whole model: screen, locate, explain."""
 
-from gradguard.checks.check import CheckPlan, check_tensors, report_of
-from gradguard.checks.effort import ENTRIES, IN_DOUBT, LEAST, Deadline, Effort
-from gradguard.checks.preflight import nondeterministic
-from gradguard.checks.screen import probe_tensors
-from gradguard.checks.streams import TensorState
+from gradguard.checks.check import report_of
+from gradguard.checks.model import ModelCheck, NotSameLossError, check_model, explain, locate_twice
 
-__all__ = [
-    "ENTRIES",
-    "IN_DOUBT",
-    "LEAST",
-    "CheckPlan",
-    "Deadline",
-    "Effort",
-    "TensorState",
-    "check_tensors",
-    "nondeterministic",
-    "probe_tensors",
-    "report_of",
-]
+__all__ = ["ModelCheck", "NotSameLossError", "check_model", "explain", "locate_twice", "report_of"]

@@ -1,40 +1,23 @@
-"""One check, from parameters to report: preflight, measure, diagnose."""
+"""One check without a training loop: the whole model is screened, what is wrong is located and explained."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.arrays import (
-    Blocks,
-    Masks,
-    block_masks,
-    read_gradients,
-    read_parameters,
-    require_constants,
-    require_entries,
-)
-from gradguard.checks.effort import ENTRIES, Deadline, Effort
-from gradguard.checks.exact import remeasured
-from gradguard.checks.examine import all_evidence, examine
-from gradguard.checks.preflight import (
-    REPEATS_BEFORE,
-    agrees,
-    detached,
-    is_detached,
-    nondeterministic,
-    repeats_needed,
-    unmeasurable,
-)
-from gradguard.diagnosis import History, diagnose_tensor, revise_across_tensors, summary, worst_verdict
+from gradguard.arrays import Blocks, block_masks, read_gradients, read_parameters, require_constants, require_entries
+from gradguard.checks.model import ModelCheck, NotSameLossError, check_model
+from gradguard.diagnosis import History, revise_across_tensors, summary, worst_verdict
+from gradguard.differences import RoundedValue
+from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss
 from gradguard.loss import Loss, require_reduction
-from gradguard.measurement import CheckTarget, MeasurementContext, TensorMeasurement, require_precision
+from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
 from gradguard.perturbation import Rollback, Snapshot, combined_snapshot
-from gradguard.report import Report, TensorReport, Thresholds, with_bar
+from gradguard.report import EvaluationBar, Report, TensorReport, Thresholds
 from gradguard.statistics import DEFAULT_RULES, Rules
 
-SIDE_BY_SIDE = 16  # tensors whose points go into the same calls of a batched loss
+CHART_SECONDS = 2.0  # that entries of tensors whose gradient agrees may take, unless the user asks for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +29,9 @@ class CheckOptions:
     reduction: str | None = None
     precision: str = "auto"
     snapshot: Snapshot | Iterable[Snapshot] | None = None
-    entries: int | None = None
+    entries: int | str | None = None
     seed: int = 0
+    value: object = None
 
 
 def check(
@@ -55,34 +39,47 @@ def check(
     grads: Mapping[str, object],
     loss: Loss,
     *,
+    value: object = None,
     constants: Mapping[str, float] | None = None,
     blocks: Blocks | None = None,
     reduction: str | None = None,
     precision: str = "auto",
     snapshot: Snapshot | Iterable[Snapshot] | None = None,
-    entries: int | None = None,
+    entries: int | str | None = None,
     seed: int = 0,
 ) -> Report:
     """Check the gradients of a loss once; no training loop is needed.
+
+    A screen moves all tensors at once. Where it disagrees with the gradients, the wrong tensors are located, and their
+    entries and directions are measured. Entries of the other tensors are measured last.
 
     Args:
         params: The parameters by name, floating-point arrays.
         grads: Their gradients, by the same names.
         loss: `loss()` reads the live arrays; `loss(params)` is handed a mapping of the same names. It returns a
             scalar, or an array of unreduced losses (then say which `reduction` the gradient is of).
+        value: The loss that was computed together with the gradients, one number. Where the loss that is differenced
+            is another one, the verdict is `other_loss`, and nothing is measured.
         constants: Numbers of the training by name, such as `{"timesteps": 39}`, to name a ratio after.
         blocks: Named parts of tensors, such as `{"W": gates("ifog", axis=1)}`.
         reduction: "sum" or "mean", when the loss returns an array.
-        precision: "native", "float64" or "auto".
-        snapshot: Captures state that an evaluation of the loss disturbs, and returns what puts it back.
-        entries: How many entries of a tensor to measure at most, 300 by default.
-        seed: Seeds the choice of directions and entries.
+        precision: "native" perturbs the live arrays, "float64" evaluates the loss on float64 copies of them, and "auto"
+            does so if the copies have provably the same loss.
+        snapshot: A callable that captures state which an evaluation of the loss changes, and returns the callable
+            that restores it; or several of these.
+        entries: How many entries of each tensor to measure, or "all". By default 12 of a wrong tensor and 8 of any
+            other; no further one is begun once that has taken two seconds and as many evaluations as the rest.
+        seed: Seed of the random directions and entries.
+
+    Returns:
+        The report: a verdict on each tensor, and on all of them.
 
     Raises:
         TypeError: Something is of a kind that cannot be checked; the message names it.
         ValueError: Names, shapes, sizes or an option's value do not fit; the message says what was expected.
     """
-    return checked(params, grads, loss, CheckOptions(constants, blocks, reduction, precision, snapshot, entries, seed))
+    options = CheckOptions(constants, blocks, reduction, precision, snapshot, entries, seed, value)
+    return checked(params, grads, loss, options)
 
 
 def checked(
@@ -103,18 +100,27 @@ def checked(
     gradients = read_gradients(grads, arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     masks, known = block_masks(options.blocks, shapes), require_constants(options.constants)
-    effort = Effort(entries=require_entries(options.entries, ENTRIES))
+    entries = require_entries(options.entries)
+    value = None if options.value is None else RoundedValue.of(options.value)
     state = Rollback(gradients, combined_snapshot(options.snapshot))
 
-    def measure() -> tuple[MeasurementContext, dict[str, TensorReport]]:
+    def measure() -> tuple[MeasurementContext, ModelCheck]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)
-        context = CheckTarget(params, arrays, loss, reduction, state, rules=rules).context(precision)
-        plan = CheckPlan(effort, masks, dict.fromkeys(arrays, History(known, shapes=shapes)), Thresholds())
-        rng, deadline = np.random.default_rng(options.seed), Deadline(time.perf_counter, started)
-        return context, check_tensors(context, list(arrays), plan, rng, deadline)[0]
+        target = CheckTarget(params, arrays, loss, reduction, state, rules=rules, value=value, on_evaluations=bar.add)
+        histories = dict.fromkeys(arrays, History(known, shapes=shapes))
+        plan = CheckPlan(Effort(entries=ENTRIES if entries is None else entries), masks, histories, Thresholds())
+        deadline = Deadline(time.perf_counter, started)
+        for_charts = None if entries is not None else CHART_SECONDS
+        context = target.context(precision)
+        try:
+            return context, check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
+        except NotSameLossError as refused:
+            context = target.context(target.require_native(precision, str(refused)))
+            return context, check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
 
-    context, tensors = state.run(measure)
-    return report_of(context, tensors, 0, time.perf_counter() - started)
+    with EvaluationBar("gradguard") as bar:
+        context, found = state.run(measure)
+    return report_of(context, found.reports, 0, time.perf_counter() - started)
 
 
 def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], step: int, seconds: float) -> Report:
@@ -126,7 +132,7 @@ def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], 
         step: The training step.
         seconds: How long the check took.
     """
-    tensors = revise_across_tensors(tensors, context.gradients)
+    tensors = other_loss(context) or revise_across_tensors(tensors, context.gradients)
     return Report(
         step=step,
         verdict=worst_verdict(tensors),
@@ -134,91 +140,7 @@ def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], 
         precision=context.objective.space.precision,
         evaluations=context.objective.evaluations,
         seconds=seconds,
-        explanation=summary(tensors),
+        explanation=summary(tensors, step),
         loss=context.loss,
+        screened=sum(tensor.screened_at == step for tensor in tensors.values()),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class CheckPlan:
-    """What a check of some tensors measures, and what it compares them with.
-
-    Attributes:
-        effort: How much to measure of each tensor.
-        masks: Named blocks, by tensor.
-        histories: Earlier ratios, by tensor.
-        thresholds: What counts as agreement.
-        shows_progress: Whether a bar may be drawn.
-    """
-
-    effort: Effort
-    masks: Masks
-    histories: Mapping[str, History]
-    thresholds: Thresholds
-    shows_progress: bool = True
-
-
-def check_tensors(
-    context: MeasurementContext, names: Sequence[str], plan: CheckPlan, rng: np.random.Generator, deadline: Deadline
-) -> tuple[dict[str, TensorReport], dict[str, TensorMeasurement]]:
-    """Preflight, measure and diagnose some tensors, each by itself.
-
-    The loss must repeat bit for bit before, between and after, or no difference of it means anything. It is repeated
-    more often before anything bad is reported: some losses change at every fiftieth call.
-
-    Args:
-        context: What to measure with.
-        names: The tensors.
-        plan: What to measure, and what to compare it with.
-        rng: Draws the probes.
-        deadline: When no further tensor is begun; those that are left have no report.
-
-    Returns:
-        The reports of the tensors, and the measurements of those that could be measured.
-    """
-    reports = unmeasurable(context, names)
-    if not np.isfinite(context.centre).all():
-        return reports, {}
-    left = [name for name in names if name not in reports]
-    measured, repeatable = _measured(context, left, plan, rng, deadline)
-    reports |= _diagnosed(context, measured, plan, deadline)
-    reports = {name: reports[name] for name in names if name in reports}
-    if not (repeatable and context.repeats(repeats_needed(context, reports))):
-        return reports | nondeterministic(context, names), {}
-    if is_detached(context, measured):
-        return reports | detached(context, list(measured)), {}
-    return reports, measured
-
-
-def _measured(
-    context: MeasurementContext, names: Sequence[str], plan: CheckPlan, rng: np.random.Generator, deadline: Deadline
-) -> tuple[dict[str, TensorMeasurement], bool]:
-    """The measurements of the tensors that there is time for, and whether the loss repeated throughout."""
-    measured: dict[str, TensorMeasurement] = {}
-    repeatable = context.repeats(REPEATS_BEFORE)
-    for group in with_bar(_groups(names, context.objective.at_once), "gradguard", shown=plan.shows_progress):
-        if repeatable and not (measured and deadline.is_over):
-            first = next(iter(measured.values()), None)
-            measured |= examine(context, group, plan.effort, rng, first)
-            repeatable = context.repeats()
-    return measured, repeatable
-
-
-def _groups(names: Sequence[str], at_once: int) -> list[Sequence[str]]:
-    """The tensors that are examined together: the first by itself, since the others start from its steps."""
-    together = SIDE_BY_SIDE if at_once > 1 else 1
-    groups = [names[:1], *(names[start : start + together] for start in range(1, len(names), together))]
-    return [group for group in groups if group]
-
-
-def _diagnosed(
-    context: MeasurementContext, measured: Mapping[str, TensorMeasurement], plan: CheckPlan, deadline: Deadline
-) -> dict[str, TensorReport]:
-    """The reports of measured tensors; those in doubt are measured again with exact derivatives, if there are any."""
-    evidence = all_evidence(measured, plan.masks)
-    reports = {name: diagnose_tensor(found, plan.histories[name], plan.thresholds) for name, found in evidence.items()}
-    doubtful = {name: found for name, found in evidence.items() if not agrees(reports[name])}
-    exact = remeasured(context, measured, doubtful, plan.masks, deadline)
-    return reports | {
-        name: diagnose_tensor(found, plan.histories[name], plan.thresholds) for name, found in exact.items()
-    }

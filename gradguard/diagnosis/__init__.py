@@ -3,10 +3,12 @@
 from gradguard.diagnosis.across_tensors import revise_across_tensors, summary, unmeasured, worst_verdict
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence, Method
+from gradguard.diagnosis.explain import SMALL_ERROR
 from gradguard.diagnosis.from_arrays import diagnose
 from gradguard.diagnosis.known_factors import History, Observation
 
 __all__ = [
+    "SMALL_ERROR",
     "Evidence",
     "History",
     "Method",

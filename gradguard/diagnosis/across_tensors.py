@@ -40,8 +40,13 @@ def _revised(tensor: TensorReport, diagnosis: Diagnosis) -> TensorReport:
     )
 
 
-def summary(tensors: Mapping[str, TensorReport]) -> str:
-    """The check in a sentence or two: which tensors are wrong and how, or what float precision explains."""
+def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str:
+    """The check in a sentence or two: which tensors are wrong and how, or what float precision explains.
+
+    Args:
+        tensors: The reports of all tensors, by name.
+        step: The step of the check, of which alone numbers are quoted; None where the reports have no dates.
+    """
     model = Model(tensors, {})
     if model.wrong:
         hint = hint_of_model(model)
@@ -50,7 +55,8 @@ def summary(tensors: Mapping[str, TensorReport]) -> str:
     if model.unclear:
         reasons = "; ".join(f"{_names(alike)}: {alike[0].explanation}" for alike in _alike(model.unclear))
         return f"This check cannot tell: {reasons}."
-    furthest = max(model.right, key=lambda tensor: tensor.discrepancy, default=None)
+    of_now = [tensor for tensor in model.right if tensor.measured_at == step and not math.isnan(tensor.discrepancy)]
+    furthest = max(of_now, key=lambda tensor: tensor.discrepancy, default=None)
     if furthest is None or furthest.discrepancy == 0:
         return "No bug: the gradients agree with the differences of the loss."
     return (

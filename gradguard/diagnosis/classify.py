@@ -10,7 +10,7 @@ from gradguard.diagnosis.causes.clipping import is_clipped_by_value
 from gradguard.diagnosis.causes.registry import cause_of_tensor
 from gradguard.diagnosis.causes.symptoms import Symptoms
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.diagnosis.explain import diagnosis_of_verdict
+from gradguard.diagnosis.explain import diagnosis_of_small_error, diagnosis_of_verdict
 from gradguard.diagnosis.known_factors import History
 from gradguard.report import BlockReport, Entry, TensorReport, Thresholds, Verdict
 from gradguard.statistics import DerivativePairs, Rules, norm
@@ -31,7 +31,8 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
         history: Earlier ratios of this tensor with the constants of their time, and the constants now.
         thresholds: What counts as agreement.
     """
-    is_wrong = evidence.deep and evidence.is_suspect
+    differs = evidence.deep and evidence.is_suspect
+    is_wrong = differs and max(pairs.discrepancy for pairs in evidence.kinds) >= thresholds.relevant
     symptoms = Symptoms(
         verdict=_kind_of_bug(evidence.all, evidence.entries, evidence.rules)
         if is_wrong
@@ -48,6 +49,8 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
 def _report(symptoms: Symptoms) -> TensorReport:
     evidence, reported = symptoms.evidence, symptoms.evidence.reported
     diagnosis = cause_of_tensor(symptoms) or diagnosis_of_verdict(symptoms)
+    if symptoms.verdict.is_bug is False and evidence.deep and evidence.is_suspect:
+        diagnosis = diagnosis_of_small_error(symptoms)
     ratio, signs = evidence.all.ratio, evidence.entries.signs
     return TensorReport(
         name=evidence.name,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradguard.statistics import DEFAULT_RULES, DerivativePairs, Rules
 
-Method = Literal["differences", "complex step", "forward mode"]
+Method = Literal["differences", "complex step", "forward mode", "reverse pass"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class Evidence:
     def all(self) -> DerivativePairs:
         """Entries and directions."""
         return DerivativePairs.joined([self.entries, self.directions])
+
+    @property
+    def kinds(self) -> list[DerivativePairs]:
+        """Entries and directions apart, as far as there are any."""
+        return [pairs for pairs in (self.entries, self.directions) if pairs.size]
 
     @property
     def reported(self) -> DerivativePairs:

@@ -18,12 +18,28 @@ NARROWER = (
 )
 MAX_WRITTEN_ERROR = 1e6  # an error above this is not written digit by digit
 MIN_RATIOS_FOR_QUANTILES = 4  # ratios n/g; of fewer, the 10 % and 90 % quantiles are about the extremes
-METHODS = {"differences": "at this step size", "complex step": "by the complex step", "forward mode": "by forward mode"}
+METHODS = {
+    "differences": "at this step size",
+    "complex step": "by the complex step",
+    "forward mode": "by forward mode",
+    "reverse pass": "by a reverse pass",
+}
 
 
 def diagnosis_of_verdict(tensor: Symptoms) -> Diagnosis:
     """What the verdict alone says, of a tensor whose cause has no name or that has none."""
     return _DIAGNOSES[tensor.verdict](tensor)
+
+
+SMALL_ERROR = "small_error"
+
+
+def diagnosis_of_small_error(tensor: Symptoms) -> Diagnosis:
+    """What is said of a gradient whose error is confirmed, and smaller than the user finds relevant."""
+    says = f"{_d(tensor)}, more than float precision explains, and below the threshold of what is relevant"
+    threshold = f"Thresholds(relevant=...) below {tensor.thresholds.relevant:g}"
+    cause = f"a small error of the backward pass; {threshold} would make it a bug"
+    return Diagnosis(SMALL_ERROR, says, cause)
 
 
 def _ok(tensor: Symptoms) -> Diagnosis:

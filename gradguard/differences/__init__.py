@@ -2,30 +2,40 @@
 
 from gradguard.differences.four_point import (
     MARGIN,
+    NOISE_OF_FIVE,
     NOISE_OF_NUMERICAL,
     NOISE_OF_TRUNCATION,
     FourPoint,
+    measure_along,
     measure_each,
     measuring,
 )
 from gradguard.differences.kinks import jumps
-from gradguard.differences.noise import Noise, noise_search
-from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, Steps, better_step, dithered, next_step
+from gradguard.differences.noise import Noise, estimate_noise, noise_search
+from gradguard.differences.rounding import Comparison, RoundedValue, require_one_number
+from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, TOO_LONG_Z4, Steps, better_step, dithered, next_step
 
 __all__ = [
     "MARGIN",
+    "NOISE_OF_FIVE",
     "NOISE_OF_NUMERICAL",
     "NOISE_OF_TRUNCATION",
     "TARGET_Z3",
     "TOO_LONG_Z3",
+    "TOO_LONG_Z4",
+    "Comparison",
     "FourPoint",
     "Noise",
+    "RoundedValue",
     "Steps",
     "better_step",
     "dithered",
+    "estimate_noise",
     "jumps",
+    "measure_along",
     "measure_each",
     "measuring",
     "next_step",
     "noise_search",
+    "require_one_number",
 ]

@@ -6,7 +6,7 @@ that gradguard says about a gradient comes from these four values and the one at
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from gradguard.arrays import Array, Float64
 from gradguard.loss import LossRequest, LossValues, Objective, Search
-from gradguard.perturbation import Probe
+from gradguard.perturbation import JointDirection, Probe
 from gradguard.statistics import DerivativePairs
 
 NOISE_OF_NUMERICAL = math.sqrt(130) / 12  # standard deviation of (8 u1 - u2)/12 if each loss has standard deviation 1
 NOISE_OF_TRUNCATION = math.sqrt(10) / 12  # the same of (u2 - 2 u1)/12
 NOISE_OF_FOURTH = math.sqrt(34)  # the same of L(-2) - 4 L(-1) - 4 L(1) + L(2); all probes share L(0)
+NOISE_OF_EVEN = 6.0  # variance of L(-2) - 2 L(0) + L(2) if each loss has variance 1
+NOISE_OF_FIVE = math.sqrt(70)  # the same of L(-2) - 4 L(-1) + 6 L(0) - 4 L(1) + L(2)
 MARGIN = 1.1  # factor on the standard deviation of n - g, since sigma is an estimate
 FEWEST_TO_RECENTRE = 3  # fourth differences whose median is not the noise of one probe
 KINK_TOLERANCE = 0.02  # relative distance of the even part from twice that at half the step, where a kink makes it 0
@@ -117,6 +119,21 @@ class FourPoint:
         """z3: the truncation indicator in standard deviations of its own noise."""
         return self.truncation / (NOISE_OF_TRUNCATION * sigma)
 
+    def fourth_in_noise(self, sigma: Float64 | float) -> Float64:
+        """z4: the fourth difference in standard deviations of its own noise, that of L(0) included."""
+        return np.abs(self.fourth) / (NOISE_OF_FIVE * sigma)
+
+    def curvature(self, sigma: float) -> float:
+        """The root mean square of the second derivative of the loss along the probes, its noise taken off.
+
+        Args:
+            sigma: The noise of one loss.
+        """
+        reach = self.length2 / 2
+        squares = (self.even2**2 - NOISE_OF_EVEN * sigma**2) / reach**4
+        squares = squares[np.isfinite(squares)]
+        return math.sqrt(max(0.0, float(squares.mean()))) if squares.size else 0.0
+
     def bend_in_noise(self, sigma: Float64 | float) -> Float64:
         """z3 of a direction, less what rounded points add: it says whether the step is too long, not how good n is.
 
@@ -135,6 +152,16 @@ class FourPoint:
         smooth = np.maximum(0, self.truncation - NOISE_OF_TRUNCATION * sigma)
         kink = np.maximum(0, np.abs(self.fourth) - KINK_IN_NOISE * sigma) / 4
         return smooth + kink
+
+    def bend_bar(self, sigma: Float64 | float) -> Float64:
+        """How far truncation, or any one kink within the steps, may have moved N, as far as it exceeds the noise.
+
+        A kink of slope J at a distance a < h moves N by J (6 h - 7 a) / 12, u2 - 2 u1 by J a and x4 by J (3 a - 2 h).
+        So 2 |u2 - 2 u1| / 12 + |x4| / 4 is never less than what it does to N.
+        """
+        smooth = np.maximum(0, self.truncation - NOISE_OF_TRUNCATION * sigma)
+        fourth = np.maximum(0, np.abs(self.fourth) - NOISE_OF_FIVE * sigma)
+        return 2 * smooth + fourth / 4
 
     def bar(self, sigma: Float64 | float, *, truncation: bool = True) -> Float64:
         """The error bar of `n` from noise and, unless it is left out, truncation: from loss values alone."""
@@ -261,6 +288,29 @@ def measure_each(
         values = LossValues.joined(objective.evaluate(requests))
         parts.append(_of_values(objective, values, steps[some], centre))
     return concatenate(parts)
+
+
+def measure_along(
+    objective: Objective, direction: JointDirection, step: float, centre: Float64, gradients: Mapping[str, Array]
+) -> tuple[FourPoint, Float64]:
+    """The four-point difference along one direction through several tensors; afterwards they are as they were.
+
+    Args:
+        objective: The loss.
+        direction: The direction, through T tensors.
+        step: The factor on it.
+        centre: The unreduced losses at the unperturbed parameters.
+        gradients: The gradients of the tensors.
+
+    Returns:
+        The difference, as of one probe, and the part of each tensor in what the gradients predict for it, shape (T,).
+    """
+    values = objective.evaluate_along([(direction, step * point) for point in POINTS], gradients)
+    below2, below1, above1, above2 = values.predicted
+    predicted = values.predicted.sum(axis=1)
+    of_one = LossValues(values.losses[None], values.displacements[None], predicted[None])
+    points = _of_values(objective, of_one, np.array([step]), centre)
+    return points, (8 * (above1 - below1) - (above2 - below2)) / 12
 
 
 def _some_at_a_time(probes: int, centre: Float64) -> list[slice]:

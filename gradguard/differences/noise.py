@@ -5,6 +5,7 @@ never assumed. sigma is always the standard deviation of one evaluation of the r
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from gradguard.arrays import (
 )
 from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
 from gradguard.loss import LossRequest, Objective, Search, run_search
-from gradguard.perturbation import Direction
+from gradguard.perturbation import Direction, JointDirection, Part
 
 JITTER = 256  # unit roundoffs between points: closer ones share their rounding errors and read up to 100 times low
 PAIRS = 16  # antithetic pairs of points: sigma is known to about 18 %
@@ -66,13 +67,27 @@ class Noise:
         return coarseness * _rounding(objective, ulp(centre, self.dtype))
 
 
-def estimate_noise(objective: Objective, name: str, centre: Float64, rng: np.random.Generator) -> Noise:
-    """The noise of the loss near the unperturbed parameters x, along one tensor."""
-    return run_search(objective, noise_search(objective, name, centre, rng))
+def estimate_noise(
+    objective: Objective,
+    names: Sequence[str],
+    centre: Float64,
+    rng: np.random.Generator,
+    pairs: int = PAIRS,
+    *,
+    narrowed: bool = True,
+) -> Noise:
+    """The noise of the loss near the unperturbed parameters x, with all of some tensors moved at once."""
+    return run_search(objective, noise_search(objective, names, centre, rng, pairs, narrowed=narrowed))
 
 
 def noise_search(
-    objective: Objective, name: str, centre: Float64, rng: np.random.Generator, *, narrowed: bool = True
+    objective: Objective,
+    names: Sequence[str],
+    centre: Float64,
+    rng: np.random.Generator,
+    pairs: int = PAIRS,
+    *,
+    narrowed: bool = True,
 ) -> Search[Noise]:
     """Generator form of `estimate_noise`: the noise from antithetic pairs of points some hundred roundoffs from x.
 
@@ -84,28 +99,30 @@ def noise_search(
 
     Args:
         objective: The loss.
-        name: The tensor.
+        names: The tensors, all moved at once.
         centre: The unreduced losses at x, shape (m,).
         rng: Draws the points.
+        pairs: How many pairs of points: K pairs give sigma to about 1 / sqrt(2 K).
         narrowed: Whether to move nearer where the loss curves.
 
     Source: Shi, Xie, Xuan and Nocedal 2022 (10.1137/21M1452470) discuss such sampling; the spacing is measured.
     """
-    reach = JITTER * unit_roundoff(objective.space.arrays[name].dtype)
+    jitter = _Jitter.of(objective, names, pairs)
+    reach = JITTER * max(unit_roundoff(objective.space.arrays[name].dtype) for name in names)
     remaining, lattice, variance = np.ones(centre.size, bool), np.empty(centre.size), 0.0
     for widening in WIDENINGS:  # the last one moves each entry by all of itself
         distance = min(1.0, widening * reach)
-        pairs = yield from _pairs(objective, name, distance, rng)
-        losses = np.concatenate([centre[None], pairs.reshape(-1, centre.size)])
+        sampled = yield from jitter.pairs(distance, rng)
+        losses = np.concatenate([centre[None], sampled.reshape(-1, centre.size)])
         dtype = coarsest_dtype(losses.reshape(-1), objective.dtype)
         changed = losses[1:] != centre
         is_last = _share_changed(changed[:, remaining]) >= CHANGING or distance == 1
         which = remaining if is_last else remaining & (changed.mean(axis=0) >= CHANGING)
         lattice[which] = quanta_of_losses(losses, dtype)[which]
-        part, rounded = _Part(objective, name, centre, which), _rounding(objective, lattice[which])
-        sigma = part.sigma(pairs)
+        part, rounded = _Part(objective, centre, which), _rounding(objective, lattice[which])
+        sigma = part.sigma(sampled)
         if narrowed and sigma > TOO_NOISY * rounded:
-            sigma = yield from _without_curvature(part, sigma, rounded, distance, NEAREST * reach, rng)
+            sigma = yield from _without_curvature(part, jitter, sigma, rounded, (distance, NEAREST * reach), rng)
         variance += sigma**2
         remaining = remaining & ~which
         if is_last:
@@ -115,16 +132,30 @@ def noise_search(
 
 
 def _without_curvature(
-    part: "_Part", sigma: float, rounded: float, distance: float, nearest: float, rng: np.random.Generator
+    part: "_Part",
+    jitter: "_Jitter",
+    sigma: float,
+    rounded: float,
+    distances: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Search[float]:
-    """Sigma from ever nearer points, for as long as it falls as curvature does."""
-    before = sigma
+    """Sigma from ever nearer points, for as long as it falls as curvature does.
+
+    Args:
+        part: The losses.
+        jitter: Draws the points.
+        sigma: Sigma at the first distance.
+        rounded: The part of it that rounding to quanta makes.
+        distances: The distance of the points so far, and the nearest one that makes sense.
+        rng: Draws the points.
+    """
+    before, (distance, nearest) = sigma, distances
     for narrowing in NARROWINGS:
         if narrowing * distance < nearest or sigma <= TOO_NOISY * rounded:
             break
-        pairs = yield from _pairs(part.objective, part.name, narrowing * distance, rng)
+        pairs = yield from jitter.pairs(narrowing * distance, rng)
         share = part.share_changed(pairs)
-        if share * 2 * PAIRS < FEWEST_CHANGES:
+        if share * 2 * jitter.count < FEWEST_CHANGES:
             break
         nearer = part.sigma(pairs) / math.sqrt(share)
         sigma, before = (nearer if CURVATURE * nearer <= before else sigma), nearer
@@ -136,7 +167,6 @@ class _Part:
     """Those of the unreduced losses that begin to change at much the same distance."""
 
     objective: Objective
-    name: str
     centre: Float64
     which: NDArray[np.bool_]
 
@@ -157,24 +187,63 @@ def _share_changed(changed: NDArray[np.bool_]) -> float:
     return float(np.mean(changed[:, changed.any(axis=0)])) if changed.any() else 0.0
 
 
-def _pairs(objective: Objective, name: str, reach: float, rng: np.random.Generator) -> Search[Float64]:
-    """Losses at antithetic pairs of points, each entry moved by about `reach` times its value; shape (PAIRS, 2, m)."""
-    base = objective.space.arrays[name]
-    typical = 0.0 if base.all() else typical_size_among(base, objective.space.arrays)
+@dataclass(frozen=True, slots=True)
+class _Jitter:
+    """Draws antithetic pairs of points near x.
 
-    def offset() -> Array:
-        drawn: Array = np.asarray(rng.standard_normal(base.shape, direction_dtype(base)))
-        pieces = reductions.writable_blocks(drawn, drawn, base)
-        with pieces:
-            for target, share, size in pieces:
-                scaled = share * (reach * np.where(size == 0, typical, size))
-                target[...] = np.where(np.isfinite(size), scaled, 0)
-        return drawn
+    Attributes:
+        objective: The loss.
+        typical: The tensors that are moved, each with the size by which entries of 0 are moved.
+        count: How many pairs.
+    """
 
-    pairs = [Direction(offset) for _ in range(PAIRS)]
-    no_gradient = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-    values = yield LossRequest(name, pairs, np.tile([1.0, -1.0], (PAIRS, 1)), no_gradient)
-    return values.losses
+    objective: Objective
+    typical: Mapping[str, float]
+    count: int
+
+    @classmethod
+    def of(cls, objective: Objective, names: Sequence[str], count: int) -> "_Jitter":
+        arrays = objective.space.arrays
+        has_zeros = [name for name in names if not arrays[name].all()]
+        typical = dict.fromkeys(names, 0.0) | {name: typical_size_among(arrays[name], arrays) for name in has_zeros}
+        return cls(objective, typical, count)
+
+    def pairs(self, reach: float, rng: np.random.Generator) -> Search[Float64]:
+        """Losses at pairs of points, each entry moved by about `reach` times its value; shape (count, 2, m)."""
+        if len(self.typical) > 1:
+            return self._joint_pairs(reach, rng)
+        (name,) = self.typical
+        base = self.objective.space.arrays[name]
+        moves = [Direction(self._offset(name, reach, int(rng.integers(2**63)))) for _ in range(self.count)]
+        no_gradient = np.broadcast_to(np.zeros((), base.dtype), base.shape)
+        values = yield LossRequest(name, moves, np.tile([1.0, -1.0], (self.count, 1)), no_gradient)
+        return values.losses
+
+    def _joint_pairs(self, reach: float, rng: np.random.Generator) -> Float64:
+        """The losses at pairs of points at which all tensors are moved, shape (count, 2, m)."""
+        arrays = {name: self.objective.space.arrays[name] for name in self.typical}
+        entries = sum(array.size for array in arrays.values())
+        points = []
+        for _ in range(self.count):
+            parts = {name: Part(Direction(self._offset(name, reach, int(rng.integers(2**63)))), 1.0) for name in arrays}
+            points += [(JointDirection(parts, entries), amount) for amount in (1.0, -1.0)]
+        losses = self.objective.evaluate_along(points, arrays).losses
+        return losses.reshape(self.count, 2, -1)
+
+    def _offset(self, name: str, reach: float, seed: int) -> Callable[[], Array]:
+        """The function that draws how far each entry of a tensor is moved, always the same."""
+        base, typical = self.objective.space.arrays[name], self.typical[name]
+
+        def offset() -> Array:
+            drawn: Array = np.asarray(np.random.default_rng(seed).standard_normal(base.shape, direction_dtype(base)))
+            pieces = reductions.writable_blocks(drawn, drawn, base)
+            with pieces:
+                for target, share, size in pieces:
+                    scaled = share * (reach * np.where(size == 0, typical, size))
+                    target[...] = np.where(np.isfinite(size), scaled, 0)
+            return drawn
+
+        return offset
 
 
 def _rounding(objective: Objective, quantum: Float64) -> float:

@@ -11,6 +11,7 @@ from gradguard.arrays import Float64
 
 TARGET_Z3 = 3.5  # truncation, in its noise, at the best step: it just shows
 TOO_LONG_Z3 = 6.0  # above which the step is too long
+TOO_LONG_Z4 = 4.0  # the fourth difference, in its noise, above which a kink or strong curvature lies within the step
 TOO_SHORT_Z3 = 2.0  # below which a longer step gains precision
 GOLDEN = 0.6180339887498949  # the golden ratio: its multiples modulo 1 fill an interval evenly
 
@@ -63,10 +64,17 @@ def better_step(step: Float64, z3: Float64, weak: NDArray[np.bool_]) -> Float64:
     return np.where(np.isfinite(z3), np.where(z3 > TOO_LONG_Z3, shorter, longer), step / 4)
 
 
-def next_step(step: float, z3: float) -> float:
-    """The step of the next routine check: it moves by small factors to where truncation just shows."""
-    if not math.isfinite(z3):
+def next_step(step: float, z3: float, z4: float = 0.0, most: float = 3.0) -> float:
+    """The step of the next probe: it moves by small factors to where truncation just shows.
+
+    Args:
+        step: h.
+        z3: Truncation in standard deviations of its noise.
+        z4: The fourth difference in standard deviations of its noise, which shows kinks.
+        most: The largest factor by which the step is shortened.
+    """
+    if not (math.isfinite(z3) and math.isfinite(z4)):
         return step / 3
-    if z3 > TOO_LONG_Z3:
-        return step / min(max(math.cbrt(z3 / 4), 1.15), 3.0)
+    if z3 > TOO_LONG_Z3 or z4 > TOO_LONG_Z4:
+        return step / min(max(math.cbrt(z3 / 4), math.sqrt(math.sqrt(z4 / 2)), 1.15), most)
     return 1.25 * step if z3 < TOO_SHORT_Z3 else step

@@ -71,6 +71,31 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class JointStack:
+    """Copies on a leading axis, in each of which several tensors may be moved.
+
+    Attributes:
+        arrays: What the loss is called with.
+        tensors: For each copy, the tensors that may be moved, by name.
+    """
+
+    arrays: dict[str, Array]
+    tensors: Sequence[Mapping[str, PerturbedArray]]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], names: Sequence[str], count: int) -> "JointStack":
+        """Some copies, in which the named tensors may be moved."""
+        stacked = {other: np.broadcast_to(array, (count, *array.shape)) for other, array in arrays.items()}
+        stacked |= {name: stacked[name].copy() for name in names}
+        rows = [{name: PerturbedArray(stacked[name][row, ...], arrays[name]) for name in names} for row in range(count)]
+        return cls(stacked, rows)
+
+    def installed(self) -> AbstractContextManager[object]:
+        """Nothing to install: the loss is called with the arrays."""
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
 class StackFactory:
     """Makes stacks of the tensors of a space: `gradguard.perturbation.protocols.CopyFactory`.
 

@@ -2,18 +2,25 @@
 
 import math
 from collections import OrderedDict, UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gradguard.arrays import reductions
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.objective import Objective
+from gradguard.perturbation import JointDirection, Part, gaussian, groups_to_move
 
 MIN_PROVEN = 4  # tensors that are looked at even if there is no time left
 MOVES_BELOW_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parameters round away, even if doubled
 MOVES_IN_FLOAT32 = (2.0**-10, 2.0**-5, 1.0, 4.0, 16.0)  # relative moves that float32 parameters show, tried in turn
+SHARED_MOVE = 2.0**-6  # relative move of all tensors, along which both precisions must change alike
+CLEAR_CHANGE = 100.0  # standard deviations of the native noise that the change must have to prove anything
+SAME_CHANGE = 1e-3  # relative difference of two changes, or slopes, that are the same
+AGREEING = 8.0  # standard deviations of the native noise by which two changes may differ
+PROPORTIONAL_MOVES = (2.0**-30, 2.0**-29, 2.0**-14)  # of which float32 rounds the first ones away
 MAX_OFFSET = 2.0**-6  # relative distance of the point about which the small moves are made: the tensor may be a minimum
+NOT_FOLLOWED = "the loss does not follow moves of {!r} that float32 would round away"
 BELOW_FLOAT32 = 1e-3  # of a float32 quantum: no float32 loss changes by so little
 
 
@@ -24,40 +31,74 @@ def keeps_assigned_objects(mapping: object) -> bool:
 
 
 def reason_not_float64(
-    float64: Objective, native: Objective, expected: float, tolerance: float, is_late: Callable[[], bool]
+    float64: Objective, native: Objective, expected: float, sigma: float, tolerance: float, is_late: Callable[[], bool]
 ) -> str:
     """Why the loss on float64 copies is not proven to be the same loss in float64; "" if it is.
 
-    The proof: it has the value of the native loss, and it changes in proportion along moves that float32 would round
-    away.
+    The proof: it has the value of the native loss, it changes as the native loss does where all tensors are moved, and
+    it changes in proportion along moves that float32 would round away. Where moves of all tensors do not prove that,
+    each tensor is moved by itself.
 
     Args:
         float64: The loss on float64 copies.
         native: The loss on the parameters themselves.
         expected: The native loss.
+        sigma: Its noise.
         tolerance: Relative difference that the values may have.
         is_late: Whether to look at no more tensors than necessary.
     """
-    reason = try_twice(lambda: _reason(float64, native, expected, tolerance, is_late))
+    reason = try_twice(lambda: _reason(float64, native, expected, sigma, tolerance, is_late))
     if isinstance(reason, Exception):
         return f"on float64 copies of the parameters the loss raises {type(reason).__name__}: {reason}"
     return reason
 
 
 def _reason(
-    float64: Objective, native: Objective, expected: float, tolerance: float, is_late: Callable[[], bool]
+    float64: Objective, native: Objective, expected: float, sigma: float, tolerance: float, is_late: Callable[[], bool]
 ) -> str:
     losses = float64()
     value, largest = float64.total(losses), float(np.abs(losses).max())
     if not abs(value - expected) <= tolerance * max(abs(expected), largest) + 1e-6:
         return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
+    if all(_is_same_along(float64, native, group, sigma) for group in groups_to_move(float64.space.arrays)):
+        return ""
     names = [name for name, array in float64.space.arrays.items() if array.size]
     for count, name in enumerate(names):
         if count >= MIN_PROVEN and is_late():
             break
         if not _follows_small_moves(float64, native, name):
-            return f"the loss does not follow moves of {name!r} that float32 would round away"
+            return NOT_FOLLOWED.format(name)
     return ""
+
+
+def reason_not_followed(float64: Objective, native: Objective, names: Sequence[str]) -> str:
+    """Why the loss on float64 copies does not follow some tensors as the live loss does; "" if it does."""
+    return next((NOT_FOLLOWED.format(name) for name in names if not _follows_small_moves(float64, native, name)), "")
+
+
+def _is_same_along(float64: Objective, native: Objective, names: Sequence[str], sigma: float) -> bool:
+    """Whether the loss changes alike in both precisions along one direction through some tensors.
+
+    A tensor of which the copy is not read, or is rounded to float32 on the way, lacks its share of the change.
+    """
+    arrays = {name: float64.space.arrays[name] for name in names}
+    sizes = {name: reductions.typical_size(array, 0.0) for name, array in arrays.items()}
+    largest = max(sizes.values()) or 1.0
+    rng = np.random.default_rng(0)
+    lengths = {name: (sizes[name] or largest) * math.sqrt(array.size) for name, array in arrays.items()}
+    parts = {name: Part(gaussian(array, rng), lengths[name]) for name, array in arrays.items()}
+    direction = JointDirection(parts, sum(array.size for array in arrays.values()))
+
+    def change(objective: Objective, amount: float) -> float:
+        below, above = objective.evaluate_along([(direction, -amount), (direction, amount)], arrays).losses
+        return objective.total(above - below)
+
+    copied, live = change(float64, SHARED_MOVE), change(native, SHARED_MOVE)
+    is_clear = abs(live) > CLEAR_CHANGE * sigma
+    if not (is_clear and abs(copied - live) <= SAME_CHANGE * abs(live) + AGREEING * sigma):
+        return False
+    slopes = [change(float64, amount) / amount for amount in PROPORTIONAL_MOVES]
+    return max(slopes) - min(slopes) <= SAME_CHANGE * abs(slopes[-1])
 
 
 def _follows_small_moves(float64: Objective, native: Objective, name: str) -> bool:

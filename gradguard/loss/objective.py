@@ -1,18 +1,29 @@
 """The user's loss as a function of moved parameters: evaluated, checked, counted, and undone."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from gradguard.arrays import Array, Float64
 from gradguard.loss.attempts import try_twice
-from gradguard.loss.batching import StackFactory
+from gradguard.loss.batching import JointStack, StackFactory
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
-from gradguard.perturbation import Copies, CopyFactory, PerturbedTensor, Probe, Restore, Space, UndoLog
+from gradguard.perturbation import (
+    Copies,
+    CopyFactory,
+    JointDirection,
+    PerturbedTensor,
+    Probe,
+    Restore,
+    Space,
+    UndoLog,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,21 @@ class LossValues:
         return cls(*map(np.concatenate, zip(*columns, strict=True)))
 
 
+@dataclass(frozen=True, slots=True)
+class JointValues:
+    """The losses at P points along directions through T tensors, and how far the tensors were moved.
+
+    Attributes:
+        losses: Unreduced, shape (P, m).
+        displacements: The realised displacement of each point along its direction, shape (P,).
+        predicted: The change of the loss that the gradient of each tensor predicts for its move, shape (P, T).
+    """
+
+    losses: Float64
+    displacements: Float64
+    predicted: Float64
+
+
 class Objective:
     """The loss in one space: its unreduced values in float64, and how to sum them.
 
@@ -69,6 +95,7 @@ class Objective:
         reduction: Which scalar the gradient is of, if the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each evaluation.
         undo_log: Records every move and swap for as long as it is open; a log of its own unless given.
+        on_evaluations: Called with the number of points of each call of the loss.
 
     Attributes:
         space: As given.
@@ -87,6 +114,7 @@ class Objective:
         reduction: Reduction | None,
         restore: Restore,
         undo_log: UndoLog | None = None,
+        on_evaluations: Callable[[int], object] = int,
     ) -> None:
         self.space = space
         self.copy_factory: CopyFactory = space if isinstance(space, CopyFactory) else StackFactory(space)
@@ -99,6 +127,7 @@ class Objective:
         self._reduction = reduction
         self._restore = restore
         self._undo_log = UndoLog() if undo_log is None else undo_log
+        self._on_evaluations = on_evaluations
         self._weight = 1.0
 
     def __call__(self) -> Float64:
@@ -110,6 +139,7 @@ class Objective:
         """
         self._restore()
         self.evaluations += 1
+        self._on_evaluations(1)
         with self._undo_log.recorded(self.space.installed()):
             # The loss may rebind the entries of the mapping that it is called with: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
@@ -121,6 +151,34 @@ class Objective:
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor to move, for the time of a `with`; afterwards it is as it was, whatever ends the `with`."""
         return self._undo_log.recorded(self.space.moving(name))
+
+    def evaluate_along(
+        self, points: Sequence[tuple[JointDirection, float]], gradients: Mapping[str, Array]
+    ) -> JointValues:
+        """The losses at some points, each at an amount along a direction through the same tensors.
+
+        Afterwards the tensors are as they were.
+        """
+        names = list(points[0][0].parts)
+        losses: list[Float64] = []
+        moves: list[tuple[float, Float64]] = []
+        if self.at_once > 1 and isinstance(self.copy_factory, StackFactory):
+            for start in range(0, len(points), self.at_once):
+                some = points[start : start + self.at_once]
+                stack = JointStack.of(self.space.arrays, names, len(some))
+                for (direction, amount), tensors in zip(some, stack.tensors, strict=True):
+                    moves.append(direction.displace(tensors, amount, gradients))
+                losses.extend(self.evaluate_copies(stack))
+        else:
+            with ExitStack() as moved:
+                live = {name: moved.enter_context(self.moving(name)) for name in names}
+                for direction, along in groupby(points, key=itemgetter(0)):
+                    for _, amount in along:
+                        moves.append(direction.displace(live, amount, gradients))
+                        losses.append(self())
+                    direction.release()
+        displacements, predicted = zip(*moves, strict=True)
+        return JointValues(np.array(losses), np.array(displacements), np.array(predicted))
 
     def evaluate(self, requests: Sequence[LossRequest]) -> list[LossValues]:
         """The losses at all points of some requests; afterwards the tensors are as they were."""
@@ -158,7 +216,7 @@ class Objective:
             losses.append(self.evaluate_copies(copies))
         return _values_of_each(requests, np.concatenate(losses), moves)
 
-    def evaluate_copies(self, copies: Copies) -> Float64:
+    def evaluate_copies(self, copies: Copies | JointStack) -> Float64:
         """The losses of K copies of the parameters, shape (K, m), in one call.
 
         Raises:
@@ -168,6 +226,7 @@ class Objective:
         self._restore()
         count = len(copies.tensors)
         self.evaluations += count
+        self._on_evaluations(count)
         with self._undo_log.recorded(copies.installed()):
             values = numbers_of(self._loss(copies.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from gradguard.arrays import Float64
 from gradguard.differences import NOISE_OF_NUMERICAL, FourPoint, Steps, jumps, noise
-from gradguard.measurement.amplification import amplified
+from gradguard.measurement.amplification import with_amplification
 from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred, spread_steps
 from gradguard.statistics import norm
 
 OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again
-SUSPECTS = 64  # differences measured again, at most: the loss must not be evaluated for every entry once more
+SUSPECTS = 8  # differences measured again, at most: a bug that most of them do not show is none
 MOVED = 5.0  # standard deviations by which a difference moves between steps if truncation or a kink moves it
 SHORTER = 3.0  # times shorter than the step: where a disagreement must persist
 MUCH_SHORTER = 5.0  # times shorter than the step: where it must be as clear if the loss is not smooth
@@ -25,13 +25,12 @@ SINGLE_SUSPECTS = 3  # disagreements that are each confirmed by many differences
 KINK_PROBES = 8  # probes along which a kink at the parameters is looked for
 KINK_REPEATS = 8  # differences along each of them
 CLEAR_REPEATS = 4  # the same where the disagreement is much clearer than the noise
-SMOOTH_REPEATS = 128  # differences along one probe that show there is no kink
 MAX_JUMP = 1 / 4  # ratio of a jump in slope to n - g below which a kink does not explain it; a kink needs 2
-CLEAR = 15.0  # standard deviations of a disagreement for which `SMOOTH_REPEATS` show a jump of `MAX_JUMP`
+CLEAR = 15.0  # standard deviations of a disagreement for which `MOST_REPEATS` show a jump of `MAX_JUMP`
 PERSISTING = 0.6  # of a disagreement that remains at shorter steps if it is a bug; truncation leaves a ninth
 SURE = 3.0  # standard deviations by which what remains must be clear of 0
 RETREAT = 1 / 5  # of the step, where a loss that is not smooth is smoother
-QUIET = 2.0  # ratio of sigma to the noise near the parameters up to which it holds rounding only
+QUIET = 2.0  # ratio of sigma to the noise near the parameters, itself known to 30 %, up to which it holds rounding only
 UNRESOLVED = 0.1  # share of unresolved differences above which the loss is treated as not smooth
 NOT_NOISE = 100.0  # ratio of sigma to the noise near the parameters above which it is unresolved curvature
 CHAOS = 1e4  # ratio of sigma to one rounding of the loss above which the forward pass amplifies roundings too much
@@ -52,7 +51,7 @@ def confirm_measurement(measured: Measured) -> Measured:
             break
         measured = nearer
     if measured.significance > rules.alarm and rules.amplification:
-        measured = replace(measured, rounding=amplified(measured))
+        measured = with_amplification(measured)
     if measured.significance > rules.alarm and not (_is_noise(measured) and is_confirmed(measured)):
         return replace(measured, nonsmooth=True, moved=np.abs(measured.points.n - measured.points.g))
     return measured
@@ -81,7 +80,7 @@ def _at_shorter_steps(measured: Measured) -> Measured:
 
 
 def remeasure_suspects(measured: Measured) -> tuple[Measured, bool]:
-    """The differences that disagree most with the gradient, measured at other steps.
+    """The differences that disagree most with the gradient, measured at shorter steps.
 
     Rounding noise is the same at every step. What grows with the step, in n or in the fourth difference, is of the
     loss itself.
@@ -92,7 +91,8 @@ def remeasure_suspects(measured: Measured) -> tuple[Measured, bool]:
     suspects = measured.suspects[:SUSPECTS]
     before = measured.points.take(suspects)
     scatter = noise.from_fourth_differences(before, measured.sigma, 0.0)
-    moved, confirmed, moves = measured.moved.copy(), np.zeros_like(measured.confirmed), False
+    moved, confirmed = measured.moved.copy(), np.zeros_like(measured.confirmed)
+    moves = False
     for factor in OTHER_STEPS:
         again = measured.plan.measure(suspects, before.step * factor)
         distance = np.nan_to_num(np.abs(again.n - before.n), nan=np.inf)
@@ -144,7 +144,8 @@ def _is_smooth(measured: Measured, suspect: int) -> bool:
     clear = max(1.0, abs(float(measured.pairs.z[suspect])) / CLEAR)
     nearer = min(clear, MUCH_SHORTER)
     step = float(measured.points.step[suspect]) / nearer
-    again = _repeated(measured, [suspect], step, max(CLEAR_REPEATS, int(SMOOTH_REPEATS * (nearer / clear) ** 2)))
+    repeats = int(measured.plan.tensor.context.most_repeats * (nearer / clear) ** 2)
+    again = _repeated(measured, [suspect], step, max(CLEAR_REPEATS, repeats))
     (jump,), (spread,) = jumps(again, measured.sigma)
     most = MAX_JUMP * abs(float(_mean_error(again)[0]))
     if not abs(jump) + 2 * spread < most:

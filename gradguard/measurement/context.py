@@ -1,21 +1,26 @@
 """What a check measures with: the loss in one precision, the tensors and their gradients."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from gradguard.arrays import Array, Float64, reductions
+from gradguard.arrays import Array, Float64, reductions, unit_roundoff
 from gradguard.diagnosis import Method
-from gradguard.differences import Noise
-from gradguard.loss import Objective
-from gradguard.statistics import DEFAULT_RULES, Rules
+from gradguard.differences import Comparison, Noise, RoundedValue
+from gradguard.loss import Objective, reason_not_followed, tried_batch_size
+from gradguard.statistics import ALARM_Z, DEFAULT_RULES, Rules
 
+MOST_REPEATS = 128  # differences along one probe that show there is no kink
+FEW_REPEATS = 6  # evaluations that must repeat if there is no time for more
 FLOAT32_UNIT = 2.0**-24  # unit roundoff of float32
 # A loss that cancels to almost nothing is noisier than this relative to its value; that says nothing of its gradient.
 MAX_ROUNDOFF = 1e-3
+NUDGE = 4.0  # unit roundoffs by which parameters are moved: moves by one are mostly rounded away
+NUDGES = 4  # evaluations that show the rounding of a loss: a standard deviation from fewer scatters too much
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class ProvenSetup:
         noise: sigma of the loss in native precision.
         sizes: The size of each tensor when it was last measured.
         at_once: The number of points that one call of the loss takes.
+        near: The noise of the loss near the unperturbed parameters, in that precision.
     """
 
     precision: str
@@ -61,6 +67,7 @@ class ProvenSetup:
     noise: float
     sizes: Mapping[str, Size]
     at_once: int = 1
+    near: Noise | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +97,16 @@ class MeasurementContext:
         centre: The unreduced losses at the unperturbed parameters, shape (m,).
         unit: The unit roundoff of the arithmetic that computed the gradients.
         noise: sigma of the loss in native precision; 0 if the loss did not change.
-        noise_of: The noise of the loss along each tensor for which it is known.
+        near: The noise of the loss near the unperturbed parameters, with all tensors moved at once; None where it was
+            not measured.
         derivative: Makes the exact derivative, given the number of points that one call takes. None, or returns None,
             where there is no exact derivative; set only where float64 is proven.
+        reverse_pass: Makes the exact gradient of every entry by one reverse pass; None, or returns None, where there is
+            none.
+        native: The loss on the parameters themselves, where `objective` is not that.
+        most_repeats: How often a difference may be repeated to show that there is no kink: fewer where time is short.
         rules: The rules of the measurement.
+        training_loss: The loss that the training computed, if this is another one; otherwise None.
     """
 
     objective: Objective
@@ -103,14 +116,42 @@ class MeasurementContext:
     centre: Float64
     unit: float
     noise: float = 0.0
-    noise_of: Mapping[str, Noise] = field(default_factory=dict)
+    near: Noise | None = None
     derivative: Callable[[int], Derivative | None] | None = None
+    reverse_pass: Callable[[], Mapping[str, Array] | None] | None = None
+    native: Objective | None = None
+    most_repeats: int = MOST_REPEATS
     rules: Rules = DEFAULT_RULES
+    training_loss: float | None = None
 
     @property
     def loss(self) -> float:
         """The loss at the unperturbed parameters."""
         return self.objective.total(self.centre)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether the loss is finite, and the one that the training computed as far as that is known."""
+        return self.training_loss is None and bool(np.isfinite(self.centre).all())
+
+    def compared(self, training: RoundedValue) -> Comparison:
+        """The comparison of this loss with the one that the training computed."""
+        loss = RoundedValue(self.loss, unit_roundoff(self.objective.dtype))
+        return Comparison.of(loss, training, self.unit, self.objective.total(np.abs(self.centre)))
+
+    def may_round_to(self, training: RoundedValue) -> bool:
+        """Whether this loss would be as far from the training's at parameters that are rounded in other ways."""
+        comparison = self.compared(training)
+        if not comparison.is_possible:
+            return False
+        amount = max(comparison.unit, NUDGE * min(comparison.unit, FLOAT32_UNIT))
+        changes = []
+        for seed in range(NUDGES):
+            with self.nudged(amount, seed) as nudged:
+                changes.append(nudged.loss - self.loss)
+        # A change that is short of a rounding shows as none, or as a whole one.
+        variance = np.mean(np.square(changes)) + comparison.ends**2 / 3
+        return bool(comparison.distance <= ALARM_Z * np.sqrt(variance))
 
     @property
     def is_native(self) -> bool:
@@ -126,10 +167,31 @@ class MeasurementContext:
         relative = self.noise / abs(self.loss) if self.loss else MAX_ROUNDOFF
         return min(max(self.unit, relative), MAX_ROUNDOFF)
 
+    def forward_rounding(self, curvature: float) -> float:
+        """The rounding error of a derivative from the contributions that are added up in it.
+
+        A contribution is the slope l' of one sample's loss times its response x. By Cauchy and Schwarz, the sum of
+        their sizes is at most sqrt(sum l'^2 / l'') sqrt(sum l'' x^2), which for the usual losses is about
+        sqrt(2 |L| H) with the curvature H of the loss along the probe. Each is rounded as the loss is, which may be a
+        small difference of large numbers. No unit of the loss or of the parameters is in that.
+
+        Args:
+            curvature: H, the second derivative of the loss along a unit vector.
+        """
+        rounded = max(self.unit * abs(self.loss), self.noise)
+        size = max(abs(self.loss), rounded)
+        return self.rules.backprop_rounding * rounded * math.sqrt(2 * curvature / size) if size else 0.0
+
     @cached_property
     def sensitivity(self) -> float:
         """The largest sensitivity of the loss to any tensor (`Size.sensitivity`)."""
         return max(size.sensitivity for size in self.sizes.values())
+
+    @cached_property
+    def usual_size(self) -> float:
+        """The median of the typical sizes of the tensors, those of zeros left out; 1 where there are no others."""
+        sizes = [size.typical for size in self.sizes.values() if size.typical]
+        return float(np.median(sizes)) if sizes else 1.0
 
     @contextmanager
     def nudged(self, amount: float, seed: int) -> Iterator["MeasurementContext"]:
@@ -145,11 +207,39 @@ class MeasurementContext:
     def proven(self) -> ProvenSetup:
         """What later checks need not prove again."""
         objective = self.objective
-        return ProvenSetup(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once)
+        return ProvenSetup(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once, self.near)
 
-    def repeats(self, times: int = 1) -> bool:
-        """Whether the loss at the unperturbed parameters is the same bit for bit, `times` times in a row."""
-        return all(np.array_equal(self.objective(), self.centre, equal_nan=True) for _ in range(times))
+    def try_batches(self, is_late: Callable[[], bool]) -> None:
+        """Find out whether one call of the loss can take many points, where nobody has marked it as batched.
+
+        Args:
+            is_late: Whether there is no time for that.
+        """
+        if self.objective.tries_copies and self.objective.at_once == 1:
+            self.objective.at_once = tried_batch_size(self.objective, self.centre, is_late)
+
+    def reason_not_same_loss(self, names: Sequence[str]) -> str:
+        """Why the loss is not the one of the training, as moves of some tensors show, each by itself; "" if it is."""
+        if self.native is None:
+            return ""
+        before = self.native.evaluations
+        reason = reason_not_followed(self.objective, self.native, names)
+        self.objective.evaluations += self.native.evaluations - before
+        return reason
+
+    def repeats(self, times: int = 1, is_late: Callable[[], bool] = lambda: False) -> bool:
+        """Whether the loss at the unperturbed parameters is the same bit for bit, `times` times in a row.
+
+        Args:
+            times: How often it is evaluated.
+            is_late: Whether a few times must do.
+        """
+        for count in range(times):
+            if count >= FEW_REPEATS and is_late():
+                break
+            if not np.array_equal(self.objective(), self.centre, equal_nan=True):
+                return False
+        return True
 
 
 def _nudged(base: Array, amount: float, rng: np.random.Generator) -> Array:

@@ -34,26 +34,19 @@ class ProbePlan:
         tensor: The tensor.
         probes: K probes.
         noise: The noise of the loss along the tensor, near the unperturbed parameters.
-        rounding: Backprop's rounding error along one probe.
+        rounding: Backprop's rounding error along one probe, as far as it is in proportion to the gradient.
         steps: The range of steps; its start is the first step if nothing is known.
-        stretch: The factor on the first step that other tensors suggest.
         enough: Standard deviations of a difference from which no longer step is tried.
-        pilots: How many probes find the step that all probes start from.
+        pilots: How many probes search for the step that all probes start from.
     """
 
     tensor: TensorUnderTest
     probes: Sequence[Probe]
     noise: Noise
-    rounding: Rounding
+    rounding: float
     steps: Steps
-    stretch: float = 1.0
     enough: float = WEAK
     pilots: int = PILOTS
-
-    @property
-    def first_step(self) -> float:
-        """The first step to try."""
-        return self.steps.starting_at(self.steps.start * self.stretch).start
 
     def measure(self, which: Sequence[int] | NDArray[np.intp], steps: Float64) -> FourPoint:
         """Four-point differences along some of the probes, at one step each."""
@@ -92,15 +85,22 @@ class Measured:
     def first(cls, plan: ProbePlan, points: FourPoint, sigma: float) -> Self:
         """Differences that were measured once."""
         zeros = np.zeros(len(plan.probes))
+        rounding = Rounding(plan.rounding, plan.tensor.forward_rounding(points, sigma))
         return cls(
             plan,
             points,
             sigma,
-            zeros + plan.rounding.total,
-            zeros + plan.rounding.own,
+            zeros + rounding.total,
+            zeros + rounding.own,
             moved=zeros,
             confirmed=zeros > 0,
         )
+
+    @property
+    def amplification(self) -> float:
+        """How much larger backprop's rounding error is than its usual bound, at least 1."""
+        usual = Rounding(self.plan.rounding, self.plan.tensor.forward_rounding(self.points, self.sigma)).total
+        return max(1.0, float(np.median(self.rounding)) / usual) if usual else 1.0
 
     @property
     def rules(self) -> Rules:
@@ -204,6 +204,4 @@ class TensorMeasurement:
     @property
     def amplification(self) -> float:
         """How much larger backprop's rounding error is than its usual bound, at least 1."""
-        usual = np.array([self.entries.plan.rounding.total, self.directions.plan.rounding.total])
-        found = np.array([np.median(self.entries.rounding), np.median(self.directions.rounding)])
-        return float(np.max(found[usual > 0] / usual[usual > 0], initial=1.0))
+        return max(self.entries.amplification, self.directions.amplification)

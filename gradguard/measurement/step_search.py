@@ -31,7 +31,9 @@ def measured_at_best_steps(plan: ProbePlan) -> Search[Measured]:
     geometric mean of it and the present one.
     """
     steps, everywhere = plan.steps, np.arange(len(plan.probes))
-    start, sigma = yield from _pilot(plan, everywhere[:: -(-len(plan.probes) // plan.pilots)])
+    start, sigma = steps.start, plan.noise.sigma
+    if plan.pilots:
+        start, sigma = yield from _pilot(plan, everywhere[:: -(-len(plan.probes) // plan.pilots)])
     points = yield from plan.measuring(everywhere, steps.clip(spread_steps(plan, start, len(plan.probes))))
     ceiling = np.full(len(plan.probes), np.inf)
     for _ in range(ROUNDS):
@@ -74,7 +76,7 @@ def _pilot(plan: ProbePlan, which: NDArray[np.intp]) -> Search[tuple[float, floa
     The fourth difference holds noise at short steps, and curvature too at long ones: its minimum gives sigma.
     """
     near, steps = plan.noise, plan.steps
-    step, sigma, before, rising = plan.first_step, np.inf, np.inf, True
+    step, sigma, before, rising = steps.start, np.inf, np.inf, True
     for _ in range(ROUNDS + 2):
         points = yield from plan.measuring(which, steps.clip(spread_steps(plan, step, which.size)))
         apparent = noise.from_fourth_differences(points, near.sigma, near.floor)

@@ -3,23 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
-from gradguard.arrays import Array, Float64, typical_size_among
+from gradguard.arrays import Array, Float64
 from gradguard.differences import FourPoint, Steps, measuring
 from gradguard.loss import Search, run_search
-from gradguard.measurement.context import FLOAT32_UNIT, MAX_ROUNDOFF, MeasurementContext, Size
+from gradguard.measurement.context import MeasurementContext, Size
 from gradguard.perturbation import Probe
 
 FIRST_STEP = {"native": 1e-3, "float64": 1e-4}  # in typical sizes; the best step ran from 3e-4 to 0.3 in float32
 SHORTEST_STEP = 64  # in spacings of the largest entry: a shorter step is rounded by more than 1 % of itself
-# Typical size of a tensor up to which the rounding of saturated units grows as its square. Larger tensors of correct
-# networks had small inputs; beyond 3 error bars of 7,545 true float32 gradients lie 10 with this rule, 20 without.
-MAX_SHARPNESS = 5.0
-MOSTLY_FORWARD = 4  # ratio of forward to own rounding above which only its order of magnitude is known
-FORWARD_MARGIN = 3  # factor on the forward rounding then: activations are larger than 1, and logits than the loss
+NO_RESPONSE = 6.0  # standard deviations of the noise by which a loss changes that depends on a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +23,11 @@ class Rounding:
 
     Attributes:
         own: The part in proportion to the gradient: a gradient too small by a factor has that much less of it.
-        forward: The part that rounding in the forward pass leaves; an error of the backward pass does not change it.
+        forward: The part that rounding of what is added up leaves; an error of the backward pass does not change it.
     """
 
     own: float
     forward: float
-
-    @classmethod
-    def of(cls, own: float, forward: float) -> Self:
-        """The rounding error, with a margin where it mostly comes from the forward pass."""
-        return cls(own, FORWARD_MARGIN * forward if forward > MOSTLY_FORWARD * own else forward)
 
     @property
     def total(self) -> float:
@@ -75,7 +65,15 @@ class TensorUnderTest:
     @property
     def typical(self) -> float:
         """The size that steps are measured in; for a tensor of zeros, that of the other tensors."""
-        return self.size.typical or typical_size_among(self.array, self.context.arrays)
+        return self.size.typical or max(size.typical for size in self.context.sizes.values()) or 1.0
+
+    @property
+    def extent(self) -> float:
+        """The length of a move by about the tensor's own size, or by that of other tensors where it is smaller.
+
+        A bias that began at 0 is small for a while, and may move much further than its size.
+        """
+        return max(self.size.typical, self.context.usual_size) * math.sqrt(self.array.size)
 
     @property
     def uncancelled(self) -> float:
@@ -97,41 +95,32 @@ class TensorUnderTest:
             return TensorUnderTest(nudged, self.name).measure(probes, steps)
 
     @property
-    def rounding_of_entry(self) -> Rounding:
-        """The rounding error of one entry of the gradient: some roundoffs of the largest |g|, and what cancels."""
-        return self._rounding(self.size.largest)
+    def own_rounding_of_entry(self) -> float:
+        """The rounding error of an entry in proportion to the gradient: some roundoffs of the largest |g|."""
+        return self._own_rounding(self.size.largest)
 
     @property
-    def rounding_of_direction(self) -> Rounding:
-        """The rounding error of the gradient along a unit vector: some roundoffs of ||g||, and what cancels."""
-        return self._rounding(self.size.norm)
+    def own_rounding_of_direction(self) -> float:
+        """The same along a unit vector: some roundoffs of ||g||."""
+        return self._own_rounding(self.size.norm)
 
-    def _rounding(self, derivative: float) -> Rounding:
-        """The rounding error of the gradient as it is, and of large contributions to it that cancel.
+    def _own_rounding(self, derivative: float) -> float:
+        return self.context.rules.backprop_rounding * self.context.unit * derivative
 
-        Signals between the layers are rounded at the size they have there; near a minimum they cancel. They are rounded
-        no more than the loss that they make up, unless that loss is near 0 and hides its noise. Large parameters
-        saturate units, whose slopes cancel more. In float64 the differences have no noise to speak of, and what the
-        native rounding of the loss leaves in the gradient is added.
+    def forward_rounding(self, points: FourPoint, sigma: float) -> float:
+        """The rounding error that a gradient has from what is added up in it, as differences along the tensor show.
+
+        Where the loss does not change beyond its noise, contributions may cancel exactly, as before a normalisation;
+        then they are taken to be as large as those to other tensors.
+
+        Args:
+            points: Differences along probes of one kind.
+            sigma: The noise of one loss along them.
         """
-        context, rules, typical = self.context, self.context.rules, self.size.typical or 1.0
-        sharpness = min(max(1.0, typical), MAX_SHARPNESS)
-        most = rules.backprop_rounding * MAX_ROUNDOFF
-        saturated = min(rules.saturated_rounding * sharpness**2 * context.unit, most)
-        relative = math.hypot(rules.backprop_rounding * context.roundoff, saturated)
-        own = math.hypot(relative * derivative, rules.backprop_rounding * self._cancelled / typical)
-        least = min(context.unit, FLOAT32_UNIT) * abs(context.loss)
-        forward = 0.0 if context.is_native else max(context.noise, least)
-        return Rounding.of(own, forward / typical)
-
-    @property
-    def _cancelled(self) -> float:
-        """The rounding error of contributions that cancel, in units of the loss."""
-        context = self.context
-        cancelled = context.roundoff * context.sensitivity
-        if context.roundoff < MAX_ROUNDOFF:
-            return max(context.unit * context.sensitivity, min(cancelled, context.noise))
-        return cancelled
+        response = np.maximum(np.abs(points.numerical), np.abs(points.even2))
+        if not (response > NO_RESPONSE * sigma).any():
+            return self.context.rules.backprop_rounding * self.context.roundoff * self.uncancelled
+        return self.context.forward_rounding(points.curvature(sigma))
 
     @property
     def steps_of_entries(self) -> Steps:

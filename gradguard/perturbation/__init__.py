@@ -1,6 +1,7 @@
 """Moving parameters while the loss is evaluated, and putting back all that a check disturbs, bit for bit."""
 
 from gradguard.perturbation.directions import Direction, EntryProbe, Probe, gaussian
+from gradguard.perturbation.joint import JointDirection, Move, Part, displace_all, groups_to_move
 from gradguard.perturbation.journal import UndoLog
 from gradguard.perturbation.protocols import Copies, CopyFactory, MovableParameters, PerturbedTensor, Space
 from gradguard.perturbation.rollback import Rollback, run_with_cleanup
@@ -15,9 +16,12 @@ __all__ = [
     "EntryProbe",
     "Float64Copies",
     "InPlace",
+    "JointDirection",
     "MovableParameters",
+    "Move",
     "Moved",
     "NativeCopies",
+    "Part",
     "PerturbedArray",
     "PerturbedTensor",
     "Probe",
@@ -27,7 +31,9 @@ __all__ = [
     "Space",
     "UndoLog",
     "combined_snapshot",
+    "displace_all",
     "gaussian",
+    "groups_to_move",
     "run_with_cleanup",
     "snapshot_attributes",
     "snapshot_rng",

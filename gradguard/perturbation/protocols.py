@@ -1,10 +1,10 @@
 """What can be perturbed: one tensor, the tensors of a model, and copies of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from gradguard.arrays import Array
+from gradguard.arrays import Array, Float64
 
 
 class PerturbedTensor(Protocol):
@@ -27,8 +27,19 @@ class PerturbedTensor(Protocol):
         """Write its unmoved values, or that of one entry."""
 
 
+@runtime_checkable
+class PerturbedPart(Protocol):
+    """What else a `PerturbedTensor` has of which each process moves its own part."""
+
+    def displace_part(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+        """Move the part of this process as `displace` does; what it adds to the products of the whole tensor."""
+
+    def sum_parts(self, products: Float64) -> Float64:
+        """The sums over the processes, of the same shape: of what the parts add to products, of any tensors."""
+
+
 class Space(Protocol):
-    """The tensors of a model in one precision: moved one at a time while the loss is evaluated.
+    """The tensors of a model in one precision: one or several at a time are moved while the loss is evaluated.
 
     A signal may interrupt whatever restores them, so its context managers can be left more than once, and before they
     were entered: however often that is, all is as it was.
@@ -98,4 +109,15 @@ class MovableParameters(Protocol):
 
         The values themselves are moved too, by a negligible amount to the same side of a corner. The loss is its
         derivative there, times the length of the move.
+        """
+
+    def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> Mapping[str, Array] | None:
+        """The gradients of the loss in float64, by one evaluation and one reverse pass; None where there are none.
+
+        They are right where the derivative of each operation is, and nothing in the loss is hidden from the reverse
+        pass; only differences of the loss show that. A loss that raises has none.
+
+        Args:
+            loss: The loss. The caller restores what an evaluation disturbs, before and after.
+            reduction: Which scalar the gradients are of, if the loss is an array: "sum" or "mean".
         """

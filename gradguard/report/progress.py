@@ -1,29 +1,57 @@
 """A progress bar for checks that take long."""
 
-import time
-from collections.abc import Iterator, Sequence
+import sys
+from threading import Lock, Timer
+from types import TracebackType
+from typing import Any, Self
 
-BAR_AFTER = 1.5  # seconds: a bar that flashes by helps nobody, and without one a longer wait looks like a hang
+BAR_AFTER = 0.7  # seconds: a bar that flashes by helps nobody, and without one a longer wait looks like a hang
 
 
-def with_bar(groups: Sequence[Sequence[str]], title: str, *, shown: bool = True) -> Iterator[Sequence[str]]:
-    """Yields groups of tensors in their order, with a bar on a terminal once they take longer than BAR_AFTER.
+class EvaluationBar:
+    """Counts evaluations of the loss, with a bar on a terminal once a check takes longer than `BAR_AFTER`.
+
+    A timer draws the bar, since the first evaluation of a slow loss may take longer than that.
 
     Args:
-        groups: Names of tensors, one group after the other.
-        title: What stands before the bar.
+        title: The text before the bar.
         shown: Whether a bar may be drawn.
     """
-    started, bar, done = time.perf_counter(), None, 0
-    for names in groups:
-        if shown and bar is None and done and time.perf_counter() - started > BAR_AFTER:
-            from tqdm import tqdm  # type: ignore[import-untyped]  # no types; not imported where all goes fast
 
-            total = sum(map(len, groups))
-            bar = tqdm(total=total, initial=done, desc=title, unit="tensor", leave=False, disable=None)
-        yield names
-        done += len(names)
-        if bar is not None:
-            bar.update(len(names))
-    if bar is not None:
-        bar.close()
+    def __init__(self, title: str, *, shown: bool = True) -> None:
+        self._title = title
+        self._timer = Timer(BAR_AFTER, self._draw) if shown and sys.stderr.isatty() else None
+        self._lock = Lock()
+        self._done = 0
+        self._is_over = False
+        self._bar: Any = None
+
+    def add(self, evaluations: int) -> None:
+        """Count some evaluations."""
+        self._done += evaluations
+        if self._bar is not None:
+            self._bar.update(evaluations)
+
+    def _draw(self) -> None:
+        from tqdm import tqdm  # type: ignore[import-untyped]  # no types; not imported where all goes fast
+
+        with self._lock:
+            if not self._is_over:
+                self._bar = tqdm(initial=self._done, desc=self._title, unit=" evaluations", leave=False)
+
+    def __enter__(self) -> Self:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        with self._lock:
+            self._is_over = True
+            if self._bar is not None:
+                self._bar.close()

@@ -1,11 +1,12 @@
 """The results of a check as values, which print as a table and which writers receive whole."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradguard.report.plain import finite_or_none, to_plain
-from gradguard.report.text import one_line
+from gradguard.report.text import counted, one_line, percent
 from gradguard.report.verdict import Verdict
 
 
@@ -45,7 +46,7 @@ class TensorReport:
         cause: The likely cause, in a clause; empty when nothing is wrong.
         cause_key: The identifier of the cause, such as "clipped_by_value" or "divided_by:timesteps": the same wherever
             the cause is the same, however it is worded; empty when nothing is wrong.
-        measured_at: The step at which its own numbers were measured; None if they never were.
+        measured_at: The step at which its own entries and directions were measured; None if they never were.
         screened_at: The last step at which a screen of the model covered it without an alarm; None if none did.
         factors: The numbers with a name from the user that the ratio is: labels of constants, of their products and
             quotients, and of lengths of other tensors; several when several fit.
@@ -53,7 +54,8 @@ class TensorReport:
         faulty_block: The block, or blocks, that alone are wrong; "" where there are none.
         discrepancy: ||n - g|| / (||n|| + ||g||).
         floor: The discrepancy that rounding and truncation alone could cause here.
-        ratio: n / g, pooled; nan where there is none.
+        ratio: n / g, pooled; nan where there is none. Of a tensor that was not measured at this step, it comes from a
+            regression over the latest screens.
         ratio_error: One standard error of `ratio`.
         sign_agreement: The share of resolvable entries whose signs agree.
         sign_interval: Its 95 % Clopper-Pearson interval.
@@ -67,9 +69,11 @@ class TensorReport:
         smallest_visible: The smallest relative error of the gradient that its latest measurement or screen could have
             detected.
         ratio_drift: log(ratio / the first confirmed ratio); 0 until there is one.
-        evidence: log10 of the sequential evidence that the gradient is wrong; it alarms at about 7.
-        last_fine: The last step at which a tensor that is wrong now was measured and found right; None if none was.
-        deep: Whether the numbers come from a deep check of many entries, or a routine one of a few.
+        evidence: log10 of the sequential evidence that the gradient is wrong; it alarms at about 7, in a model of 400
+            tensors at about 9.
+        last_fine: The last step at which a tensor that is wrong now was measured or screened and found right; None if
+            there is none.
+        deep: Whether the numbers come from an examination, or from a screen or a few probes of a later check.
         blocks: The results per named block, by name.
         worst: The entries that deviate most, in units of their error bars, worst first.
         ratios: n / g of each resolvable entry.
@@ -111,6 +115,18 @@ class TensorReport:
     measured_at: int | None = None
     screened_at: int | None = None
 
+    def looked_at(self, step: int) -> bool:
+        """Whether a screen covered it, or its own numbers were measured, at this step."""
+        return step in (self.measured_at, self.screened_at)
+
+    def has_verdict_of(self, step: int) -> bool:
+        """Whether the verdict is of this step.
+
+        One without any date is of the check that gives it: what keeps a tensor from being measured, such as a gradient
+        that is not finite, is looked for at every check.
+        """
+        return self.looked_at(step) or (self.measured_at is None and self.screened_at is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Alert:
@@ -118,7 +134,8 @@ class Alert:
 
     Attributes:
         step: The training step.
-        level: `logging.INFO` (recovered), `WARNING` (a threshold is crossed) or `ERROR` (a confirmed bug).
+        level: `logging.INFO` (recovered, or a confirmed error too small to be relevant), `WARNING` (a threshold is
+            crossed, or a tensor is suspected) or `ERROR` (a confirmed bug).
         tensor: The tensor's name, or "" when it concerns the whole check.
         verdict: The verdict that caused it.
         message: One line: what, where, how sure, the likely cause, what to do.
@@ -177,15 +194,52 @@ class Report:
     def __str__(self) -> str:
         name_width = max((len(name) for name in self.tensors), default=0)
         label_width = max((len(tensor.verdict.label) for tensor in self.tensors.values()), default=0)
-        rows = [
-            line
-            for tensor in self.tensors.values()
-            for line in _rows(f"step {self.step}  ", tensor, name_width, label_width)
-        ]
-        return "\n".join(map(one_line, [*rows, self.explanation]))
+        rows = [line for tensor in self.tensors.values() for line in _rows(self.step, tensor, name_width, label_width)]
+        return "\n".join(map(one_line, [*rows, self.explanation, *_counts(self)]))
 
 
-def _rows(head: str, tensor: TensorReport, name_width: int, label_width: int) -> list[str]:
-    lead = f"{head}{tensor.name:<{name_width}}  "
-    row = f"{lead}{tensor.verdict.label:<{label_width}}  {tensor.explanation}"
+def _rows(step: int, tensor: TensorReport, name_width: int, label_width: int) -> list[str]:
+    lead = f"step {step}  {tensor.name:<{name_width}}  "
+    row = f"{lead}{tensor.verdict.label:<{label_width}}  {_dated(step, tensor)}"
     return [row, f"{' ' * len(lead)}-> {tensor.cause}"] if tensor.cause else [row]
+
+
+def _dated(step: int, tensor: TensorReport) -> str:
+    """What is said of a tensor at a step, with the dates of what is older."""
+    if tensor.measured_at == step or (tensor.measured_at is None and tensor.has_verdict_of(step)):
+        return tensor.explanation
+    if tensor.verdict.is_bug is False:
+        return "; ".join(filter(None, [_screen(step, tensor), _own_numbers(tensor)]))
+    dates = [f"screened at step {tensor.screened_at}"] if tensor.screened_at not in (None, step) else []
+    dates += [] if tensor.measured_at is None else [f"its own numbers are of step {tensor.measured_at}"]
+    return "; ".join([tensor.explanation, *dates])
+
+
+def _screen(step: int, tensor: TensorReport) -> str:
+    """What the last screen promises of a tensor that it covered."""
+    if tensor.screened_at is None:
+        return "not looked at since"
+    when = (
+        "screened"
+        if tensor.screened_at == step
+        else f"not looked at since it was screened at step {tensor.screened_at}"
+    )
+    return f"{when}: a scale error above {percent(tensor.smallest_visible)} would show"
+
+
+def _own_numbers(tensor: TensorReport) -> str:
+    """The discrepancy of an earlier step; "" where there is none."""
+    if tensor.measured_at is None or not math.isfinite(tensor.discrepancy):
+        return ""
+    return f"d = {tensor.discrepancy:.1e} at step {tensor.measured_at}"
+
+
+def _counts(report: Report) -> list[str]:
+    """How many tensors were looked at, in a line; none where no tensor has a date, as in `diagnose`."""
+    tensors = report.tensors.values()
+    if all(tensor.measured_at is None and tensor.screened_at is None for tensor in tensors):
+        return []
+    of_all = f"of {counted(len(tensors), 'tensor')}"
+    if not report.screened:
+        return [f"{report.measured} {of_all} measured"]
+    return [f"{report.screened} {of_all} screened, {report.measured} measured"]

@@ -27,5 +27,16 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in "1 tensor" and "2 tensors"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share with two digits, or those before the point, as in "0.2 %" and "150 %"."""
+    value = 100 * share
+    return f"{value:.2g} %" if value < 99.5 else f"{value:.0f} %"  # 99.5 would be written as 1e+02
+
+
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

@@ -56,6 +56,7 @@ class Verdict(StrEnum):
     kink = "kink", Level.unclear
     nondeterministic = "nondeterministic", Level.unclear
     nonfinite = "nonfinite", Level.bug, "look for a division, logarithm or overflow in the backward pass"
+    other_loss = "other_loss", Level.unclear
 
     @classmethod
     def of(cls, name: str) -> "Verdict | None":

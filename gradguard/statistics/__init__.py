@@ -4,7 +4,8 @@ from gradguard.statistics.discrepancy import discrepancy_of, norm
 from gradguard.statistics.pairs import EXPLAINED_FLOORS, DerivativePairs
 from gradguard.statistics.ratio import Ratio, fit_ratio
 from gradguard.statistics.rules import ALARM_Z, DEFAULT_RULES, Rules
-from gradguard.statistics.sequential import Detector, alarm_level
+from gradguard.statistics.sequential import Detector, ShiftDetectors, alarm_level
+from gradguard.statistics.weighing import WeighedRatios
 
 __all__ = [
     "ALARM_Z",
@@ -14,6 +15,8 @@ __all__ = [
     "Detector",
     "Ratio",
     "Rules",
+    "ShiftDetectors",
+    "WeighedRatios",
     "alarm_level",
     "discrepancy_of",
     "fit_ratio",

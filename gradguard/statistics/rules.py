@@ -30,7 +30,6 @@ class Rules:
         amplification: Whether roundings that the forward pass amplifies widen the error bar of the gradient.
         backprop_rounding: The rounding error of the backward pass, in roundoffs of ||g||: 8 x 2^-24 = 4.8e-7, and
             correct float32 backprop was off by 1.6e-7 to 3.7e-7.
-        saturated_rounding: The same where units saturate, in unit roundoffs: 1 - tanh^2 and p - 1 cancel there.
     """
 
     alarm: float = ALARM_Z
@@ -49,7 +48,6 @@ class Rules:
     short_steps: bool = True
     amplification: bool = True
     backprop_rounding: float = 8.0
-    saturated_rounding: float = 80.0
 
 
 DEFAULT_RULES = Rules()

@@ -59,6 +59,50 @@ class Detector:
         return float(total) / math.log(10)
 
 
+class ShiftDetectors:
+    """The evidence of T streams that share their probes, as logarithms: one for the ratio of each tensor.
+
+    Args:
+        count: T.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._sums: Float64 = np.full((2, SHIFTS.size, count), -np.inf)
+
+    def to_plain(self) -> list[list[list[float]]] | int:
+        """The log sums as lists; T before the first probe, when they are not finite."""
+        plain: list[list[list[float]]] = self._sums.tolist()
+        return plain if np.isfinite(self._sums).all() else self._sums.shape[-1]
+
+    @classmethod
+    def from_plain(cls, plain: list[list[list[float]]] | int) -> Self:
+        """Detectors from what `to_plain` returned.
+
+        Raises:
+            ValueError: The sums have another shape, or are not finite.
+        """
+        if isinstance(plain, int):
+            return cls(plain)
+        sums = np.array(plain, dtype=np.float64)
+        if sums.ndim != 3 or sums.shape[:2] != (2, SHIFTS.size) or not np.isfinite(sums).all():
+            raise ValueError(f"expected two lists of {SHIFTS.size} lists of finite numbers")
+        detectors = cls(sums.shape[-1])
+        detectors._sums = sums
+        return detectors
+
+    def update(self, z: Float64) -> None:
+        """Add one probe: each z, (T,), is about N(0, 1) on a correct gradient, and positive where n/g is above 1."""
+        shift = SHIFTS[:, None] * np.clip(z, -MAX_Z, MAX_Z)
+        gained = np.array([shift, -shift]) - SHIFTS[:, None] ** 2 / 2
+        self._sums = np.logaddexp(self._sums, 0) + gained
+
+    @property
+    def evidence(self) -> Float64:
+        """log10 of the evidence of each stream, shape (T,)."""
+        logs = np.logaddexp.reduce(self._sums, axis=(0, 1)) - math.log(2 * SHIFTS.size)
+        return np.asarray(logs / math.log(10))
+
+
 def _log_cosh(values: Float64) -> Float64:
     return np.logaddexp(values, -values) - math.log(2)
 

@@ -145,7 +145,7 @@ def sweep(
     arrays = read_parameters(params)
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
-    max_entries = require_entries(entries, ENTRIES)
+    max_entries = require_entries(entries) or ENTRIES
     rollback = Rollback(gradients, combined_snapshot(snapshot))
 
     def measure() -> _Measurement:
@@ -177,7 +177,7 @@ def _measure(
         name: directions.stratified_entries(g, max_entries, rng) for name, g in context.gradients.items() if g.size
     }
     with np.errstate(all="ignore"):  # the longest steps may overflow
-        noises = {name: noise.estimate_noise(context.objective, name, context.centre, rng) for name in probes}
+        noises = {name: noise.estimate_noise(context.objective, [name], context.centre, rng) for name in probes}
         repeats_before = context.repeats()
         with _progress_bar(sum(map(len, probes.values())), progress) as tick:
             differences = {

@@ -14,12 +14,13 @@ def assert_gradients(
     grads: Mapping[str, object],
     loss: Loss,
     *,
+    value: object = None,
     constants: Mapping[str, float] | None = None,
     blocks: Blocks | None = None,
     reduction: str | None = None,
     precision: str = "auto",
     snapshot: Snapshot | Iterable[Snapshot] | None = None,
-    entries: int | None = None,
+    entries: int | str | None = None,
     seed: int = 0,
     allow_inconclusive: bool = False,
 ) -> Report:
@@ -29,16 +30,17 @@ def assert_gradients(
         params: The parameters by name.
         grads: Their gradients, by the same names.
         loss: `loss()` or `loss(params)`.
+        value: The loss that was computed together with the gradients.
         constants: Numbers of the training by name, to identify a ratio with.
         blocks: Named parts of tensors.
         reduction: "sum" or "mean", when the loss returns an array.
         precision: "native", "float64" or "auto".
         snapshot: Captures state that an evaluation of the loss changes, and returns a function that restores it.
-        entries: The most entries of a tensor to measure.
+        entries: How many entries of each tensor to measure, or "all"; a few by default.
         seed: The seed that draws the probes.
         allow_inconclusive: Whether to pass if the check cannot tell, because the loss is too noisy or has too many
             kinks. The default is to fail, since a test that cannot fail is no test. A nondeterministic loss always
-            fails.
+            fails, and so does one that is not the loss of `value`.
 
     Returns:
         The report.
@@ -53,6 +55,7 @@ def assert_gradients(
         params,
         grads,
         loss,
+        value=value,
         constants=constants,
         blocks=blocks,
         reduction=reduction,
@@ -75,6 +78,8 @@ def _failure(report: Report, allow_inconclusive: bool) -> str:
     unclear = {name: tensor for name, tensor in report.tensors.items() if tensor.verdict.is_bug is None}
     if any(tensor.verdict is Verdict.nondeterministic for tensor in unclear.values()):
         return "the loss does not repeat, so that no gradient of it can be checked"
+    if any(tensor.verdict is Verdict.other_loss for tensor in unclear.values()):
+        return "the gradient belongs to another loss than the one that it was checked against"
     if unclear and not allow_inconclusive:
         return (
             f"it cannot be told whether the gradient of {', '.join(unclear)} is right (allow_inconclusive=True passes)"

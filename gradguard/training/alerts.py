@@ -2,13 +2,18 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from gradguard.report import Alert, Report, TensorReport, Thresholds, Verdict, one_line
+from gradguard.diagnosis import SMALL_ERROR
+from gradguard.report import Alert, Report, TensorReport, Thresholds, Verdict, counted, listed, one_line
+from gradguard.screening import SUSPECTED
+from gradguard.screening.reports import UNSCREENED, UNSEEN
 from gradguard.statistics import ALARM_Z, EXPLAINED_FLOORS
 
 NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
 NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"
+MORE_CHECKS = "a smaller every_n_steps makes more checks, and a larger max_overhead gives them more time"
+WHOLE_CHECK = ""  # the tensor of an alert that concerns all of them
 LOG_RATIO_UNITS = 4  # log(ratio) is rounded to quarters: a factor that changes by e^(1/4), 28 %, is another factor
 
 
@@ -42,8 +47,21 @@ class Alerts:
 
     def of(self, step: int, tensors: Mapping[str, TensorReport]) -> tuple[Alert, ...]:
         """The alerts of this check: those that the check before did not make already."""
+        first = next(iter(tensors.values()), None)
+        if first is not None and first.verdict is Verdict.other_loss:
+            return self._of_whole_check(step, first)
         alerts = (self._new(step, tensor) for tensor in tensors.values())
-        return tuple(alert for alert in alerts if alert is not None)
+        # All tensors of a suspected group say the same, which is one alert.
+        told = {(alert.finding if alert.finding.startswith(SUSPECTED) else alert): alert for alert in alerts if alert}
+        return tuple(told.values())
+
+    def _of_whole_check(self, step: int, tensor: TensorReport) -> tuple[Alert, ...]:
+        """One warning in a training; what stands against single tensors stands, since nothing was measured."""
+        if WHOLE_CHECK in self.standing:
+            return ()
+        self.standing[WHOLE_CHECK] = (logging.WARNING, str(tensor.verdict))
+        finding = one_line(_warning(tensor, tensor.verdict))
+        return (Alert(step, logging.WARNING, WHOLE_CHECK, tensor.verdict, f"step {step}: {finding}", finding),)
 
     def _new(self, step: int, tensor: TensorReport) -> Alert | None:
         level, subject = _level_and_subject(tensor, self._thresholds)
@@ -70,6 +88,10 @@ def _level_and_subject(tensor: TensorReport, thresholds: Thresholds) -> tuple[in
     """The level of an alert, NOTSET for none, and what it is about; equal subjects are one alert."""
     if tensor.verdict.is_bug:
         return logging.ERROR, _subject_of_bug(tensor)
+    if tensor.cause_key == SMALL_ERROR:
+        return logging.INFO, SMALL_ERROR
+    if tensor.cause_key == SUSPECTED:
+        return logging.WARNING, SUSPECTED
     unmeasurable = tensor.verdict is Verdict.inconclusive and tensor.deep and not tensor.sampled
     if tensor.verdict is Verdict.nondeterministic or unmeasurable:
         return logging.WARNING, str(tensor.verdict)
@@ -109,8 +131,9 @@ def _bug(tensor: TensorReport) -> str:
 
 
 def _warning(tensor: TensorReport, subject: str) -> str:
-    if subject == tensor.verdict:
-        return f"{tensor.verdict}: {tensor.explanation}; {tensor.cause}"
+    if subject in (tensor.verdict, SUSPECTED, SMALL_ERROR):
+        lead = f"{tensor.verdict}: " if subject == tensor.verdict else ""
+        return f"{lead}{tensor.explanation}; {tensor.cause}"
     return (
         f"{subject} is {getattr(tensor, subject):.3g}, past its threshold, and float precision does not explain it "
         f"({_discrepancy(tensor)}); {NOT_CONFIRMED if tensor.deep else NOT_FOLLOWED_UP}"
@@ -119,3 +142,25 @@ def _warning(tensor: TensorReport, subject: str) -> str:
 
 def _discrepancy(tensor: TensorReport) -> str:
     return f"d = {tensor.discrepancy:.2g} where float precision explains {EXPLAINED_FLOORS * tensor.floor:.1g}"
+
+
+def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -> Iterator[str]:
+    """What the checks of a whole training leave open, in a line each.
+
+    Args:
+        names: The tensors of the model.
+        tensors: The last report of each tensor that a check looked at.
+    """
+    everything = list(names)
+    unseen = [name for name in everything if name not in tensors or _was_never_judged(tensors[name])]
+    if unseen:
+        count = f"{len(unseen)} of {counted(len(everything), 'tensor')}"
+        what_to_do = MORE_CHECKS if tensors else "the warnings of the checks say why"
+        yield one_line(f"no check of this training could look at {count}: {listed(unseen)}; {what_to_do}")
+    suspected = [name for name in everything if name in tensors and tensors[name].cause_key == SUSPECTED]
+    if suspected:
+        yield one_line(f"the last check suspects {listed(suspected)}, and no check came to look closer; {MORE_CHECKS}")
+
+
+def _was_never_judged(tensor: TensorReport) -> bool:
+    return tensor.measured_at is None and tensor.cause_key in (UNSCREENED, UNSEEN)

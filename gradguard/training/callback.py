@@ -11,17 +11,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from gradguard.arrays import Array, Blocks, block_masks, read_gradients, read_parameters, require_constants
-from gradguard.checks import Deadline, report_of
+from gradguard.checks import report_of
+from gradguard.differences import RoundedValue, require_one_number
+from gradguard.examination import Deadline
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
-from gradguard.report import Alert, Report, Thresholds, Verdict
-from gradguard.training.alerts import Alerts, GradientError
+from gradguard.report import Alert, EvaluationBar, Report, Thresholds, Verdict
+from gradguard.training.alerts import Alerts, GradientError, open_at_the_end
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
-from gradguard.training.monitor import ROUTINE_ENTRIES, CheckMonitor, CheckRequest
+from gradguard.training.monitor import CheckMonitor, CheckRequest
 from gradguard.training.ranks import ranks_of
-from gradguard.training.schedule import Budget, Plan, Schedule, make_schedule, require_step
+from gradguard.training.schedule import Budget, Schedule, make_schedule, require_step
 from gradguard.writers.dispatch import Dispatcher
 from gradguard.writers.protocol import Writer
 
@@ -39,7 +41,8 @@ class HistoryRow:
         verdict: The gravest verdict of any tensor.
         verdicts: The verdict of each tensor.
         ratios: The ratio n/g of each tensor (n: numerical derivative, g: backprop).
-        alarms: The tensors whose routine probes raised an alarm at this check.
+        alarms: The tensors that a probe or the evidence accused at this check; those already known to be wrong are left
+            out.
         evaluations: How often the check evaluated the loss.
         seconds: How long it took.
     """
@@ -72,17 +75,23 @@ class CloseOnExit:
 class GradGuard(CloseOnExit):
     """Checks the gradients of a training while it runs; call `after_backward` between backward and update.
 
+    Each check screens all tensors at once, and looks closer at those that disagree. The first one also measures own
+    numbers of each tensor, until ten seconds are over. A later one measures those of one tensor, in turn, and takes at
+    most 24 evaluations of the loss while nothing disagrees. What disagrees may take ten seconds more. What does not fit
+    goes on at the next check.
+
     Args:
         params: The parameters by name: the mapping that the model itself uses; every check reads it again.
         loss: `loss()` reads the live arrays, `loss(params)` takes a mapping; it may be passed with each call instead.
         every_n_steps: Check at most every n steps, or a callable that says whether a check is due at a step.
         start_step: No check before this step.
         max_overhead: The share of wall time that the checks after the first one may take; None for no bound.
-        thresholds: What alerts besides confirmed bugs.
+        thresholds: What alerts besides confirmed bugs, and below which discrepancy an error is no bug.
         constants: Numbers of the training by name, such as `{"timesteps": 39}`, by which a ratio is explained.
         blocks: Named parts of tensors, such as `{"W": gates("ifog", axis=1)}`.
         reduction: "sum" or "mean", where the loss returns an array of unreduced losses.
-        precision: "native", "float64" or "auto".
+        precision: "native" perturbs the live arrays, "float64" evaluates the loss on float64 copies of them, and "auto"
+            does so if the copies have provably the same loss.
         snapshot: A callable that captures state which an evaluation of the loss changes, and returns the callable
             that restores it; or several of these.
         logdir: The directory of the run's TensorBoard event file; None for no event file.
@@ -133,7 +142,7 @@ class GradGuard(CloseOnExit):
         self._reduction = require_reduction(reduction)
         self._snapshot = combined_snapshot(snapshot)
         self._on_alert = _require_on_alert(on_alert)
-        self._monitor = CheckMonitor(require_precision(precision), thresholds, seed, self._ranks)
+        self._monitor = CheckMonitor(require_precision(precision), thresholds, seed)
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)  # raises where an array cannot be perturbed in place
@@ -143,6 +152,7 @@ class GradGuard(CloseOnExit):
         self._loss_writes_gradients: bool | None = None  # None before the first check
         self._float64_copies: dict[str, Array] = {}  # of the parameters, from check to check
         self._last_step: int | None = None
+        self._was_due = False  # whether a check was due at any step so far
         self._closed = False
         self.report: Report | None = None
         self.history: deque[HistoryRow] = deque(maxlen=MAX_HISTORY_ROWS)
@@ -153,6 +163,7 @@ class GradGuard(CloseOnExit):
         grads: Mapping[str, object],
         loss: Loss | None = None,
         *,
+        value: object = None,
         constants: Mapping[str, float] | None = None,
     ) -> Report | None:
         """Check the gradients that the optimizer is about to use, if a check is due.
@@ -161,13 +172,15 @@ class GradGuard(CloseOnExit):
             step: The training step, not before that of the last call.
             grads: The gradients by the names of `params`: accumulated, unscaled, not yet clipped.
             loss: The loss on the batch of these gradients; required unless the guard has one.
+            value: The loss that the training itself computed on this batch, one number. It is read at a check only.
+                Where the guard's loss is another one, the verdict is `other_loss`, and nothing is measured.
             constants: Those that change from step to step, such as the number of timesteps; they override the guard's.
 
         Returns:
             The report, or None where the schedule or the budget skips this step.
 
         Raises:
-            TypeError: The loss or an array is of a kind that cannot be checked.
+            TypeError: The loss, its value or an array is of a kind that cannot be checked.
             ValueError: There is no loss, the step goes backwards, names or shapes do not match, or the loss writes to
                 the gradients although it did not at the first check.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
@@ -180,11 +193,14 @@ class GradGuard(CloseOnExit):
         chosen_loss = loss if loss is not None else self._loss
         if chosen_loss is None:
             raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
+        if value is not None:
+            require_one_number(value)
         step = self._last_step = require_step(step, self._last_step)
         if not self._is_due(step):
             self._budget.record_skipped_step(self._ranks.clock() - start)
             return None
-        report = self._access.run(lambda: self._check_within_budget(step, grads, chosen_loss, constants))
+        self._was_due = True
+        report = self._access.run(lambda: self._check_within_budget(step, grads, chosen_loss, value, constants))
         if report is not None:
             self._deliver_alerts(report)
         return report
@@ -212,7 +228,7 @@ class GradGuard(CloseOnExit):
         self._access.run(lambda: self._load(state))
 
     def close(self) -> None:
-        """Close the writers; a second call does nothing.
+        """Close the writers, and log what no check has looked at; a second call does nothing.
 
         Raises:
             RuntimeError: Another thread is using the guard.
@@ -237,7 +253,22 @@ class GradGuard(CloseOnExit):
         if not self._closed:
             self._closed = True
             self._float64_copies.clear()
+            for line in self._left_open() if self._ranks.is_first else ():
+                LOG.warning("%s", line)
             self._dispatcher.close()
+
+    def _left_open(self) -> Iterable[str]:
+        """What the checks of the training leave open, in lines."""
+        if self.report is not None:
+            return open_at_the_end(self._shapes, self._monitor.memory.tensors)
+        if self._last_step is None:
+            return ("no gradient was checked: after_backward was never called",)
+        if self._was_due:  # and raised
+            return ()
+        return (
+            f"no gradient was checked: no check was due up to step {self._last_step}; every_n_steps and start_step "
+            "say when one is",
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         snapshots = [("snapshot", snapshot) for snapshot in self._snapshot.snapshots]
@@ -252,16 +283,20 @@ class GradGuard(CloseOnExit):
         return copied
 
     def _check_within_budget(
-        self, step: int, grads: Mapping[str, object], loss: Loss, constants: Mapping[str, float] | None
+        self,
+        step: int,
+        grads: Mapping[str, object],
+        loss: Loss,
+        value: object,
+        constants: Mapping[str, float] | None,
     ) -> Report | None:
-        """Plan a check, make it and record it; None where the budget leaves no time for it."""
+        """Make a check and record it; None where the budget leaves no time for it."""
         known = self._constants | require_constants(constants)
         with self._ranks.checking(step):
-            plan = self._budget.plan(len(self._params), ROUTINE_ENTRIES)
-            if plan is None:
+            if not self._budget.affords_check:
                 return None
             start = self._ranks.clock()
-            report, alarms = self._check(step, grads, loss, known, plan, start)
+            report, alarms = self._check(step, grads, loss, value, known, start)
             self._record(report, alarms)
             self._budget.record_check(self._ranks.clock() - start, report.evaluations)
         return report
@@ -271,8 +306,8 @@ class GradGuard(CloseOnExit):
         step: int,
         grads: Mapping[str, object],
         loss: Loss,
+        value: object,
         constants: Mapping[str, float],
-        plan: Plan,
         start: float,
     ) -> tuple[Report, tuple[str, ...]]:
         """Make a check that started at `start`; its report, and the tensors whose routine probes raised an alarm."""
@@ -280,9 +315,21 @@ class GradGuard(CloseOnExit):
         # Later checks need no copies of the gradients where the first one has shown that the loss does not write there.
         state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._loss_writes_gradients is not False)
         self._update_shapes(_shapes(arrays))
-        target = CheckTarget(self._params, arrays, loss, self._reduction, state, self._float64_copies)
-        request = CheckRequest(self._masks, constants, plan, step, Deadline(self._ranks.clock, start))
-        context, alarms = state.run(lambda: self._monitor.measure(target, request))
+        computed = None if value is None else RoundedValue.of(value)
+        bar = EvaluationBar("gradguard", shown=self._ranks.is_first)
+        target = CheckTarget(
+            self._params,
+            arrays,
+            loss,
+            self._reduction,
+            state,
+            self._float64_copies,
+            value=computed,
+            on_evaluations=bar.add,
+        )
+        request = CheckRequest(self._masks, constants, step, Deadline(self._ranks.clock, start))
+        with bar:
+            context, alarms = state.run(lambda: self._monitor.measure(target, request))
         state.require_intact()
         self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)
         seconds = self._ranks.clock() - start

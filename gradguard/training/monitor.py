@@ -2,47 +2,53 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.arrays import Masks, is_finite
-from gradguard.checks import (
-    IN_DOUBT,
-    LEAST,
+from gradguard.arrays import Masks
+from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
+from gradguard.diagnosis import History, Observation, diagnose_tensor
+from gradguard.examination import (
+    EXPLAIN,
+    EXPLAIN_DRIFT,
     CheckPlan,
     Deadline,
     Effort,
     TensorState,
-    check_tensors,
     nondeterministic,
     probe_tensors,
+    unmeasurable,
 )
-from gradguard.diagnosis import History, Observation, diagnose_tensor, unmeasured
-from gradguard.measurement import (
-    CheckTarget,
-    MeasurementContext,
-    Precision,
-    ProvenSetup,
-    TensorMeasurement,
-    TensorUnderTest,
+from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, ProvenSetup, TensorUnderTest
+from gradguard.perturbation import groups_to_move
+from gradguard.report import TensorReport, Thresholds
+from gradguard.screening import (
+    SUSPECTED,
+    Located,
+    Screen,
+    Screened,
+    carried,
+    disjoint,
+    halves,
+    is_visible,
+    noise_now,
+    unscreened,
+    with_screen,
 )
-from gradguard.report import TensorReport, Thresholds, Verdict
 from gradguard.statistics import ALARM_Z, alarm_level
-from gradguard.training.ranks import SINGLE_PROCESS, Ranks
-from gradguard.training.schedule import Plan
 
-ROUTINE_ENTRIES = 3  # entries of a tensor in a routine check
-CONFIRMING = Effort(entries=100, cost=IN_DOUBT)  # what follows an alarm
-# A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
-CONFIRMING_DRIFT = Effort(entries=30, aligned=200, cost=IN_DOUBT)
-EXAMINATION_SECONDS = 10.0  # that the examinations of one check may take inside a training: a person waits no longer
-UNREACHED = "not looked at yet: the time of this check went to other tensors"
-UNREACHED_CAUSE = "there are many tensors, or the loss takes long; the next checks go on with it"
+OWN_ENTRIES = 2  # entries of the tensor whose own numbers a routine check measures, beside one direction
+EVALUATIONS_OF_REPEAT = 16  # about, as many probes as are repeated
+FEWEST_REPEATS = 4  # of a difference, however short the time is
+EVALUATIONS_OF_DIRECTION = 8  # about, with the search for its step
+PROBES = 2  # of a screen, from which the evidence of every tensor grows
+EXAMINATION_SECONDS = 10.0  # that what follows an alarm may take inside a training: a person waits no longer
 CHECKS_IN_A_RUN = 10_000  # to which `Thresholds.false_alarms` refers
+UNKNOWN_RATIO = 0.1  # standard error above which the probes so far do not tell a ratio
 FINE_EVIDENCE = 2.0  # log10 of the evidence that chance alone often brings
-ROUTINE_PROBES = 1 + ROUTINE_ENTRIES  # probes of a tensor in a routine check
+Suspects = tuple[Effort, tuple[str, ...], tuple[tuple[str, ...], ...]]
 MAX_RATIOS = 20  # confirmed ratios of a wrong tensor that are kept, to see which constant they follow
 
 
@@ -53,25 +59,32 @@ class MonitorState:
     Attributes:
         proven: What the first check has proven about the loss; None before it.
         tensors: The latest report of each tensor.
-        states: The state of the routine probes of each tensor.
+        states: The state of each tensor's own probes.
+        screens: The screens of the groups of tensors.
+        left: Groups of tensors that alarmed and could not be looked at in time.
         baseline: The first confirmed ratio of each tensor.
         ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
         last_fine: The last step at which nothing spoke against each tensor.
-        next_tensor: The position of the tensor whose turn is next.
+        next_tensor: The position of the tensor whose own numbers are next.
+        next_screen: The position of the group whose screen is next.
     """
 
     proven: ProvenSetup | None = None
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     states: dict[str, TensorState] = field(default_factory=dict)
+    screens: tuple[Screen, ...] = ()
+    left: tuple[tuple[str, ...], ...] = ()
     baseline: dict[str, float] = field(default_factory=dict)
     ratios: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
     last_fine: dict[str, int] = field(default_factory=dict)
     next_tensor: int = 0
+    next_screen: int = 0
 
     def forget(self, name: str) -> None:
-        """Forget a tensor whose shape has changed."""
-        for carried in (self.tensors, self.states, self.last_fine):
-            carried.pop(name, None)
+        """Forget a tensor whose shape has changed, and the screens, which covered another model."""
+        for carried_over in (self.tensors, self.states, self.last_fine):
+            carried_over.pop(name, None)
+        self.screens, self.left = (), ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +94,32 @@ class CheckRequest:
     Attributes:
         masks: Named blocks, by tensor.
         constants: Numbers of the training, by name.
-        plan: How much a routine check may measure.
         step: The training step.
         deadline: When the check started, by the clock of all processes.
     """
 
     masks: Masks
     constants: Mapping[str, float]
-    plan: Plan
     step: int
     deadline: Deadline
 
 
 class CheckMonitor:
-    """Measures what each check needs: all tensors at first, then a few probes of each, and examinations after alarms.
+    """Measures what each check needs: a screen of all tensors, own numbers of one, and more where one of these alarms.
 
     Args:
         precision: The user's choice.
         thresholds: What alerts.
         seed: Seeds the probes.
-        ranks: The processes of the training.
 
     Attributes:
         memory: What is carried from check to check.
         rng: Draws the probes.
     """
 
-    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int, ranks: Ranks = SINGLE_PROCESS) -> None:
+    def __init__(self, precision: Precision, thresholds: Thresholds, seed: int) -> None:
         self._precision = precision
         self._thresholds = thresholds
-        self._ranks = ranks
         self.rng = np.random.default_rng(seed)
         self.memory = MonitorState()
 
@@ -126,152 +135,243 @@ class CheckMonitor:
         """Make one check.
 
         Returns:
-            What was measured with, and the tensors whose routine probes raised an alarm.
+            What was measured with, and the tensors that raised an alarm.
         """
-        proven = self.memory.proven
+        try:
+            return self._measure(target, request)
+        except NotSameLossError as refused:
+            self._precision = target.require_native(self._precision, str(refused))
+            self.memory.proven, self.memory.screens = None, ()
+            return self._measure(target, request)
+
+    def _measure(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, tuple[str, ...]]:
+        proven, names = self.memory.proven, list(target.arrays)
         if proven is None:
-            (context, names), alarms = self._first_check(target, request), tuple[str, ...]()
+            is_late = request.deadline.after(EXAMINATION_SECONDS / 8)
+            context = target.context(self._precision, lambda: is_late.is_over)
         else:
-            context, names, alarms = self._routine_check(target, proven, request)
-        self.memory.last_fine |= {name: request.step for name in names if self._is_fine(name)}
-        return context, alarms
+            context = target.reopened(proven, names)
+        if context.training_loss is not None:
+            return context, ()
+        plan = self._plan(context, request)
+        if self.memory.screens and np.isfinite(context.centre).all():
+            found = self._routine_check(target, context, plan, request)
+        else:
+            found = check_model(context, plan, self.rng, request.deadline.after(EXAMINATION_SECONDS), math.inf)
+            self.memory.screens = tuple(found.screens)
+            if np.isfinite(context.centre).all():
+                self.memory.proven = context.proven
+        self._take_over(context, found, request)
+        order = {name: place for place, name in enumerate(names)}
+        self.memory.tensors = dict(sorted(self.memory.tensors.items(), key=lambda item: order[item[0]]))
+        return context, found.located
 
-    def _is_fine(self, name: str) -> bool:
-        state, tensor = self.memory.states.get(name), self.memory.tensors.get(name)
-        if state is None or tensor is None:
-            return False
-        return state.evidence < FINE_EVIDENCE and tensor.verdict.is_bug is False
-
-    def _first_check(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, list[str]]:
-        """Examine every tensor there is time for, screen the others, and examine those that raise an alarm."""
-        deadline = request.deadline.after(EXAMINATION_SECONDS)
-        context = target.context(self._precision, lambda: request.deadline.after(EXAMINATION_SECONDS / 8).is_over)
-        names = list(context.arrays)
-        self._examine(context, names, Effort(), request, request.deadline.after(EXAMINATION_SECONDS / 2))
-        left = [name for name in names if name not in self.memory.tensors]
-        self._examine(context, self._screen(context, left, deadline), CONFIRMING, request, deadline)
-        unreached = {name: context.arrays[name].shape for name in left if name not in self.memory.tensors}
-        self.memory.tensors |= unmeasured(
-            unreached, Verdict.inconclusive, UNREACHED, UNREACHED_CAUSE, cause_key="unreached", deep=False
-        )
-        if np.isfinite(context.centre).all():
-            self.memory.proven = context.proven
-        return context, names
-
-    def _screen(self, context: MeasurementContext, names: list[str], deadline: Deadline) -> list[str]:
-        """Make one routine probe of each tensor, while there is time; those that raise an alarm."""
-        alarmed = []
-        for name in names:
-            if not self.memory.states or deadline.is_over:
-                break
-            self._inherit_steps(context, name)
-            if self._probe(context, [name], 0)[name] is not None:
-                alarmed.append(name)
-        return alarmed
-
-    def _inherit_steps(self, context: MeasurementContext, name: str) -> None:
-        """Let the routine probes of a tensor start from the state of another."""
-        known, tensor = next(iter(self.memory.states.values())), TensorUnderTest(context, name)
-        self.memory.states[name] = known.inherited(tensor.steps_of_entries, tensor.steps_of_directions)
+    def _plan(self, context: MeasurementContext, request: CheckRequest) -> CheckPlan:
+        shapes = {name: array.shape for name, array in context.arrays.items()}
+        known = {name: History(request.constants, self.memory.ratios.get(name, ()), shapes) for name in context.arrays}
+        return CheckPlan(Effort(), request.masks, known, self._thresholds, request.step)
 
     def _routine_check(
-        self, target: CheckTarget, proven: ProvenSetup, request: CheckRequest
-    ) -> tuple[MeasurementContext, list[str], tuple[str, ...]]:
-        """Probe the tensors whose turn it is, and examine those that raise an alarm."""
-        names = self._next_tensors(list(target.arrays), request.plan.tensors)
-        context, deadline = target.reopened(proven, names), request.deadline.after(EXAMINATION_SECONDS)
-        if not np.isfinite(context.centre).all():
-            self._examine(context, names, LEAST, request, deadline)
-            return context, names, ()
-        for name in names:
-            if self._is_unreached(name):
-                self._inherit_steps(context, name)
-        standing = [name for name in names if self._is_standing(context, name)]
-        probed = self._probe(context, [name for name in names if name not in standing], request.plan.entries)
-        if any(probed.values()):
+        self, target: CheckTarget, context: MeasurementContext, plan: CheckPlan, request: CheckRequest
+    ) -> ModelCheck:
+        """Screen the group whose turn it is, measure own numbers of one tensor, and follow what alarms."""
+        names = list(context.arrays)
+        found = ModelCheck(unmeasurable(context, names))
+        standing = tuple(name for name in names if name not in found.reports and self._is_standing(name))
+        waiting = [name for group in self.memory.left for name in group]
+        left_out = {*found.reports, *standing, *waiting}
+        others = {name: array for name, array in context.arrays.items() if name not in left_out}
+        screen, result = self._screened(context, groups_to_move(others))
+        # Whatever the screen takes, a check takes the same number of evaluations.
+        entries = OWN_ENTRIES if result is None else max(0, OWN_ENTRIES + PROBES - len(result.probes))
+        own = self._own_numbers(context, found, self._in_turn(list(others), result), entries, request.step)
+        suspects = self._suspects(screen, result, own)
+        if suspects:
             target.state.require_intact()
-        if probed and not context.repeats():
-            self.memory.tensors |= nondeterministic(context, names)
-            return context, names, ()
-        for effort, wanted in self._examinations(standing, probed):
-            self._examine(context, wanted, effort, request, deadline)
-            if deadline.is_over:
-                break
-        return context, names, tuple(name for name, effort in probed.items() if effort is not None)
+        if not context.repeats():
+            return ModelCheck(nondeterministic(context, names))
+        visible = {} if result is None or result.alarms else dict(result.visible)
+        if suspects or standing:
+            moved = screen.names if screen is not None else (*standing, *waiting)
+            deadline = request.deadline.after(EXAMINATION_SECONDS).restarted()
+            context = self._prepared(context, moved, deadline)
+            visible |= self._follow(context, found, screen or self.memory.screens[0], suspects, plan, deadline)
+            if not (found.explained and deadline.is_over):  # what is new comes before what is told already
+                explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline)
+        found.located = tuple(dict.fromkeys(name for name in found.located if name not in standing))
+        if screen is not None and found.explained - set(standing):
+            self._keep(screen.restarted(screen.names))
+        self._add_screened(context, found, visible, request.step)
+        for name in standing:  # what was told stays, where there was no time to look at it again
+            if found.reports.get(name, self.memory.tensors[name]).cause_key == SUSPECTED:
+                del found.reports[name]
+        self.memory.left = disjoint(group for group in found.left if not set(group) & set(standing))
+        return found
 
-    def _examinations(self, standing: list[str], probed: Mapping[str, Effort | None]) -> list[tuple[Effort, list[str]]]:
-        """The examinations that tensors need: new findings come before those that are reported already."""
-        tensors = self.memory.tensors
-        reported = [name for name in standing if name in tensors and tensors[name].verdict.is_bug]
-        alarmed, drifting = (
-            [name for name, wanted in probed.items() if wanted is effort] for effort in (CONFIRMING, CONFIRMING_DRIFT)
-        )
-        fresh = [name for name in standing if name not in reported]
-        wanted = [(CONFIRMING, fresh), (CONFIRMING, alarmed), (CONFIRMING_DRIFT, drifting), (CONFIRMING, reported)]
-        return [(effort, names) for effort, names in wanted if names]
+    def _screened(
+        self, context: MeasurementContext, groups: Sequence[tuple[str, ...]]
+    ) -> tuple[Screen | None, Screened | None]:
+        """The screen of the group whose turn it is, and what it found; a screen whose steps are lost starts anew."""
+        screen = self._next_screen(groups)
+        if screen is None:
+            return None, None
+        result = screen.probe_all(context, self.rng)
+        if not result.is_usable:
+            screen = Screen.anew(context, screen.names, self.rng)
+            self._keep(screen)
+            result = screen.probe_all(context, self.rng)
+        return screen, result
 
-    def _next_tensors(self, names: list[str], count: int) -> list[str]:
-        start = self.memory.next_tensor % len(names)
-        self.memory.next_tensor = (start + count) % len(names)
-        return sorted((names[start:] + names[:start])[:count], key=names.index)
+    def _prepared(self, context: MeasurementContext, names: Sequence[str], deadline: Deadline) -> MeasurementContext:
+        """The context of examinations: the noise of the loss as it is now, and as many repeats as there is time for."""
+        near = noise_now(context, names, self.rng)
+        affordable = deadline.affordable(context.objective.evaluations) / EVALUATIONS_OF_REPEAT
+        most = int(min(MOST_REPEATS, max(FEWEST_REPEATS, affordable)))
+        return dataclasses.replace(context, near=near, most_repeats=most)
 
-    def _is_unreached(self, name: str) -> bool:
+    def _follow(
+        self,
+        context: MeasurementContext,
+        found: ModelCheck,
+        screen: Screen,
+        suspects: Sequence[Suspects],
+        plan: CheckPlan,
+        deadline: Deadline,
+    ) -> dict[str, float]:
+        """Locate and explain what alarmed; the smallest errors that would have shown of tensors that are cleared."""
+        visible: dict[str, float] = {}
+        for effort, wrong, groups in suspects:
+            located = Located(wrong, {}, ())
+            if groups:
+                located = locate_twice(context, screen, groups, self.rng, deadline)
+                visible |= located.visible
+            explain(context, found, located, plan, self.rng, deadline, self._afforded(context, effort, deadline))
+        return visible
+
+    def _next_screen(self, groups: Sequence[tuple[str, ...]]) -> Screen | None:
+        """The screen of the group whose turn it is; None where there is no group."""
+        if not groups:
+            return None
+        memory = self.memory
+        place = memory.next_screen % len(groups)
+        memory.next_screen = place + 1
+        screen = memory.screens[min(place, len(memory.screens) - 1)]
+        if screen.names != groups[place]:
+            screen = screen.restarted(groups[place])
+        memory.screens = (*memory.screens[:place], screen, *memory.screens[place + 1 :])
+        return screen
+
+    def _keep(self, screen: Screen) -> None:
+        """Keep a screen in place of that of the same tensors."""
+        self.memory.screens = tuple(screen if kept.names == screen.names else kept for kept in self.memory.screens)
+
+    def _is_standing(self, name: str) -> bool:
+        """Whether a tensor is known to be wrong: each screen with it would alarm, and only an examination clears it."""
         tensor = self.memory.tensors.get(name)
-        return tensor is not None and name not in self.memory.states and not tensor.deep and bool(self.memory.states)
+        return tensor is not None and bool(tensor.verdict.is_bug)
 
-    def _is_standing(self, context: MeasurementContext, name: str) -> bool:
-        """Whether only an examination can change the verdict: routine probes cannot lift it, or have no state yet."""
-        tensor = self.memory.tensors.get(name)
-        if tensor is None or name not in self.memory.states or not is_finite(context.gradients[name]):
-            return True
-        verdict = tensor.verdict
-        return verdict.is_bug is not False and verdict is not Verdict.inconclusive
+    def _in_turn(self, names: list[str], result: Screened | None) -> list[str]:
+        """The tensors in turn, those first of which the screen cannot promise anything."""
+        start = self.memory.next_tensor % max(1, len(names))
+        turned = names[start:] + names[:start]
+        if result is None or self.memory.next_screen % 2:  # else one tensor could take all turns
+            return turned
+        return sorted(turned, key=lambda name: is_visible(result.visible.get(name, math.inf), self._thresholds))
 
-    def _probe(self, context: MeasurementContext, names: list[str], entries: int) -> dict[str, Effort | None]:
-        """Make routine probes of some tensors; the examination that each needs, if it raises an alarm."""
-        if not names:
+    def _own_numbers(
+        self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, step: int
+    ) -> dict[str, Effort | None]:
+        """Measure a direction and a few entries of the first tensor; the examination that it needs, if any."""
+        memory = self.memory
+        name = next((name for name in names if context.arrays[name].size), None)
+        if name is None or context.near is None:
             return {}
-        states = {name: self.memory.states[name] for name in names}
-        level = alarm_level(ROUTINE_PROBES * len(self.memory.states), CHECKS_IN_A_RUN, self._thresholds.false_alarms)
-        needed: dict[str, Effort | None] = {}
-        for name, (evidence, largest) in probe_tensors(context, states, entries, self.rng).items():
-            state = states[name]
-            report = diagnose_tensor(evidence, History({}), self._thresholds)
-            self.memory.tensors[name] = dataclasses.replace(report, evidence=state.evidence)
-            if largest > ALARM_Z or state.is_lost:
-                needed[name] = CONFIRMING
-            else:
-                needed[name] = CONFIRMING_DRIFT if state.evidence > level else None
-        return needed
+        memory.next_tensor = list(context.arrays).index(name) + 1
+        if name not in memory.states:
+            screens = [screen for screen in memory.screens if name in screen.names]
+            started = screens[0].usual_step if screens else 0.0
+            memory.states[name] = TensorState.at_first(TensorUnderTest(context, name), started, context.near)
+        state = memory.states[name]
+        ((evidence, largest),) = probe_tensors(context, {name: state}, entries, self.rng).values()
+        report = diagnose_tensor(evidence, History({}), self._thresholds)
+        found.reports[name] = dataclasses.replace(report, measured_at=step, evidence=state.evidence)
+        if largest > ALARM_Z or state.is_lost:
+            return {name: EXPLAIN}
+        return {name: EXPLAIN_DRIFT if state.evidence > self._level else None}
 
-    def _examine(
-        self, context: MeasurementContext, names: list[str], effort: Effort, request: CheckRequest, deadline: Deadline
+    @staticmethod
+    def _afforded(context: MeasurementContext, effort: Effort, deadline: Deadline) -> Effort:
+        """An effort with as many directions as there is time for."""
+        most = int(deadline.affordable(context.objective.evaluations) / EVALUATIONS_OF_DIRECTION)
+        return dataclasses.replace(effort, aligned=max(EXPLAIN.aligned, min(effort.aligned, most)))
+
+    @property
+    def _level(self) -> float:
+        """log10 of the evidence that alarms."""
+        streams = len(self.memory.tensors) + PROBES
+        return alarm_level(PROBES * streams, CHECKS_IN_A_RUN, self._thresholds.false_alarms)
+
+    def _suspects(
+        self, screen: Screen | None, result: Screened | None, own: Mapping[str, Effort | None]
+    ) -> list[Suspects]:
+        """What must be looked at more closely: an effort, tensors that are suspected, and groups to be located in."""
+        left = self.memory.left
+        alarmed = tuple(name for name, effort in own.items() if effort is EXPLAIN)
+        drifting = [name for name, effort in own.items() if effort is EXPLAIN_DRIFT]
+        if screen is not None and result is not None:
+            if result.alarms:
+                left += tuple(halves(screen.names))
+            else:
+                drifting += result.drifting(self._level)
+        suspects: list[Suspects] = [(EXPLAIN, (), left)] if left else []
+        suspects += [(EXPLAIN, alarmed, ())] if alarmed else []
+        return [*suspects, (EXPLAIN_DRIFT, tuple(dict.fromkeys(drifting)), ())] if drifting else suspects
+
+    def _add_screened(
+        self, context: MeasurementContext, found: ModelCheck, visible: Mapping[str, float], step: int
     ) -> None:
-        """Examine some tensors on fresh probes, as far as there is time: only that confirms a bug."""
-        if not names:
-            return
-        effort = effort.at_most(deadline.affordable(context.objective.evaluations) / len(names))
-        evidence = {name: state.evidence for name, state in self.memory.states.items()}
-        shapes = {name: array.shape for name, array in context.arrays.items()}
-        histories = {name: History(request.constants, self.memory.ratios.get(name, ()), shapes) for name in names}
-        plan = CheckPlan(effort, request.masks, histories, self._thresholds, self._ranks.is_first)
-        reports, measured = check_tensors(context, names, plan, self.rng, deadline)
-        for name, report in reports.items():
-            self.memory.tensors[name] = dataclasses.replace(report, evidence=evidence.get(name, 0.0))
-            if report.verdict.is_factor:
-                newest = Observation(report.ratio, report.ratio_error, request.constants)
-                self.memory.ratios[name] = (*self.memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
-            else:
-                self.memory.ratios.pop(name, None)
-        for name, measurement in measured.items():
-            self._take_over(name, measurement)
+        """The reports of the tensors that a screen covered at this check and nothing accuses."""
+        ratios: dict[str, tuple[float, float]] = {}
+        for screen in self.memory.screens:
+            ratios |= screen.ratios_by_name
+        suspected = {name for group in found.left for name in group}
+        for name, error in visible.items():
+            if name in suspected or name in found.explained or math.isinf(error):
+                continue
+            own = found.reports.get(name)
+            if own is not None:
+                found.reports[name] = with_screen(own, error, step, self._thresholds)
+                continue
+            before, shape = self.memory.tensors.get(name), context.arrays[name].shape
+            report = carried(before, name, shape, error, step, self._thresholds)
+            ratio, ratio_error = ratios.get(name, (math.nan, math.inf))
+            known = ratio_error <= UNKNOWN_RATIO
+            found.reports[name] = dataclasses.replace(
+                report, ratio=ratio if known else math.nan, ratio_error=ratio_error if known else math.inf
+            )
 
-    def _take_over(self, name: str, measurement: TensorMeasurement) -> None:
-        """Let the routine probes of a tensor start from its measurement, and its ratio drift from the first ratio."""
-        self.memory.states[name] = TensorState.after(measurement)
-        tensor = self.memory.tensors[name]
-        if name not in self.memory.baseline and tensor.verdict.is_bug is False and tensor.ratio > 0:
-            self.memory.baseline[name] = tensor.ratio
+    def _take_over(self, context: MeasurementContext, found: ModelCheck, request: CheckRequest) -> None:
+        """Keep what the coming checks start from."""
+        memory = self.memory
+        shifts = {name: evidence for screen in memory.screens for name, evidence in screen.evidence.items()}
+        for name, report in found.reports.items():
+            own = memory.states[name].evidence if name in memory.states else 0.0
+            memory.tensors[name] = dataclasses.replace(report, evidence=max(own, shifts.get(name, 0.0)))
+            if not report.verdict.is_factor:
+                memory.ratios.pop(name, None)
+            elif report.measured_at == request.step:
+                newest = Observation(report.ratio, report.ratio_error, request.constants)
+                memory.ratios[name] = (*memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
+            is_of_now = request.step in (report.measured_at, report.screened_at)
+            if is_of_now and report.verdict.is_bug is False and memory.tensors[name].evidence < FINE_EVIDENCE:
+                memory.last_fine[name] = request.step
+            is_confirmed = report.deep and report.measured_at == request.step and report.verdict.is_bug is False
+            if name not in memory.baseline and is_confirmed and report.ratio > 0:
+                memory.baseline[name] = report.ratio
+        memory.states |= {name: TensorState.after(measurement) for name, measurement in found.measured.items()}
+        never = [name for name in context.arrays if name not in memory.tensors]
+        for name in never:
+            memory.tensors[name] = unscreened(name, context.arrays[name].shape)
 
     def _last_fine(self, tensor: TensorReport) -> int | None:
         return self.memory.last_fine.get(tensor.name) if tensor.verdict.is_bug else None

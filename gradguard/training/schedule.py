@@ -17,8 +17,10 @@ SKIPPED_CALL_FACTOR = 2.5
 Entering and leaving the call takes as long again, with cold caches: without the factor, checks and calls took 1.25 % of
 a training of short steps where `max_overhead` was 1 %.
 """
-UNPERTURBED_EVALUATIONS = 2
-"""Evaluations of a routine check at the unperturbed parameters: one before all others, one after them."""
+MOST_SKIPPED = 0.5
+"""Share of the allowed time that calls without a check are counted with, at most."""
+ROUTINE_EVALUATIONS = 24
+"""Evaluations of the loss that a routine check takes at most, whatever the number of tensors."""
 
 
 def make_schedule(every_n_steps: int | Schedule, start_step: int) -> Schedule:
@@ -88,30 +90,19 @@ def require_step(step: object, last: int | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a routine check may measure.
-
-    Attributes:
-        tensors: How many tensors.
-        entries: How many sampled entries of each tensor.
-    """
-
-    tensors: int
-    entries: int
-
-
-@dataclass(frozen=True, slots=True)
 class Spent:
     """What the checks have cost so far.
 
     Attributes:
         elapsed: Seconds since the first check; None before it.
-        seconds: Seconds in checks after the first one, and in calls without a check.
+        seconds: Seconds in checks after the first one.
+        skipped: Seconds in calls without a check.
         evaluation: Seconds that one evaluation of the loss takes.
     """
 
     elapsed: float | None
     seconds: float
+    skipped: float
     evaluation: float
 
 
@@ -133,6 +124,7 @@ class Budget:
         self._clock = clock
         self._first_check: float | None = None  # when it ended, by the clock
         self._seconds = 0.0
+        self._skipped = 0.0
         self._evaluation = 0.0
 
     def share(self, running_check: float = 0.0) -> float | None:
@@ -143,18 +135,18 @@ class Budget:
         """
         if self._first_check is None:
             return None
-        return (self._seconds + running_check) / max(self._clock() - self._first_check, 1e-9)
+        return (self._seconds + self._skipped + running_check) / max(self._clock() - self._first_check, 1e-9)
 
     @property
     def spent(self) -> Spent:
         """What the checks have cost so far, by no clock in particular: another process can resume from it."""
         elapsed = None if self._first_check is None else self._clock() - self._first_check
-        return Spent(elapsed, self._seconds, self._evaluation)
+        return Spent(elapsed, self._seconds, self._skipped, self._evaluation)
 
     def resume(self, spent: Spent) -> None:
         """Continue where another budget stopped; the time in between does not count."""
         self._first_check = None if spent.elapsed is None else self._clock() - spent.elapsed
-        self._seconds, self._evaluation = spent.seconds, spent.evaluation
+        self._seconds, self._skipped, self._evaluation = spent.seconds, spent.skipped, spent.evaluation
 
     def __getstate__(self) -> tuple[float | None, Clock, Spent]:
         return self._max_overhead, self._clock, self.spent
@@ -183,26 +175,14 @@ class Budget:
             seconds: What the call has measured of itself.
         """
         if self._first_check is not None:
-            self._seconds += SKIPPED_CALL_FACTOR * seconds
+            self._skipped += SKIPPED_CALL_FACTOR * seconds
 
-    def plan(self, tensors: int, entries: int) -> Plan | None:
-        """The largest routine check that fits into the budget: with fewer entries, then with fewer tensors.
-
-        A difference takes four evaluations, and each tensor has one along a direction and one for each entry.
-
-        Args:
-            tensors: How many tensors there are.
-            entries: How many sampled entries of each a full check has.
-
-        Returns:
-            The plan, or None where not even one tensor fits.
-        """
+    @property
+    def affords_check(self) -> bool:
+        """Whether a routine check fits into the budget."""
         if self._max_overhead is None or self._first_check is None:
-            return Plan(tensors, entries)
-        elapsed = self._clock() - self._first_check
-        seconds = self._max_overhead * elapsed - self._seconds
-        evaluations = seconds / max(self._evaluation, 1e-9) - UNPERTURBED_EVALUATIONS
-        fitting = min(tensors, int(evaluations // 4))
-        if fitting < 1:
-            return None
-        return Plan(fitting, min(entries, int(evaluations // (4 * fitting)) - 1))
+            return True
+        allowed = self._max_overhead * (self._clock() - self._first_check)
+        # In a training of very short steps, calls without a check take more than all of it; checks go on all the same.
+        spent = self._seconds + min(self._skipped, MOST_SKIPPED * allowed)
+        return allowed - spent >= ROUTINE_EVALUATIONS * self._evaluation

@@ -123,20 +123,28 @@ class TorchGuard(CloseOnExit):
         return self.guard.history
 
     def after_backward(
-        self, step: int, loss: Loss | None = None, *, constants: Mapping[str, float] | None = None
+        self,
+        step: int,
+        loss: Loss | None = None,
+        *,
+        value: object = None,
+        constants: Mapping[str, float] | None = None,
     ) -> Report | None:
         """Check the gradients that the optimizer is about to use, if a check is due.
 
         Args:
             step: The training step, not before that of the last call.
             loss: `loss()` on the batch of these gradients; required unless the guard has one.
+            value: The loss that the training itself computed, on this rank's part of the batch: a tensor or a number.
+                It is read at a check only, so that no other step waits for the device. Where the guard's loss is
+                another one, the verdict is `other_loss`, and nothing is measured.
             constants: Those that change from step to step, such as the loss scale; they override the guard's.
 
         Returns:
             The report, or None where the schedule or the budget skips this step.
 
         Raises:
-            TypeError: The loss is of a kind that cannot be checked.
+            TypeError: The loss or its value is of a kind that cannot be checked.
             ValueError: There is no loss, it cannot be the one that the gradients are of, or the step goes backwards.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
             RankError: In a training of several processes, another rank failed or did not come.
@@ -149,7 +157,9 @@ class TorchGuard(CloseOnExit):
         self._params.autocast = autocast.dtype if autocast is not None else None
         try:
             gradients = self._params.gradients()
-            return self.guard.after_backward(step, gradients, self._replayed(chosen), constants=constants)
+            if self._group is not None and value is not None:
+                value = self._group.value(value)
+            return self.guard.after_backward(step, gradients, self._replayed(chosen), value=value, constants=constants)
         finally:
             self._forwards.end_step()
 
@@ -192,7 +202,7 @@ class TorchGuard(CloseOnExit):
         return self._group.loss(rank_loss, self._params.tensors)
 
     def _after_update(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-        self._forwards.end_step()
+        self._forwards.end_step_by_update()
 
 
 def _require_types(module: object, optimizer: object) -> None:

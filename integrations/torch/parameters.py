@@ -1,6 +1,6 @@
 """The parameters of a module and their gradients, as mappings from names to NumPy arrays."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from gradguard.arrays import Array
 from gradguard.integrations.torch.overrides.forward_mode import load_forward_mode
 from gradguard.integrations.torch.spaces import Buffers, Float64Space, ForwardModeSpace, NativeSpace
 from gradguard.integrations.torch.tensors import HostArrays, host, unit_roundoff
+from gradguard.loss import try_twice
 from gradguard.perturbation import Space
 from gradguard.training import SINGLE_PROCESS, Ranks
 
@@ -79,6 +80,30 @@ class Parameters(HostArrays):
         """The space of float64 copies with tangents."""
         load_forward_mode()
         return ForwardModeSpace(self.tensors, self._others, self._buffers)
+
+    def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> Mapping[str, Array] | None:
+        """The gradients of a loss in float64 by one reverse pass, in which custom Functions take part by their forward.
+
+        It needs the memory of one training step in float64: copies of all parameters, the graph of the loss (that of
+        the operations of each Function, without checkpointing), and the gradients.
+
+        Args:
+            loss: Evaluates the loss, as `ReplayedLoss` does. The caller restores what an evaluation disturbs, before
+                and after.
+            reduction: Which scalar the gradients are of, where the loss returns several numbers: "sum" or "mean".
+
+        Returns:
+            The gradients by name; None where autograd does not have them, or the loss raises. They are wrong where a
+            part of the loss is hidden from autograd, which only differences of the loss show.
+        """
+
+        def differentiate() -> dict[str, Array] | None:
+            space = Float64Space(self.tensors, self._others, self._buffers)
+            gradients = space.exact_gradients(loss, reduction)
+            return None if gradients is None else {name: host(gradient) for name, gradient in gradients.items()}
+
+        result = try_twice(differentiate)
+        return None if isinstance(result, Exception) else result
 
     def gradients(self) -> Mapping[str, Array]:
         """The gradients of the parameters."""

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from gradguard.integrations.torch.overrides.forward_mode import DualTensorMode, PerturbedTangent
+from gradguard.integrations.torch.overrides.reverse_mode import gradients_by_reverse_pass
 from gradguard.integrations.torch.overrides.substitution import Float64Mode, SubstitutionMode
 from gradguard.integrations.torch.overrides.vectorized import CopyLimit, StackedParameter, VectorizedCopies
 from gradguard.integrations.torch.tensors import (
@@ -105,6 +107,19 @@ class Float64Space:
         """Copies of the named parameters in float64."""
         return stacked_copies(self._live, self._tensors, names, self._float64_mode, self._buffers, self._limit)
 
+    def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> dict[str, Tensor] | None:
+        """The gradients of a loss by one reverse pass, by name; None where autograd does not have them.
+
+        It raises whatever the loss or autograd raises.
+
+        Args:
+            loss: Evaluates the loss, as `ReplayedLoss` does.
+            reduction: Which scalar the gradients are of, where the loss returns several numbers: "sum" or "mean".
+        """
+        parameters = list(self._live.values())
+        gradients = gradients_by_reverse_pass(loss, self._pairs, self._training_dtype, parameters, reduction)
+        return None if gradients is None else dict(zip(self._live, gradients, strict=True))
+
     def _float64_mode(self) -> Float64Mode:
         return Float64Mode(self._pairs, self._training_dtype)
 
@@ -119,17 +134,19 @@ class ForwardModeSpace(Float64Space):
 
     def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
         super().__init__(tensors, others, buffers)
-        self._perturbed: tuple[Tensor, PerturbedTangent] | None = None
+        self._perturbed: dict[str, PerturbedTangent] = {}
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
-        """The copy, whose tangent may be set within a `with`, which resets it to 0."""
-        perturbed = PerturbedTangent.of(self._tensors[name])
-        self._perturbed = (self._live[name], perturbed)
-        return Moved(perturbed)
+        """The copy, whose tangent may be set within a `with`, which resets it to 0.
+
+        The loss that several of them move at once has the sum of their derivatives.
+        """
+        return _MovedTangent(self._perturbed, name, PerturbedTangent.of(self._tensors[name]))
 
     def installed(self) -> AbstractContextManager[object]:
-        """The context in which every operation of PyTorch receives the copies, the perturbed one with its tangent."""
-        return DualTensorMode(self._pairs, self._training_dtype, self._perturbed)
+        """The context in which every operation of PyTorch receives the copies, the perturbed ones with tangents."""
+        perturbed = [(self._live[name], tangent) for name, tangent in self._perturbed.items()]
+        return DualTensorMode(self._pairs, self._training_dtype, perturbed)
 
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies of the named parameters with tangents, in float64: vmap runs within forward mode."""
@@ -142,6 +159,33 @@ class ForwardModeSpace(Float64Space):
         stacked = [StackedParameter(self._live[name], stack, tangents[name]) for name, stack in copies.items()]
         make_mode = partial(DualTensorMode, self._pairs, self._training_dtype)
         return VectorizedCopies(stacked, perturbed, make_mode, self._buffers, self._limit)
+
+
+class _MovedTangent(Moved):
+    """A tensor whose tangent is set for the time of a `with`.
+
+    Args:
+        perturbed: The tensors that have a tangent at this moment, by name.
+        name: The tensor.
+        tangent: The tensor with its tangent.
+    """
+
+    def __init__(self, perturbed: dict[str, PerturbedTangent], name: str, tangent: PerturbedTangent) -> None:
+        super().__init__(tangent)
+        self._perturbed = perturbed
+        self._name = name
+        self._tangent = tangent
+
+    def __enter__(self) -> PerturbedTensor:
+        self._perturbed[self._name] = self._tangent
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._perturbed.get(self._name) is self._tangent:
+            del self._perturbed[self._name]
 
 
 def stacked_copies(

@@ -49,7 +49,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "no reduction": ({"loss": lambda: np.ones(3)}, ValueError, ["(3,)", "reduction='sum'", "reduction='mean'"]),
     "reduction": ({"reduction": "none"}, ValueError, ["'none'", "'sum', 'mean' or None"]),
     "precision": ({"precision": "float16"}, ValueError, ["'float16'", "'native', 'float64' or 'auto'"]),
-    "entries": ({"entries": 0}, ValueError, ["entries", "0", "at least 1", "300"]),
+    "entries": ({"entries": 0}, ValueError, ["entries", "0", "at least 1", "'all'"]),
     "fractional entries": ({"entries": 2.5}, ValueError, ["entries", "2.5", "whole number"]),
     "constant": ({"constants": {"timesteps": -3}}, ValueError, ["'timesteps'", "-3", "positive"]),
     "constant of zero": ({"constants": {"batch": 0}}, ValueError, ["'batch'", "0", "positive"]),

@@ -35,7 +35,7 @@ def test_the_noise_heard_is_that_which_a_float64_twin_shows(form: str) -> None:
     model.params["Wh"][...] = base
     before = {name: param.tobytes() for name, param in model.params.items()}
     centre, evaluations = objective(), objective.evaluations
-    heard = [noise.estimate_noise(objective, "Wh", centre, np.random.default_rng(seed)) for seed in range(12)]
+    heard = [noise.estimate_noise(objective, ["Wh"], centre, np.random.default_rng(seed)) for seed in range(12)]
     truth = np.std(errors)
     assert truth / 2.5 < np.sqrt(np.mean([found.sigma**2 for found in heard])) < 2.5 * truth
     assert {found.dtype for found in heard} == {np.dtype(np.float32)}
@@ -50,7 +50,7 @@ def test_noise_is_never_below_what_rounding_the_loss_adds(large: float, quantum:
     objective = Objective(
         lambda: (weights.sum() + np.float32(large)) - np.float32(large), InPlace({"w": weights}), None, lambda: None
     )
-    found = noise.estimate_noise(objective, "w", objective(), np.random.default_rng(0))
+    found = noise.estimate_noise(objective, ["w"], objective(), np.random.default_rng(0))
     assert found.sigma >= found.floor >= quantum / np.sqrt(12)
     assert found.floor_at(objective, objective()) == pytest.approx(found.floor)
     assert found.floor_at(objective, 4 * objective()) == pytest.approx(4 * found.floor)
@@ -68,7 +68,7 @@ def test_each_loss_is_listened_to_where_it_begins_to_move(slope: float) -> None:
     objective = Objective(losses, InPlace({"w": weights}), "sum", lambda: None)
     rounding = 2**-23 * np.sqrt(5 / 12)
     for seed in range(8):
-        found = noise.estimate_noise(objective, "w", objective(), np.random.default_rng(seed))
+        found = noise.estimate_noise(objective, ["w"], objective(), np.random.default_rng(seed))
         assert rounding / 2 < found.sigma <= 12 * rounding
 
 

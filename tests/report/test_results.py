@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reports import MakeReport, MakeTensor
 
-from gradguard import Entry, Report, TensorReport, Verdict, check, gates
+from gradguard import Entry, Report, TensorReport, Verdict, check, diagnose, gates
 from gradguard.testing import faulty, random_batch
 
 
@@ -42,7 +43,8 @@ def test_a_report_has_what_the_contract_names(report: Report) -> None:
 def test_the_table_has_a_row_a_tensor_and_ends_with_the_sentence(report: Report) -> None:
     """Bugs are marked, the cause stands below its row behind an arrow, and the columns are aligned."""
     lines = str(report).splitlines()
-    assert lines[-1] == report.explanation
+    assert lines[-2] == report.explanation
+    assert lines[-1] == f"{report.screened} of 5 tensors screened, 5 measured"
     rows = [line for line in lines if line.startswith("step 0  ")]
     assert [row.split()[2] for row in rows] == [*report.tensors]
     for row, tensor in zip(rows, report.tensors.values(), strict=True):
@@ -60,6 +62,51 @@ def test_a_verdict_is_printed_in_words(report: Report) -> None:
     text = str(dataclasses.replace(report, tensors={"V": tensor}))
     assert "V  float precision  " in text
     assert "BUG" not in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("dates", "says"),
+    [
+        ({"measured_at": 1000}, "MEASURED"),
+        ({"measured_at": 1000, "screened_at": 1000}, "MEASURED"),
+        ({"measured_at": None, "screened_at": 1000}, "MEASURED"),
+        (
+            {"measured_at": 900, "screened_at": 1000},
+            "screened: a scale error above 0.2 % would show; d = 3.1e-05 at step 900",
+        ),
+        ({"measured_at": 900}, "not looked at since; d = 3.1e-05 at step 900"),
+        (
+            {"measured_at": 800, "screened_at": 900},
+            "not looked at since it was screened at step 900: a scale error above 0.2 % would show; "
+            "d = 3.1e-05 at step 800",
+        ),
+        ({"measured_at": 900, "verdict": Verdict.scale}, "MEASURED; its own numbers are of step 900"),
+        (
+            {"measured_at": 800, "screened_at": 900, "verdict": Verdict.kink},
+            "MEASURED; screened at step 900; its own numbers are of step 800",
+        ),
+        ({"measured_at": None, "verdict": Verdict.inconclusive, "cause_key": "suspected"}, "MEASURED"),
+    ],
+)
+def test_a_row_dates_what_is_of_an_earlier_step(
+    dates: dict[str, Any], says: str, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """A number of an earlier step stands beside that step; what was measured at this one has no date."""
+    discrepancy = math.nan if dates["measured_at"] is None else 3.1e-5
+    tensor = make_tensor("W", explanation="MEASURED", discrepancy=discrepancy, smallest_visible=2e-3, **dates)
+    row = str(make_report(1000, tensor, screened=1)).splitlines()[0]
+    assert row.partition(f"{tensor.verdict.label}  ")[2] == says
+
+
+def test_the_last_line_counts_what_was_looked_at(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """How many tensors a screen covered and how many were measured; no such line for numbers of another program."""
+    dates = [(5, 5), (0, 5), (0, 0)]
+    tensors = [make_tensor(f"t{i}", measured_at=own, screened_at=seen) for i, (own, seen) in enumerate(dates)]
+    assert str(make_report(5, *tensors, screened=2)).splitlines()[-1] == "2 of 3 tensors screened, 1 measured"
+    assert str(make_report(5, tensors[0], screened=1)).splitlines()[-1] == "1 of 1 tensor screened, 1 measured"
+    assert str(make_report(5, *tensors, screened=0)).splitlines()[-1] == "1 of 3 tensors measured"
+    elsewhere = diagnose({"lstm": (np.array([1.0, 2.0]), np.array([2.0, 4.0]))})
+    assert str(elsewhere).splitlines()[-1] == elsewhere.explanation
 
 
 def plain(value: Any) -> bool:
@@ -112,7 +159,7 @@ def test_a_report_does_not_change_and_travels(report: Report) -> None:
     ("verdicts", "is_bug"),
     [
         ({"ok", "float_precision"}, False),
-        ({"inconclusive", "kink", "nondeterministic"}, None),
+        ({"inconclusive", "kink", "nondeterministic", "other_loss"}, None),
         ({"scale", "sign", "missing", "spurious", "clipped", "structure", "nonfinite"}, True),
     ],
 )

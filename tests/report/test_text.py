@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.report.text import one_line, printable
+from gradguard.report.text import counted, one_line, percent, printable
 
 
 @given(st.text())
@@ -28,3 +29,16 @@ def test_a_plain_name_is_shown_as_it_is() -> None:
     assert printable("encoder.層/Wx") == "encoder.層/Wx"
     assert printable("a\x1b[31mb\n\u202e") == "a\\x1b[31mb\\n\\u202e"
     assert printable("a\\nb") == "a\\\\nb"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.002, "0.2 %"), (4.73e-5, "0.0047 %"), (0.5, "50 %"), (0.999, "100 %"), (1.5, "150 %")]
+)
+def test_a_share_is_written_in_percent(share: float, text: str) -> None:
+    """Two digits are enough, and no exponent stands where a person expects none."""
+    assert percent(share) == text
+
+
+def test_things_are_counted_in_words() -> None:
+    """One is no plural."""
+    assert (counted(1, "tensor"), counted(39, "tensor")) == ("1 tensor", "39 tensors")

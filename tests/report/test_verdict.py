@@ -12,7 +12,7 @@ from gradguard.report.verdict import Level
     [
         (Level.ok, {"ok"}, False),
         (Level.explained, {"float_precision"}, False),
-        (Level.unclear, {"inconclusive", "kink", "nondeterministic"}, None),
+        (Level.unclear, {"inconclusive", "kink", "nondeterministic", "other_loss"}, None),
         (Level.bug, {"scale", "sign", "missing", "spurious", "clipped", "structure", "nonfinite"}, True),
     ],
 )

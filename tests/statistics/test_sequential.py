@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 from collections.abc import Iterable
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, alarm_level
+from gradguard.arrays.types import Float64
+from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, ShiftDetectors, alarm_level
 
 LEVEL = alarm_level(probes=15, checks=10_000, false_alarms=0.01)
 
@@ -105,3 +107,71 @@ def test_the_alarm_level_shares_one_chance_among_all_probes_and_checks() -> None
     assert alarm_level(10, 10_000, 0.01) == pytest.approx(7)
     assert alarm_level(20, 10_000, 0.01) == pytest.approx(7 + math.log10(2))
     assert alarm_level(10, 20_000, 0.02) == pytest.approx(7)
+
+
+def evidence_of_streams(z: Float64) -> Float64:
+    """The evidence after each probe of several streams; `z` is (probes, streams)."""
+    detectors, evidence = ShiftDetectors(z.shape[1]), []
+    for each in z:
+        detectors.update(each)
+        evidence.append(detectors.evidence)
+    return np.array(evidence)
+
+
+def test_streams_that_share_their_probes_stay_below_their_levels() -> None:
+    """Each probe has a sign for each tensor: the evidence of a stream is on average at most the number of probes."""
+    rng, probes, streams = np.random.default_rng(0), 250, 41
+    level = alarm_level(probes=2 * streams, checks=10_000, false_alarms=0.01)
+    tracks = np.array(
+        [
+            evidence_of_streams(rng.choice([-1, 1], (probes, streams)) * rng.standard_normal((probes, 1)))
+            for _ in range(40)
+        ]
+    )
+    assert tracks.max() < level
+    for after in (10, 100):
+        assert np.mean(10.0 ** tracks[:, after - 1]) < 3 * after
+        assert np.mean(tracks[:, after - 1] > np.log10(20 * after)) <= 0.05
+
+
+def test_the_average_run_until_a_false_alarm_is_at_least_the_level() -> None:
+    """By construction: at an evidence of 50 no stream exceeds it sooner than after 50 probes on average."""
+    rng = np.random.default_rng(1)
+    over = evidence_of_streams(rng.standard_normal((2000, 60))) > np.log10(50)
+    assert over.any(axis=0).all()
+    assert over.argmax(axis=0).mean() >= 50
+
+
+@pytest.mark.parametrize("shift", [1.0, -1.0, 0.5])
+def test_one_stream_that_shifts_is_seen_among_many(shift: float) -> None:
+    """Its tensor has the most evidence, and the others, which share its probes, stay far below."""
+    rng, streams, wrong = np.random.default_rng(2), 41, 17
+    signs = rng.choice([-1, 1], (300, streams))
+    z = signs * (rng.standard_normal((300, 1)) + shift * signs[:, [wrong]])
+    evidence = evidence_of_streams(z)
+    level = alarm_level(probes=2 * streams, checks=10_000, false_alarms=0.01)
+    assert evidence[-1].argmax() == wrong
+    assert evidence[-1, wrong] > level
+    assert np.delete(evidence[-1], wrong).max() < level
+
+
+@given(
+    st.lists(st.lists(st.floats(-1e300, 1e300), min_size=3, max_size=3), max_size=8),
+)
+def test_a_checkpoint_holds_the_evidence_of_all_streams(values: list[list[float]]) -> None:
+    """The plain form survives strict JSON, and the evidence that follows is the same; before any probe too."""
+    detectors = ShiftDetectors(3)
+    for z in values:
+        detectors.update(np.array(z))
+    again = ShiftDetectors.from_plain(json.loads(json.dumps(detectors.to_plain(), allow_nan=False)))
+    assert np.array_equal(again.evidence, detectors.evidence)
+    for each in (detectors, again):
+        each.update(np.array([1.0, -2.0, 0.0]))
+    assert np.array_equal(again.evidence, detectors.evidence)
+
+
+@pytest.mark.parametrize("plain", [[[[1.0]]], [[[1.0]] * 4] * 3, [[[float("nan")]] * 4] * 2, [[1.0] * 4] * 2])
+def test_evidence_of_another_form_is_refused(plain: list[list[list[float]]]) -> None:
+    """The message says what was expected."""
+    with pytest.raises(ValueError, match=r"two lists of 4 lists of finite numbers"):
+        ShiftDetectors.from_plain(plain)

@@ -102,6 +102,7 @@ def test_its_arguments_reach_the_check() -> None:
     """The report is the one that `check` makes of the same arguments."""
     model, batch = LSTM(), random_batch(3, 2)
     options: dict[str, Any] = {
+        "value": model.loss(batch),
         "constants": {"timesteps": 3},
         "blocks": {"b": gates("ifog", axis=0)},
         "reduction": "mean",

@@ -18,7 +18,7 @@ def test_a_bug_that_comes_and_goes_is_told_once_each_time(precision: str, caplog
     training = Training()
     guard = guard_of(training, precision=precision, constants={"timesteps": TIMESTEPS, "batch": 4})
     reports = training.run(guard, range(9), lambda step, grads: averaged(step, grads) if 3 <= step < 6 else grads)
-    assert [report.verdict for report in reports[:3]] == [Verdict.ok] * 3
+    assert not any(report.verdict.is_bug for report in reports[:3])
     assert [report.verdict for report in reports[3:6]] == [Verdict.scale] * 3
     assert not any(report.verdict.is_bug for report in reports[6:])
     assert set(guard.history[3].alarms) == {"Wh", "b"}

@@ -1,6 +1,10 @@
 """When a check is made, and what is kept of it."""
 
+import numpy as np
 from lstm_training import WATCHED, Training, guard_of
+
+from gradguard import GradGuard
+from gradguard.training.schedule import ROUTINE_EVALUATIONS
 
 
 def test_checks_come_on_schedule_and_every_one_is_a_row_of_history() -> None:
@@ -21,16 +25,38 @@ def test_checks_come_on_schedule_and_every_one_is_a_row_of_history() -> None:
         assert row.alarms == ()
 
 
-def test_the_first_check_is_deep_and_later_ones_are_cheap() -> None:
-    """A routine check measures a few probes of each tensor; without a bound it is every tensor's turn."""
+def test_the_first_check_measures_all_tensors_and_later_ones_are_cheap() -> None:
+    """A routine check screens all tensors at once, and measures own numbers of one: each has its turn."""
     training = Training()
     guard = guard_of(training)
-    first, *later = training.run(guard, range(4))
+    first, *later = training.run(guard, range(7))
     assert all(tensor.deep for tensor in first.tensors.values())
+    turns = []
     for report in later:
-        assert not any(tensor.deep for tensor in report.tensors.values())
-        assert report.evaluations == 2 + len(WATCHED) * 4 * (1 + 3)
+        (own,) = (name for name, tensor in report.tensors.items() if tensor.measured_at == report.step)
+        turns.append(own)
+        assert not report.tensors[own].deep
+        assert report.screened == len(WATCHED)
+        assert all(tensor.screened_at == report.step for tensor in report.tensors.values())
+        assert report.evaluations == 1 + 2 * 4 + 4 * (1 + 2) + 1
+    assert set(turns) == set(WATCHED)
     assert first.evaluations > 5 * later[0].evaluations
+
+
+def test_a_routine_check_costs_the_same_however_many_tensors_there_are() -> None:
+    """And no more than the budget of a routine check foresees."""
+
+    def cost(layers: int) -> set[int]:
+        params = {f"w{i}": np.linspace(-1, 1, 6, dtype=np.float32) + np.float32(0.01 * i) for i in range(layers)}
+        loss = lambda: np.float32(sum(np.tanh(param).sum() for param in params.values()))  # noqa: E731
+        guard = GradGuard(params, loss, every_n_steps=1, max_overhead=None, precision="native")
+        for step in range(9):
+            guard.after_backward(step, {name: 1 - np.tanh(param) ** 2 for name, param in params.items()})
+        assert not any(row.verdict.is_bug for row in guard.history)
+        return {row.evaluations for row in guard.history if row.step}
+
+    assert cost(2) == cost(40)
+    assert max(cost(40)) <= ROUTINE_EVALUATIONS
 
 
 def test_a_schedule_may_be_a_rule() -> None:

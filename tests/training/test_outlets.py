@@ -6,9 +6,11 @@ from pathlib import Path
 import lstm_training
 import pytest
 from failing_writer import Failing
-from lstm_training import TIMESTEPS, StopError, Training, averaged, guard_of
+from lstm_training import TIMESTEPS, WATCHED, StopError, Training, averaged, guard_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gradguard import Alert, GradientError, JSONLWriter
+from gradguard.cli import main
 from gradguard.writers import read_jsonl
 
 
@@ -96,3 +98,23 @@ def test_a_log_folder_gets_an_event_file(tmp_path: Path) -> None:
     (events,) = (tmp_path / "runs" / "lstm").iterdir()
     assert "tfevents" in events.name
     assert events.stat().st_size > 1000
+
+
+def test_what_a_check_did_not_measure_is_not_written_as_of_that_check(tmp_path: Path) -> None:
+    """A routine check screens the whole model and measures a tensor: text and curves keep the others' numbers apart."""
+    training = Training()
+    with guard_of(training, logdir=tmp_path) as guard:
+        reports = training.run(guard, range(4))
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    for name in WATCHED:
+        measured = [report.step for report in reports if report.tensors[name].measured_at == report.step]
+        looked_at = [report.step for report in reports if report.tensors[name].looked_at(report.step)]
+        assert [event.step for event in events.Tensors(f"gradguard.discrepancy/{name}")] == measured
+        assert [event.step for event in events.Tensors(f"gradguard.evidence/{name}")] == looked_at
+        assert measured[0] == 0 < len(measured) < len(looked_at)
+    rows = str(reports[-1]).splitlines()
+    for row, tensor in zip(rows, reports[-1].tensors.values(), strict=False):
+        assert (f"at step {tensor.measured_at}" in row) == (tensor.measured_at != reports[-1].step)
+    assert rows[-1] == f"3 of 3 tensors screened, {reports[-1].measured} measured"
+    assert main(["report", str(tmp_path)]) == 0

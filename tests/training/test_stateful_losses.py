@@ -181,4 +181,4 @@ def test_a_state_that_moves_on_within_a_routine_check_is_found_out_at_once(chang
     report = guard.after_backward(1, model.grads())
     assert report is not None
     assert report.verdict is Verdict.nondeterministic
-    assert report.evaluations == 1 + 4 * (1 + 3) + 1
+    assert report.evaluations == 1 + 4 * (2 + 1 + 2) + 1

@@ -18,6 +18,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from gradguard.arrays import Float64
+from gradguard.integrations.torch.distributed.points import UNPERTURBED, Perturbations, Point
 
 ANSWER_SECONDS = 10.0
 """Time for an answer once something is wrong: to a failure that is announced, and to the roll call after a timeout."""
@@ -26,13 +27,6 @@ POINT_TOLERANCE = 1e-6
 MAX_ERROR_CHARACTERS = 2000
 """Length to which an error is cut for the other ranks."""
 
-Point = tuple[float, float, float]
-"""Where a rank has perturbed the parameters: the number of the tensor, the entry, the displacement.
-
-The entry is its flat index, or `WHOLE_TENSOR` or `ALONG_DIRECTION`.
-"""
-UNPERTURBED: Point = (0.0, 0.0, 0.0)
-WHOLE_TENSOR, ALONG_DIRECTION = -1.0, -2.0
 Rows = Float64
 """Numbers of each rank, shape (ranks, n)."""
 
@@ -82,7 +76,7 @@ class RankExchange:
         ranks: As given.
         rank: The global rank of this process.
         is_first: Whether it is the first rank, which writes.
-        point: Where this rank has perturbed the parameters.
+        perturbations: The tensors that this rank has perturbed.
         before_check: Called before each check; it raises where this rank cannot take part.
 
     Raises:
@@ -99,7 +93,7 @@ class RankExchange:
         )
         self._group = self._make_group()
         self._origin, self._reading = time.perf_counter(), 0.0
-        self.point = UNPERTURBED
+        self.perturbations = Perturbations()
         self._step = -1
         self._checks = self._exchanges = 0
         self._is_checking = False
@@ -121,6 +115,7 @@ class RankExchange:
     def checking(self, step: int) -> Iterator[None]:
         """The context in which all ranks check this step; an error that ends it on one rank ends it on all."""
         self._step, self._announced = step, None
+        self.perturbations.clear()
         self._checks += 1
         try:
             self.before_check()
@@ -181,9 +176,10 @@ class RankExchange:
     def sum(self, values: Float64) -> Float64:
         """The sums over the ranks, of the shape of `values`: the same on all ranks, bit for bit."""
         if values.size <= 2:
-            rows = self.exchange(ExchangeKind.SUM, *(float(value) for value in values.flat), point=self.point)
+            numbers = (float(value) for value in values.flat)
+            rows = self.exchange(ExchangeKind.SUM, *numbers, point=self.perturbations.point)
             return np.asarray(rows[:, : values.size].sum(axis=0).reshape(values.shape))
-        self.exchange(ExchangeKind.SUM, values.size)
+        self.exchange(ExchangeKind.SUM, values.size, point=self.perturbations.point)
         total = torch.as_tensor(values).clone()
         self._transfer(lambda: distributed.all_reduce(total, group=self._group), ExchangeKind.SUM)
         return np.asarray(total.numpy())

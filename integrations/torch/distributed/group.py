@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays import Float64
+from gradguard.differences import RoundedValue, require_one_number
 from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankError, RankExchange, describe_difference
 from gradguard.integrations.torch.distributed.replicas import Replicas
 from gradguard.integrations.torch.distributed.shards import FullyShardedModule, global_ranks
@@ -86,6 +87,15 @@ class TrainingGroup:
                     f"guard of the same module; on rank {self.exchange.rank} they are {compared}"
                 )
 
+    def value(self, rank_value: object) -> "SharedValue":
+        """The loss that the training computed on all ranks, from that of this rank, which is not read yet.
+
+        Raises:
+            TypeError: It is not one number.
+        """
+        require_one_number(rank_value)
+        return SharedValue(rank_value, self.exchange, self.across)
+
     def loss(self, rank_loss: Callable[[], object], parameters: Mapping[str, Tensor]) -> "SharedLoss":
         """The loss of one check on all ranks.
 
@@ -138,11 +148,31 @@ class SharedLoss:
                 raise cause from error
             self._exchange.announce_failure(error)
             raise
-        return self._exchange.exchange(ExchangeKind.LOSS, value, point=self._exchange.point)[:, 0]
+        return self._exchange.exchange(ExchangeKind.LOSS, value, point=self._exchange.perturbations.point)[:, 0]
 
     def _reduce(self, result: object) -> float:
         losses = losses_of(result, self._reduction).astype(np.float64)
         return float(losses.mean() if self._reduction == "mean" else losses.sum())
+
+
+class SharedValue:
+    """The loss that the training computed on all ranks; `float` of it exchanges the values, on all ranks at once.
+
+    Args:
+        rank_value: The loss of this rank.
+        exchange: The exchange of numbers between the ranks.
+        across: How the losses of the ranks combine.
+    """
+
+    def __init__(self, rank_value: object, exchange: RankExchange, across: Reduction) -> None:
+        self._rank_value = rank_value
+        self._exchange = exchange
+        self._across = across
+        self.dtype = getattr(rank_value, "dtype", "")
+
+    def __float__(self) -> float:
+        rows = self._exchange.exchange(ExchangeKind.LOSS, RoundedValue.of(self._rank_value).value)[:, 0]
+        return float(rows.mean() if self._across == "mean" else rows.sum())
 
 
 def unwrap(module: nn.Module) -> list[nn.Module]:

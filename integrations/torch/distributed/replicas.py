@@ -1,6 +1,6 @@
 """Parameters that every process holds as a whole, as under `DistributedDataParallel`, and whether the ranks agree."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
@@ -10,14 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays import Array
-from gradguard.integrations.torch.distributed.exchange import (
-    ALONG_DIRECTION,
-    UNPERTURBED,
-    WHOLE_TENSOR,
-    ExchangeKind,
-    RankExchange,
-    describe_difference,
-)
+from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankExchange, describe_difference
+from gradguard.integrations.torch.distributed.points import ALONG_DIRECTION, WHOLE_TENSOR, Perturbations
 from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.forwards import ForwardHook
 from gradguard.perturbation import PerturbedTensor, Space
@@ -63,9 +57,12 @@ class ReplicaParameters(Parameters):
     def tangents(self) -> None:
         """No forward mode: where it failed in the forward pass of one rank, the other ranks would wait for that."""
 
+    def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> None:
+        """No reverse pass, for the same reason."""
+
 
 class TrackedSpace:
-    """A space that records each perturbation as `RankExchange.point`, which the ranks compare with each loss.
+    """A space that records each perturbation for the exchange, whose ranks compare them with each loss.
 
     Args:
         space: The space.
@@ -82,37 +79,40 @@ class TrackedSpace:
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
         """The tensor, to be perturbed within a `with`, which restores it."""
-        return _TrackedMove(self._space.moving(name), self._exchange, float(list(self.arrays).index(name)))
+        number = list(self.arrays).index(name)
+        return _TrackedMove(self._space.moving(name), self._exchange.perturbations, number)
 
 
 class _TrackedMove(AbstractContextManager[PerturbedTensor]):
-    def __init__(self, move: AbstractContextManager[PerturbedTensor], exchange: RankExchange, number: float) -> None:
+    def __init__(
+        self, move: AbstractContextManager[PerturbedTensor], perturbations: Perturbations, number: int
+    ) -> None:
         self._move = move
-        self._exchange = exchange
+        self._perturbations = perturbations
         self._number = number
 
     def __enter__(self) -> PerturbedTensor:
-        return PerturbedReplica(self._move.__enter__(), self._exchange, self._number)
+        return PerturbedReplica(self._move.__enter__(), self._perturbations, self._number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exchange.point = UNPERTURBED
+        self._perturbations.forget(self._number)
         self._move.__exit__(kind, error, trace)
 
 
 class PerturbedReplica:
-    """A `PerturbedTensor` that records each perturbation as `RankExchange.point`.
+    """A `PerturbedTensor` that records each perturbation for the exchange.
 
     Args:
         tensor: The tensor of this rank.
-        exchange: The exchange of numbers between the ranks.
+        perturbations: The tensors that this rank has perturbed.
         number: The number of the tensor among the parameters.
     """
 
-    def __init__(self, tensor: PerturbedTensor, exchange: RankExchange, number: float) -> None:
+    def __init__(self, tensor: PerturbedTensor, perturbations: Perturbations, number: int) -> None:
         self._tensor = tensor
-        self._exchange = exchange
+        self._perturbations = perturbations
         self._number = number
 
     @property
@@ -120,20 +120,20 @@ class PerturbedReplica:
         return self._tensor.base
 
     def write(self, values: Array) -> None:  # noqa: D102 - as in PerturbedTensor
-        self._exchange.point = (self._number, WHOLE_TENSOR, 0.0)
+        self._perturbations.record(self._number, WHOLE_TENSOR)
         self._tensor.write(values)
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:  # noqa: D102 - as in PerturbedTensor
-        self._exchange.point = (self._number, ALONG_DIRECTION, amount)
+        self._perturbations.record(self._number, ALONG_DIRECTION, amount)
         return self._tensor.displace(vector, amount, gradient)
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:  # noqa: D102 - as in PerturbedTensor
         entry = float(np.ravel_multi_index(index, self.base.shape))
-        self._exchange.point = (self._number, entry, amount)
+        self._perturbations.record(self._number, entry, amount)
         return self._tensor.displace_entry(index, amount)
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:  # noqa: D102 - as in PerturbedTensor
-        self._exchange.point = UNPERTURBED
+        self._perturbations.forget(self._number)
         self._tensor.restore(index)
 
 

@@ -1,6 +1,6 @@
 """Parameters of which every process holds a part, as under `fully_shard`: each process perturbs its own part."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
@@ -13,13 +13,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from gradguard.arrays import Array, Float64, Region, ShardedArray
-from gradguard.integrations.torch.distributed.exchange import (
-    ALONG_DIRECTION,
-    UNPERTURBED,
-    WHOLE_TENSOR,
-    ExchangeKind,
-    RankExchange,
-)
+from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankExchange
+from gradguard.integrations.torch.distributed.points import ALONG_DIRECTION, WHOLE_TENSOR
 from gradguard.integrations.torch.tensors import PerturbedTorchTensor, host, spacing, unit_roundoff
 from gradguard.perturbation import Moved, PerturbedTensor
 
@@ -74,7 +69,11 @@ class Sharding:
 
     def sum(self, values: Float64) -> Float64:
         """The sums over the processes; of processes that hold the same region, only the first one contributes."""
-        return self._exchange.sum(values if self._is_first_replica else np.zeros_like(values))
+        return self._exchange.sum(self.contribution(values))
+
+    def contribution(self, values: Float64) -> Float64:
+        """What this process contributes to the sums: zeros where another one holds the same region before it."""
+        return values if self._is_first_replica else np.zeros_like(values)
 
     def largest(self, value: float) -> float:
         """The largest of the processes' values."""
@@ -111,7 +110,8 @@ class PerturbedShard:
         self._own = host(local).copy()
         self._sharding = sharding
         self._exchange = exchange
-        self._number = float(number)
+        self._perturbations = exchange.perturbations
+        self._number = number
         self._slices: dict[str, tuple[Array, Array]] = {}
 
     @cached_property
@@ -121,7 +121,7 @@ class PerturbedShard:
 
     def write(self, values: Array) -> None:
         """Write the whole tensor."""
-        self._exchange.point = (self._number, WHOLE_TENSOR, 0.0)
+        self._perturbations.record(self._number, WHOLE_TENSOR)
         self._inner.write(np.asarray(values)[self._sharding.region])
 
     def displace(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
@@ -130,22 +130,31 @@ class PerturbedShard:
         Returns:
             The dot products of the realized displacement of the whole tensor with `vector` and with `gradient`.
         """
-        self._exchange.point = (self._number, ALONG_DIRECTION, amount)
-        own = self._inner.displace(self._slice("vector", vector), amount, self._slice("gradient", gradient))
-        along_vector, along_gradient = self._sharding.sum(np.array(own))
+        along_vector, along_gradient = self.sum_parts(np.array(self.displace_part(vector, amount, gradient)))
         return float(along_vector), float(along_gradient)
+
+    def displace_part(self, vector: Array, amount: float, gradient: Array) -> tuple[float, float]:
+        """Move this process's part of the tensor; what it contributes to the dot products of `displace`."""
+        self._perturbations.record(self._number, ALONG_DIRECTION, amount)
+        own = self._inner.displace(self._slice("vector", vector), amount, self._slice("gradient", gradient))
+        along_vector, along_gradient = self._sharding.contribution(np.array(own))
+        return float(along_vector), float(along_gradient)
+
+    def sum_parts(self, products: Float64) -> Float64:
+        """The sums over the processes, of contributions to the products of any tensors."""
+        return self._exchange.sum(products)
 
     def displace_entry(self, index: tuple[int, ...], amount: float) -> float:
         """Move one entry by `amount`; the displacement that its dtype realizes."""
         entry = float(np.ravel_multi_index(index, self._sharding.shape))
-        self._exchange.point = (self._number, entry, amount)
+        self._perturbations.record(self._number, entry, amount)
         local = self._sharding.local_index(index)
         displacement = 0.0 if local is None else self._inner.displace_entry(local, amount)
         return float(self._sharding.sum(np.array([displacement]))[0])
 
     def restore(self, index: tuple[int, ...] | None = None) -> None:
         """Write the unperturbed values, everywhere or at one entry."""
-        self._exchange.point = UNPERTURBED
+        self._perturbations.forget(self._number)
         local = None if index is None else self._sharding.local_index(index)
         if index is None or local is not None:
             self._inner.restore(local)
@@ -242,6 +251,9 @@ class ShardParameters(ShardArrays):
 
     def tangents(self) -> None:
         """No forward mode, since there are no float64 copies."""
+
+    def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> None:
+        """No reverse pass, for the same reason."""
 
 
 class ShardSpace:

@@ -2,7 +2,7 @@
 
 Forward mode and vmap refuse a Function that has no rule of its own for them. While no gradients are recorded, its
 forward pass is ordinary code of the loss: each operation in it has rules of PyTorch, and the hand-written backward pass
-takes no part.
+takes no part. A reverse pass that is to be exact has autograd record that forward pass too.
 """
 
 from contextlib import AbstractContextManager
@@ -29,12 +29,25 @@ class InlinedFunctions(AbstractContextManager[None]):
 
     Args:
         mode: The mode in which this thread evaluates the loss.
-        rule: The method by which a Function defines the rule: "jvp" or "vmap".
+        rule: The method by which a Function defines the rule: "jvp" or "vmap". None for a mode that records
+            gradients, in which all Functions run as the operations of their forward pass.
+
+    Attributes:
+        mode: As given.
     """
 
-    def __init__(self, mode: SubstitutionMode, rule: str) -> None:
+    def __init__(self, mode: SubstitutionMode, rule: str | None) -> None:
         self.mode = mode
-        self.rule = rule
+        self._rule = rule
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the loss itself needs gradients at this moment, and with them the backward passes of Functions."""
+        return self._rule is not None and torch.is_grad_enabled()
+
+    def has_rule(self, function: type[Function]) -> bool:
+        """Whether a Function defines the rule."""
+        return self._rule is not None and getattr(function, self._rule) is not getattr(Function, self._rule)
 
     def __enter__(self) -> None:
         ACTIVE.add(self)
@@ -51,9 +64,9 @@ class InlinedFunctions(AbstractContextManager[None]):
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     """`Function.apply` while any context is active."""
     apply, contexts = ORIGINAL_APPLY.__get__(None, function), _active_in_this_thread()
-    if not contexts or torch.is_grad_enabled():
+    if not contexts:
         return apply(*args, **kwargs)
-    if all(getattr(function, context.rule) is not getattr(Function, context.rule) for context in contexts):
+    if all(context.has_rule(function) for context in contexts):
         substitute = contexts[0].mode.substitute
         return apply(*map(substitute, args), **{name: substitute(value) for name, value in kwargs.items()})
     if function.setup_context is not Function.setup_context:
@@ -65,4 +78,4 @@ def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
 
 def _active_in_this_thread() -> list[InlinedFunctions]:
     modes = set(map(id, _get_current_function_mode_stack()))  # type: ignore[no-untyped-call]
-    return [context for context in tuple(ACTIVE) if id(context.mode) in modes]
+    return [context for context in tuple(ACTIVE) if id(context.mode) in modes and not context.is_suspended]

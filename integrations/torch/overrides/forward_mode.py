@@ -7,7 +7,7 @@ the gradient whatever `backward` computes.
 
 import contextlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -16,15 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.overrides import _get_current_function_mode_stack
 
 from gradguard.arrays import Array
 from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
-from gradguard.integrations.torch.overrides.substitution import DATA_GETTERS, Float64Mode
+from gradguard.integrations.torch.overrides.substitution import DETACHING_FUNCTIONS, Float64Mode
 
 SIDE_OFFSET = 2.0**-50
 """Relative distance by which an entry moves to the side that its tangent points to: 4 to 8 spacings of float64."""
-DETACHING_FUNCTIONS = frozenset({torch.detach, Tensor.detach}) | DATA_GETTERS
 
 
 class PerturbedTangent:
@@ -86,21 +84,21 @@ def _moved_to_side(tensor: Tensor, tangent: Tensor) -> Tensor:
 
 
 class DualTensorMode(Float64Mode):
-    """While it is active, operations receive float64 copies, one of which carries a tangent.
+    """While it is active, operations receive float64 copies, some of which carry tangents.
 
     A function that detaches a tensor from autograd's graph does not detach it from the loss: it keeps the tangent.
 
     Args:
         pairs: Tensors, each with its substitute.
         training_dtype: The dtype of the training.
-        perturbed: The live tensor that is perturbed, and its copy with the tangent; None where no tensor is.
+        perturbed: The live tensors that are perturbed, each with its copy that has a tangent.
     """
 
     def __init__(
         self,
         pairs: Iterable[tuple[Tensor, Tensor]],
         training_dtype: torch.dtype,
-        perturbed: tuple[Tensor, PerturbedTangent] | None = None,
+        perturbed: Sequence[tuple[Tensor, PerturbedTangent]] = (),
     ) -> None:
         super().__init__(pairs, training_dtype)
         self._perturbed = perturbed
@@ -111,8 +109,7 @@ class DualTensorMode(Float64Mode):
         try:
             self._is_open = True
             forward_ad.enter_dual_level()  # type: ignore[no-untyped-call]  # nor are the next ones typed
-            if self._perturbed is not None:
-                live, copy = self._perturbed
+            for live, copy in self._perturbed:
                 self.add_substitute(live, copy.dual())
             self._functions.__enter__()
             super().__enter__()  # type: ignore[no-untyped-call]
@@ -137,6 +134,17 @@ class DualTensorMode(Float64Mode):
             return tensor.view_as(tensor)
         return super().__torch_function__(func, types, args, kwargs)
 
+    def result_of(self, losses: object) -> object:
+        """The tangent of the losses.
+
+        Raises:
+            TypeError: They are no tensor.
+        """
+        if not isinstance(losses, Tensor):
+            raise TypeError(f"the loss returned a {type(losses).__name__}, which carries no tangent; expected a tensor")
+        tangent = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
+        return torch.zeros_like(losses) if tangent is None else tangent
+
 
 def make_dual(tensor: Tensor, tangent: Tensor) -> Tensor:
     """A tensor that carries a tangent; it is valid within the current dual level."""
@@ -149,17 +157,3 @@ def load_forward_mode() -> None:
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
         make_dual(torch.zeros(()), torch.zeros(()))
-
-
-def loss_or_tangent(result: object) -> object:
-    """The result of a loss, or its tangent where the loss ran in `DualTensorMode`.
-
-    Raises:
-        TypeError: The loss ran in that mode and did not return a tensor.
-    """
-    if not any(isinstance(mode, DualTensorMode) for mode in _get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
-        return result
-    if not isinstance(result, Tensor):
-        raise TypeError(f"the loss returned a {type(result).__name__}, which carries no tangent; expected a tensor")
-    tangent = forward_ad.unpack_dual(result).tangent  # type: ignore[no-untyped-call]
-    return torch.zeros_like(result) if tangent is None else tangent

@@ -22,6 +22,8 @@ DROPOUTS = frozenset(
 SPECIAL_CASES = DOWNCASTS | RANDOM_FACTORIES | RANDOM_IN_PLACE | DROPOUTS
 """Functions that `Float64Mode` does not simply call on float64 arguments."""
 DATA_GETTERS = frozenset({Tensor.data.__get__})  # type: ignore[attr-defined]  # a property
+DETACHING_FUNCTIONS = frozenset({torch.detach, Tensor.detach}) | DATA_GETTERS
+"""Functions whose result autograd does not follow, though the loss does."""
 PLAIN_TYPES = frozenset({int, float, bool, str, type(None), slice, torch.Size})
 """Types of arguments that hold neither tensors nor dtypes."""
 
@@ -92,6 +94,10 @@ class SubstitutionMode(TorchFunctionMode):
     def _call(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
 
+    def result_of(self, losses: object) -> object:
+        """What an evaluation in this mode returns, from what the user's loss returned."""
+        return losses
+
 
 class Float64Mode(SubstitutionMode):
     """While it is active, operations receive float64 copies instead of all tensors of a narrower floating dtype.
@@ -147,6 +153,16 @@ class Float64Mode(SubstitutionMode):
         if isinstance(value, Tensor):
             return value.to(self._training_dtype) if value.dtype is torch.float64 else value
         return _map_nested(self._to_training_dtype, self._training_dtype, value)
+
+
+def result_in_active_mode(losses: object) -> object:
+    """What an evaluation of the loss returns in the mode that is active, if any, from what the user's loss returned.
+
+    Raises:
+        TypeError: The mode needs a tensor, and the loss did not return one.
+    """
+    modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, SubstitutionMode)]  # type: ignore[no-untyped-call]
+    return modes[-1].result_of(losses) if modes else losses
 
 
 def _to_float64(value: Any) -> Any:

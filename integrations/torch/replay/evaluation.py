@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch.overrides.forward_mode import loss_or_tangent
+from gradguard.integrations.torch.overrides.substitution import result_in_active_mode
 from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
 from gradguard.integrations.torch.replay.forwards import ForwardRecorder, Replay
 from gradguard.integrations.torch.tensors import host
@@ -51,6 +51,11 @@ class ReplayedLoss:
         Raises:
             ValueError: The loss cannot be the one that the gradient is of.
         """
+        if self._forwards.is_outdated:
+            raise ValueError(
+                "the optimizer has updated the parameters since the forward pass that the gradient is of; call "
+                "after_backward between loss.backward() and optimizer.step()"
+            )
         _, replay = self._evaluate(0, compare=True)
         if replay.draws_outside_module:
             raise ValueError(
@@ -68,9 +73,10 @@ class ReplayedLoss:
         if replay.output_distance and not skipped:
             raise ValueError(
                 "the loss does not repeat the training's forward pass: the module returns something else for the same "
-                f"inputs (off by {replay.output_distance:.0%}); give the guard a snapshot= of what it draws from or "
-                "carries over, such as a torch.Generator of its own; where it is compiled and has dropout, set "
-                "torch._inductor.config.fallback_random = True before"
+                f"inputs (off by {replay.output_distance:.0%}); call after_backward before the parameters are updated; "
+                "give the guard a snapshot= of what the module draws from or carries over, such as a torch.Generator "
+                "of its own; where it is compiled and has dropout, set torch._inductor.config.fallback_random = True "
+                "before"
             )
         return skipped
 
@@ -80,7 +86,7 @@ class ReplayedLoss:
         replaying = self._forwards.replaying(skipped, compare=compare)
         with self._evaluating(), torch.no_grad(), self._autocast(), _eager(), replaying as replay:
             losses = self._loss() if copies is None else copies.losses(self._loss)
-            return _to_host(loss_or_tangent(losses)), replay
+            return _to_host(result_in_active_mode(losses)), replay
 
     def _autocast(self) -> AbstractContextManager[object]:
         return nullcontext() if self._forwards.autocast is None else self._forwards.autocast.enter_again()

@@ -76,6 +76,7 @@ class ForwardRecorder:
 
     Attributes:
         autocast: The autocast of the latest forward pass; None before the first one.
+        is_outdated: Whether the parameters have been updated since the recorded forward passes.
     """
 
     def __init__(self, module: nn.Module, capture: Snapshot, streams: RandomStreams, device: str) -> None:
@@ -86,6 +87,7 @@ class ForwardRecorder:
         self._is_step_over = False
         self._replay: Replay | None = None
         self.autocast: AutocastState | None = None
+        self.is_outdated = False
         self._running: list[Forward] = []
         self._hooks = [
             module.register_forward_pre_hook(ForwardHook(self._before_forward), with_kwargs=True),
@@ -100,6 +102,11 @@ class ForwardRecorder:
     def end_step(self) -> None:
         """Let the next forward pass begin a new step: the gradients of the recorded ones have been used."""
         self._is_step_over = True
+
+    def end_step_by_update(self) -> None:
+        """As `end_step`, after the optimizer has moved the parameters away from where the passes were made."""
+        self.end_step()
+        self.is_outdated = bool(self._recorded)
 
     @property
     def count(self) -> int:
@@ -127,7 +134,7 @@ class ForwardRecorder:
             if self._is_step_over:
                 self._recorded.clear()
                 self._running.clear()
-                self._is_step_over = False
+                self._is_step_over = self.is_outdated = False
             inputs = tuple(ref(tensor) for tensor in _tensors((args, kwargs)))
             self.autocast = AutocastState.current(self._device)
             self._recorded.append(Forward(self._capture(), inputs))

@@ -1,8 +1,9 @@
 """What every rank of the distributed tests trains, and one check of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.distributed.exchange import RankExchange
+from gradguard.perturbation import Move, PerturbedTensor
 
 CLASSES, BATCH = 3, 4
 OPTIONS: dict[str, Any] = {"every_n_steps": 1, "max_overhead": None, "timeout": 60}
@@ -93,9 +95,13 @@ def checked(
     spoil: Callable[[nn.Module], None] = lambda _module: None,
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = loss_of,
     spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel,
+    value: Callable[[Tensor], object] = lambda _loss: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """The first check of one layer, whose gradients are spoilt first; what this rank knows of it."""
+    """The first check of one layer, whose gradients are spoilt first; what this rank knows of it.
+
+    The loss that the training computed is handed over as `value` makes it.
+    """
     module = made(Small, spread)
     x, y = batch(0)
     calls = 0
@@ -106,13 +112,34 @@ def checked(
         return loss(module, x, y)
 
     with TorchGuard(module, **OPTIONS | options) as guard:
-        loss(module, x, y).mean().backward()
+        trained = loss(module, x, y).mean()
+        trained.backward()
         spoil(module)
-        report = guard.after_backward(0, evaluated)
+        report = guard.after_backward(0, evaluated, value=value(trained))
     assert report is not None
     plain = report.to_dict()
     del plain["overhead"]
     return {"report": plain, "text": str(report), "calls": calls}
+
+
+class Guarded:
+    """A network with a guard after one backward pass, its parameters as a check moves them, and its loss."""
+
+    def __init__(self, spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel) -> None:
+        self.module = made(Network, spread)
+        x, y = batch(0)
+        loss_of(self.module, x, y).backward()
+        self.guard = TorchGuard(self.module, **OPTIONS)
+        self.loss = self.guard._replayed(lambda: loss_of(self.module, x, y))
+        self.space = self.guard._params.native()
+        self.gradients = self.guard._params.gradients()
+
+    def moves(self, tensors: dict[str, PerturbedTensor], amounts: dict[str, float]) -> Iterator[Move]:
+        """Of each tensor along a vector that all ranks draw alike."""
+        rng = np.random.default_rng(0)
+        for name, tensor in tensors.items():
+            vector = rng.normal(size=self.space.arrays[name].shape)
+            yield Move(tensor, vector, amounts[name], self.gradients[name])
 
 
 def exchanges(spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel) -> dict[str, int]:

@@ -1,11 +1,14 @@
 """What ranks do that hold a part of each parameter."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from rank_checks import (
     OPTIONS,
+    Guarded,
     Small,
     batch,
     checked,
@@ -20,11 +23,13 @@ from rank_checks import (
 from rank_trainings import identical, own
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from gradguard.arrays import reductions
 from gradguard.integrations.torch import TorchGuard
 from gradguard.integrations.torch.distributed.exchange import RankExchange
 from gradguard.integrations.torch.distributed.shards import Sharding
+from gradguard.perturbation import displace_all
 from gradguard.perturbation.directions import aligned, gaussian, random_entries, stratified_entries
 
 
@@ -53,6 +58,38 @@ def numbers() -> list[bool]:
         all(part[index] == whole[index] for index in ((0, 0), (6, 8), (3, 4))),
         part.copy().local.tobytes() == part.tobytes(),
     ]
+
+
+def several(spread: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
+    """All tensors move at once: the products of their displacements, as one message sums them and as the whole says."""
+    guarded, sent = Guarded(spread), []
+    parameters = dict(guarded.module.named_parameters())
+    gather, reduce = RankExchange._gather_rows, distributed.all_reduce
+    before = {name: whole(parameter) for name, parameter in parameters.items()}
+    with guarded.guard, ExitStack() as moving:
+        tensors = {name: moving.enter_context(guarded.space.moving(name)) for name in guarded.space.arrays}
+        amounts = {name: 0.01 * i for i, name in enumerate(tensors, 1)}
+        RankExchange._gather_rows = lambda self, *args: (sent.append("row"), gather(self, *args))[1]  # type: ignore[method-assign, assign, func-returns-value]
+        distributed.all_reduce = lambda *args, **options: (sent.append("sum"), reduce(*args, **options))[1]
+        products = displace_all(guarded.moves(tensors, amounts))
+        RankExchange._gather_rows, distributed.all_reduce = gather, reduce  # type: ignore[method-assign]
+        moved = {name: whole(parameter) - before[name] for name, parameter in parameters.items()}
+        loss = guarded.loss()
+        vectors = {name: move.vector for name, move in zip(tensors, guarded.moves(tensors, amounts), strict=True)}
+    slopes = {name: whole(parameter.grad) for name, parameter in parameters.items()}
+    expected = [[np.vdot(moved[name], vectors[name]), np.vdot(moved[name], slopes[name])] for name in tensors]
+    return {
+        "products": bool(np.allclose(products, expected, rtol=1e-9)) and len(products) == len(parameters),
+        "restored": all((whole(parameter) == before[name]).all() for name, parameter in parameters.items()),
+        "sent": sent,
+        "moved the loss": not np.array_equal(loss, guarded.loss()),
+    }
+
+
+def whole(tensor: Any) -> np.ndarray[Any, Any]:
+    """All of a tensor, in float64."""
+    values = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return values.detach().double().numpy().copy()
 
 
 def left_unreduced() -> None:
@@ -87,6 +124,7 @@ def sharded_everything() -> dict[str, Any]:
         "summed": checked(summed, spread=sharded),
         "copied": checked(spread=sharded_and_copied),
         "numbers": numbers(),
+        "several": [several(sharded), several(sharded_and_copied)],
         "exchanges": exchanges(sharded),
         "open": raised_by(left_unreduced),
         "float64": raised_by(lambda: checked(spread=sharded, precision="float64")),

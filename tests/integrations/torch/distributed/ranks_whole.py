@@ -2,16 +2,18 @@
 
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from rank_checks import BATCH, OPTIONS, Small, batch, checked, exchanges, loss_of, made, raised_by, summed
+from rank_checks import BATCH, OPTIONS, Guarded, Small, batch, checked, exchanges, loss_of, made, raised_by, summed
 from rank_trainings import identical
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from gradguard.integrations.torch import TorchGuard
+from gradguard.perturbation import displace_all
 
 
 def weighted(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -34,6 +36,8 @@ def all_checks(folder: str) -> dict[str, Any]:
     results = {
         "right": checked(),
         "summed": checked(summed, logdir=folder),
+        "its own loss": checked(value=lambda loss: loss),
+        "another loss": checked(value=lambda loss: loss + distributed.get_rank()),
         "said to be summed": checked(summed, weighted, across="sum"),
         "unreduced": checked(loss=unreduced, reduction="mean", precision="native"),
     }
@@ -69,7 +73,7 @@ def budgeted() -> list[int]:
             x, y = batch(step)
             module.zero_grad()
             loss_of(module, x, y).backward()
-            time.sleep(2e-3)
+            time.sleep(1e-2)
             guard.after_backward(step, loss)
     return [row.evaluations for row in guard.history]
 
@@ -133,6 +137,18 @@ def left_open() -> None:
         guard.after_backward(0, lambda: loss_of(module, x, y))
 
 
+def several_at_odds() -> str:
+    """All ranks move several tensors, one of them by another amount on one rank, and not the last."""
+    guarded, other = Guarded(), 1e-3 * (1 + distributed.get_rank())
+    with ExitStack() as moving, guarded.guard:
+        tensors = {name: moving.enter_context(guarded.space.moving(name)) for name in guarded.space.arrays}
+        amounts = dict.fromkeys(tensors, 1e-3)
+        displace_all(guarded.moves(tensors, amounts))
+        guarded.loss()
+        displace_all(guarded.moves(tensors, amounts | {"norm.weight": other}))
+        return raised_by(guarded.loss)
+
+
 def out_of_step() -> str:
     """One rank is a step ahead."""
     module = made(Small)
@@ -157,5 +173,6 @@ def everything(folder: str) -> dict[str, Any]:
         "budgeted": budgeted(),
         "resumed": resumed(),
         "exchanges": exchanges(),
+        "several": several_at_odds(),
         "mistakes": mistakes() | {"out of step": out_of_step(), "made on one": made_on_one()},
     }

@@ -57,6 +57,14 @@ def test_a_sum_where_the_loss_is_a_mean_is_named_by_the_number_of_processes(chec
         assert "number of processes" in check["summed"]["text"]
 
 
+def test_the_loss_that_each_rank_computed_is_compared_on_all(checks: list[Any]) -> None:
+    """All ranks find that it is the one of the check, or that it is not, although only one of them is off."""
+    for check in checks:
+        assert check["its own loss"]["report"]["verdict"] == "ok"
+        assert check["another loss"]["report"]["verdict"] == "other_loss"
+        assert check["another loss"]["calls"] <= 3
+
+
 def test_losses_are_added_where_the_user_says_so(checks: list[Any]) -> None:
     """Parts of unequal size, each weighted by its share, with gradients that are sums."""
     assert {check["said to be summed"]["report"]["verdict"] for check in checks} == {"ok"}
@@ -95,10 +103,10 @@ def test_a_state_that_one_rank_saved_is_resumed_by_all(both: list[Any]) -> None:
 
 
 def test_ranks_talk_once_an_evaluation(both: list[Any]) -> None:
-    """And a few times more a check: what it costs on the wire."""
+    """And once for each move of all tensors together: what it costs on the wire."""
     one, other = (left["exchanges"] for left in both)
     assert one == other
-    assert one["evaluations"] <= one["exchanges"] <= one["evaluations"] + 20
+    assert one["evaluations"] <= one["exchanges"] <= 1.25 * one["evaluations"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,12 @@ def test_ranks_at_different_steps_are_told_apart(both: list[Any]) -> None:
         assert "RankError: rank 1 and rank 0 do not check alike" in told
         assert "of step 1" in told
         assert "of step 0" in told
+
+
+def test_ranks_that_move_one_of_several_tensors_differently_are_told_apart(both: list[Any]) -> None:
+    """The other tensors are where they are on all ranks, and no earlier point is held against them."""
+    for told in (left["several"] for left in both):
+        assert "RankError: rank 1 and rank 0 do not check alike: one is at a loss" in told
 
 
 def test_a_guard_that_only_one_rank_makes_is_told(both: list[Any]) -> None:

@@ -47,6 +47,12 @@ def test_parts_say_together_what_the_whole_says(shards: list[Any]) -> None:
     assert [left["numbers"] for left in shards] == [[True] * 8] * 2
 
 
+def test_tensors_that_move_at_once_send_their_products_at_once(shards: list[Any]) -> None:
+    """However many there are; each product is that of the whole tensor, and all are put back bit for bit."""
+    for several in (kind for left in shards for kind in left["several"]):
+        assert several == {"products": True, "restored": True, "sent": ["row", "sum"], "moved the loss": True}
+
+
 def test_ranks_that_hold_parts_talk_twice_an_evaluation(shards: list[Any]) -> None:
     """The loss, and how far the parts have moved; and what it takes to choose the probes."""
     one, other = (left["exchanges"] for left in shards)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -96,26 +97,48 @@ def test_a_loss_that_leaves_the_graph_is_measured_all_the_same(loss: Callable[..
     assert exact == is_exact(tensor, truth(seeded(Perceptron))["out.weight"])
 
 
-@pytest.fixture
-def _all_tensors_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor is measured in forward mode, whatever the differences say of it."""
-    monkeypatch.setattr("gradguard.checks.check.agrees", lambda _report: False)
-
-
-@pytest.mark.usefixtures("_all_tensors_in_doubt")
 def test_correct_gradients_stay_silent_when_all_are_measured_exactly() -> None:
     """The reference has no errors of its own that would be told as bugs."""
     for make in (Perceptron, PlainLSTM, lambda: HandLSTM(None), lambda: nn.Sequential(nn.ReLU(), Perceptron())):
         assert checked(seeded(make)).verdict is Verdict.ok
 
 
-@pytest.mark.usefixtures("_all_tensors_in_doubt")
-def test_a_report_says_that_forward_mode_measured_the_derivatives() -> None:
+def test_a_report_says_what_measured_the_derivatives() -> None:
     """It names neither the complex step, which measures losses of NumPy, nor a step size, which there is none of."""
     report = checked(seeded(Perceptron))
     for tensor in report.tensors.values():
-        assert re.fullmatch(r"d = \S+, float precision explains up to \S+ by forward mode", tensor.explanation)
+        assert re.fullmatch(
+            r"d = \S+, float precision explains up to \S+ by (a reverse pass|forward mode)", tensor.explanation
+        )
     assert "complex step" not in str(report)
+
+
+def test_tensors_that_move_at_once_have_the_sum_of_their_derivatives() -> None:
+    """Each tensor keeps its tangent while others are moved, and has none once it is left."""
+    module, (x, y) = seeded(lambda: HandLSTM("averaged")), batches(1)[0]
+    right, generator = truth(seeded(PlainLSTM)), np.random.default_rng(0)
+    vectors = {name: generator.normal(size=tuple(right[name].shape)) for name in ("w", "b", "out.weight")}
+    slopes = {name: float(np.vdot(vector, right[name].numpy())) for name, vector in vectors.items()}
+    with TorchGuard(module, every_n_steps=1, max_overhead=None) as guard:
+        cross_entropy(module(x), y).backward()
+        evaluated, space = guard._replayed(lambda: cross_entropy(module(x), y)), guard._params.tangents()
+        evaluated()
+
+        def derivative() -> float:
+            with space.installed():
+                return float(evaluated()) * 2.0**60
+
+        with space.moving("w") as w:
+            w.displace(vectors["w"], 2.0**-60, vectors["w"])
+            with space.moving("b") as b, space.moving("out.weight") as out:
+                b.displace(vectors["b"], 2.0**-60, vectors["b"])
+                out.displace(vectors["out.weight"], -(2.0**-60), vectors["out.weight"])
+                several = derivative()
+            one = derivative()
+        none = derivative()
+    assert several == pytest.approx(slopes["w"] + slopes["b"] - slopes["out.weight"], rel=1e-12)
+    assert one == pytest.approx(slopes["w"], rel=1e-12)
+    assert none == 0
 
 
 def test_an_entry_at_a_corner_has_no_derivative() -> None:
@@ -142,12 +165,16 @@ def test_what_the_loss_raises_in_forward_mode_leaves_all_as_it_was(error: type[B
 
     def loss() -> Tensor:
         value = cross_entropy(module(x), y)
+        if value.requires_grad and not is_training:
+            raise ValueError("there is no reverse pass")
         if forward_ad.unpack_dual(value).tangent is not None:
             raise error
         return value
 
+    is_training = True
     with TorchGuard(module, every_n_steps=1, max_overhead=None) as guard:
         (2 * cross_entropy(module(x), y)).backward()
+        is_training = False
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
                 guard.after_backward(0, loss)

@@ -7,11 +7,12 @@ from itertools import zip_longest
 
 import numpy as np
 
-from gradguard.checks.streams import FAR_TOO_LONG_Z3, STRAYS, Stream, TensorState
 from gradguard.diagnosis import Evidence
-from gradguard.differences import measure_each
+from gradguard.differences import FourPoint, measure_each
+from gradguard.examination.tensor_state import TensorState
 from gradguard.measurement import MeasurementContext, TensorUnderTest
 from gradguard.perturbation import EntryProbe, Probe, directions
+from gradguard.screening import FAR_TOO_LONG_Z3, STRAYS, Stream
 from gradguard.statistics import DerivativePairs
 
 GAUSSIAN_EVERY = 4  # checks of a tensor, of which one has a Gaussian direction: it sees a missing gradient
@@ -25,7 +26,7 @@ class _RoutineProbe:
         tensor: The tensor.
         stream: The stream that gives the step and learns from the probe.
         probe: The probe.
-        rounding: Backprop's rounding error along it.
+        rounding: Backprop's rounding error along it, as far as it is in proportion to the gradient.
         floor: The least noise of the loss.
     """
 
@@ -86,9 +87,9 @@ def _planned(
         kinds = [*kinds[: min(1, singles)], (state.gaussian, directions.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
-    rounding = state.amplification * tensor.rounding_of_direction.total
+    rounding = state.amplification * tensor.own_rounding_of_direction
     probes = [_RoutineProbe(tensor, stream, draw(gradient, rng), rounding, floor) for stream, draw in kinds]
-    rounding = state.amplification * tensor.rounding_of_entry.total
+    rounding = state.amplification * tensor.own_rounding_of_entry
     drawn = directions.random_entries(gradient, singles, rng)
     return probes + [_RoutineProbe(tensor, state.entry, probe, rounding, floor) for probe in drawn]
 
@@ -110,7 +111,9 @@ def _measured(
     moved = [(probe.tensor.name, probe.probe, probe.tensor.gradient) for probe in usable]
     points = measure_each(context.objective, moved, steps, context.centre)
     sigma = np.sqrt([probe.stream.variance for probe in usable])
-    rounding = np.array([probe.rounding for probe in usable])
+    rounding = np.array(
+        [_rounding(probe, points.take(np.array([i]))) for i, probe in enumerate(usable)], dtype=np.float64
+    )
     is_entry = [probe.index is not None for probe in usable]
     z3 = np.where(is_entry, points.truncation_in_noise(sigma), points.bend_in_noise(sigma))
     z = points.deviation_in_noise(sigma, rounding) * np.sign(points.g)
@@ -119,6 +122,13 @@ def _measured(
     near = z3 <= FAR_TOO_LONG_Z3
     pairs = points.pairs(sigma, rounding, np.zeros(len(usable)))
     return [probe for probe, kept in zip(usable, near, strict=True) if kept], pairs.where(near)
+
+
+def _rounding(probe: _RoutineProbe, point: FourPoint) -> float:
+    """Backprop's rounding error along one probe; its stream learns the curvature of the loss."""
+    sigma = math.sqrt(probe.stream.variance)
+    probe.stream.bend(point.curvature(sigma))
+    return math.hypot(probe.rounding, probe.tensor.context.forward_rounding(probe.stream.curvature))
 
 
 def _evidence(

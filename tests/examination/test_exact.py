@@ -6,44 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradguard import TensorReport, Verdict, check
-from gradguard.checks.exact import slopes
-from gradguard.loss.objective import Objective
-from gradguard.measurement.context import Derivative
-from gradguard.perturbation.directions import EntryProbe
-from gradguard.perturbation.spaces import ComplexCopies
 from gradguard.testing import LSTM, faulty, random_batch
 
 Array = NDArray[Any]
 BATCH = random_batch(8, 3)
-
-
-def slope(loss: Callable[[Array], Any], at: float) -> float:
-    """The derivative of a function of one number."""
-    arrays = {"w": np.array([at])}
-    objective = Objective(lambda p: np.imag(loss(p["w"][0])), ComplexCopies(arrays), None, lambda: None)
-    return float(slopes(Derivative(objective, 1e-20, "complex step"), "w", [EntryProbe((0,))], np.zeros(1), 1.0)[0][0])
-
-
-@given(at=st.floats(0.1, 3), power=st.integers(1, 6))
-def test_the_slope_is_exact(at: float, power: int) -> None:
-    """To the last digits, where a difference has half of them."""
-    assert slope(lambda w: w**power, at) == pytest.approx(power * at ** (power - 1), rel=1e-14)
-    assert slope(lambda w: np.exp(np.sin(w)), at) == pytest.approx(
-        np.cos(at) * np.exp(np.sin(at)), rel=1e-14, abs=1e-15
-    )
-    assert slope(lambda w: 1 / np.tanh(w), at) == pytest.approx(-1 / np.sinh(at) ** 2, rel=1e-13)
-
-
-def test_there_is_no_slope_at_a_corner() -> None:
-    """A ReLU has two of them at 0, and one next to it, however near."""
-    assert np.isnan(slope(lambda w: np.maximum(w, 0), 0.0))
-    assert slope(lambda w: np.maximum(w, 0), 1e-12) == 1
-    assert slope(lambda w: np.maximum(w, 0), -1e-12) == 0
 
 
 def lstm() -> tuple[LSTM, dict[str, Array], dict[str, Array]]:

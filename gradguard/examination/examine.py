@@ -1,14 +1,14 @@
 """The examination of some tensors: many entries and some directions of each, all at their best steps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradguard.arrays import Masks, entries_in_blocks
-from gradguard.checks.effort import Effort
 from gradguard.diagnosis import Evidence
-from gradguard.differences import Noise, noise
+from gradguard.differences import Noise, Steps
+from gradguard.examination.effort import Effort
 from gradguard.loss import interleave
 from gradguard.measurement import (
     MeasurementContext,
@@ -21,7 +21,29 @@ from gradguard.measurement import (
 )
 from gradguard.perturbation import EntryProbe, directions
 
-CAUTION = 1 / 5  # of the step that another tensor found, to start from: too long a step may pass for a noisier loss
+CAUTION = 1 / 5  # of a known step, to search the best one from: too long a step may pass for a noisier loss
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSteps:
+    """Steps that suit the loss, to start from; None where nothing is known.
+
+    Attributes:
+        entries: Along an entry, in typical sizes of its tensor.
+        directions: Along a direction through a tensor, in norms of the tensor.
+    """
+
+    entries: float | None = None
+    directions: float | None = None
+
+    @classmethod
+    def of(cls, measured: TensorMeasurement) -> "KnownSteps":
+        """The usual steps of a tensor."""
+        tensor = measured.tensor
+        return cls(
+            measured.entries.usual_step / tensor.typical,
+            measured.directions.usual_step / tensor.extent,
+        )
 
 
 def examine(
@@ -29,7 +51,8 @@ def examine(
     names: Sequence[str],
     effort: Effort,
     rng: np.random.Generator,
-    first: TensorMeasurement | None = None,
+    near: Noise,
+    known: KnownSteps,
 ) -> dict[str, TensorMeasurement]:
     """Measure entries of some tensors (all entries of a small one) and directions through them.
 
@@ -38,12 +61,12 @@ def examine(
         names: The tensors; their steps are searched side by side.
         effort: How much to measure of each.
         rng: Draws the probes.
-        first: The measurement of another tensor, whose steps these probably share.
+        near: The noise of the loss near the unperturbed parameters.
+        known: Steps that suit the loss.
     """
     tensors = [TensorUnderTest(context, name) for name in names]
     drawing = [(tensor, np.random.default_rng(rng.integers(2**63))) for tensor in tensors]
-    noise_of = _noise_of(context, drawing, first)
-    plans = [_plans(tensor, effort, own_rng, noise_of[tensor.name], first) for tensor, own_rng in drawing]
+    plans = [_plans(tensor, effort, own_rng, near, known) for tensor, own_rng in drawing]
     found = interleave(context.objective, [measured_at_best_steps(plan) for kinds in plans for plan in kinds])
     both = zip(found[::2], found[1::2], strict=True)
     return {
@@ -52,40 +75,12 @@ def examine(
     }
 
 
-def _noise_of(
-    context: MeasurementContext,
-    drawing: Sequence[tuple[TensorUnderTest, np.random.Generator]],
-    first: TensorMeasurement | None,
-) -> dict[str, Noise]:
-    """The noise of the loss along some tensors, each measured with its own generator unless it is known."""
-    unknown = [(tensor, rng) for tensor, rng in drawing if tensor.name not in context.noise_of]
-    narrowed = context.rules.narrowed_noise
-    searches = [
-        noise.noise_search(context.objective, tensor.name, context.centre, rng, narrowed=narrowed)
-        for tensor, rng in unknown
-    ]
-    newly = zip(unknown, interleave(context.objective, searches), strict=True)
-    noise_of = {**context.noise_of, **{tensor.name: estimate for (tensor, _), estimate in newly}}
-    elsewhere = [*noise_of.values(), *([first.noise] if first else [])]
-    return {tensor.name: _at_least(context, noise_of[tensor.name], elsewhere) for tensor, _ in drawing}
-
-
-def _at_least(context: MeasurementContext, along: Noise, elsewhere: Sequence[Noise]) -> Noise:
-    """The noise along a tensor; if the loss does not change along it, the largest noise along others."""
-    if not along.is_unknown:
-        return along
-    others = [noise.sigma for noise in elsewhere if not noise.is_unknown]
-    if context.is_native or not others:
-        others.append(context.noise)
-    return along.at_least(max(others))
-
-
 def _plans(
     tensor: TensorUnderTest,
     effort: Effort,
     rng: np.random.Generator,
     along: Noise,
-    first: TensorMeasurement | None,
+    known: KnownSteps,
 ) -> tuple[ProbePlan, ProbePlan]:
     """Entries of a tensor, and directions through it."""
     gradient = tensor.gradient
@@ -93,35 +88,20 @@ def _plans(
     entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
     through = [directions.aligned(gradient, rng) for _ in range(effort.aligned)]
     through += [directions.gaussian(gradient, rng) for _ in range(effort.gaussian)]
-    of_entries, of_directions = (CAUTION * s for s in _stretches(first)) if first else (1.0, 1.0)
+    entry_steps, pilots_of_entries = _started(tensor.steps_of_entries, known.entries, tensor.typical, effort)
+    steps, pilots = _started(tensor.steps_of_directions, known.directions, tensor.extent, effort)
     return (
-        ProbePlan(
-            tensor,
-            entries,
-            along,
-            tensor.rounding_of_entry,
-            tensor.steps_of_entries,
-            of_entries,
-            pilots=effort.pilots,
-        ),
+        ProbePlan(tensor, entries, along, tensor.own_rounding_of_entry, entry_steps, pilots=pilots_of_entries),
         # Directions are few and carry most of the evidence: their steps are made as good as they can be.
-        ProbePlan(
-            tensor,
-            through,
-            along,
-            tensor.rounding_of_direction,
-            tensor.steps_of_directions,
-            of_directions,
-            enough=np.inf,
-            pilots=effort.pilots,
-        ),
+        ProbePlan(tensor, through, along, tensor.own_rounding_of_direction, steps, enough=np.inf, pilots=pilots),
     )
 
 
-def _stretches(measurement: TensorMeasurement) -> tuple[float, float]:
-    """The usual steps of a tensor, in its first steps: of entries, and of directions."""
-    entries, along = measurement.entries, measurement.directions
-    return entries.usual_step / entries.plan.steps.start, along.usual_step / along.plan.steps.start
+def _started(steps: Steps, known: float | None, unit: float, effort: Effort) -> tuple[Steps, int]:
+    """The range of steps with its first step, and how many probes search for a better one."""
+    if known is None:
+        return steps, max(1, effort.pilots)
+    return steps.starting_at(known * unit * (CAUTION if effort.pilots else 1)), effort.pilots
 
 
 def evidence_of(measurement: TensorMeasurement, masks: Masks) -> Evidence:

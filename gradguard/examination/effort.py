@@ -1,0 +1,72 @@
+"""How much an examination measures of a tensor, and when a check must end."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gradguard.measurement import PILOTS
+
+ENTRIES = 8  # entries of a tensor whose gradient agrees, for sign agreement and the charts
+EXPLAINING = 12  # entries of a tensor that a screen accuses, from which the cause is read
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much an examination measures of a tensor.
+
+    Attributes:
+        entries: Single entries, at most.
+        aligned: Directions along the gradient, each entry weighted at random: they resolve an error of scale best.
+        gaussian: Directions in which every entry moves: they see what the gradient misses.
+        pilots: How many probes of a kind search for the step that all of them start from, where one is known already.
+    """
+
+    entries: int = ENTRIES
+    aligned: int = 1
+    gaussian: int = 1
+    pilots: int = 0
+
+
+EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, pilots=1)
+# A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
+EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a check must end.
+
+    Attributes:
+        clock: Seconds since some moment; all processes of a training read the same number from it.
+        started: When the check started.
+        end: When it must end; inf for no bound.
+    """
+
+    clock: Clock
+    started: float
+    end: float = math.inf
+
+    def from_now(self, seconds: float | None) -> "Deadline":
+        """The same check with its end so many seconds from now, or at once for None."""
+        return self if seconds is None else replace(self, end=self.clock() + seconds)
+
+    def affordable(self, evaluations: int) -> float:
+        """How many more evaluations fit, if they take as long as those done since the start; inf without a bound."""
+        if self.end == math.inf:
+            return math.inf
+        now = self.clock()
+        return (self.end - now) / max((now - self.started) / max(1, evaluations), 1e-9)
+
+    def restarted(self) -> "Deadline":
+        """The same check with as long from now as it had from its start."""
+        return self if self.end == math.inf else replace(self, end=self.clock() + self.end - self.started)
+
+    def after(self, seconds: float) -> "Deadline":
+        """The same check with its end so many seconds after its start."""
+        return replace(self, end=self.started + seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over. Without a bound the clock is not read."""
+        return self.end < math.inf and self.clock() > self.end

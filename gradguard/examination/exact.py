@@ -1,0 +1,174 @@
+"""The examination of tensors with exact derivatives of the loss, where it has them, rather than with differences."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from gradguard.arrays import Float64, Masks, entries_in_blocks
+from gradguard.diagnosis import Evidence
+from gradguard.differences import MARGIN
+from gradguard.examination.effort import Effort
+from gradguard.loss import try_twice
+from gradguard.measurement import MeasurementContext, Rounding, TensorUnderTest, amplified
+from gradguard.perturbation import Probe, directions
+from gradguard.references import PROOF_STEP, GradientReference, Reference, References, Slopes, is_proven
+from gradguard.statistics import DerivativePairs
+
+NUDGED = 1  # probe of a kind, the worst, along which the rounding error of backprop is measured
+FREE_ENTRIES = 300  # entries of a tensor whose derivatives a reverse pass gives at no further cost
+
+
+def exact_evidence(
+    context: MeasurementContext,
+    references: References,
+    names: Sequence[str],
+    effort: Effort,
+    masks: Masks,
+    rng: np.random.Generator,
+    is_over: Callable[[], bool],
+) -> dict[str, Evidence]:
+    """The evidence on those tensors for which the loss has exact derivatives that are proven.
+
+    Args:
+        context: What to measure with.
+        references: The exact derivatives that the loss has.
+        names: The tensors.
+        effort: How much to measure of each.
+        masks: Named blocks, by tensor.
+        rng: Draws the probes.
+        is_over: Whether the time for further tensors is over.
+    """
+    found: dict[str, Evidence] = {}
+    for reference in references:
+        before, left = reference.evaluations, [name for name in names if name not in found]
+        examination = _Examination(context, reference, _afforded(effort, reference), masks, rng, is_over)
+        with warnings.catch_warnings():  # a loss that drops the imaginary part is found out by the proof
+            warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
+            try_twice(partial(examination.run, left))  # a loss that raises here has no such derivatives
+        found |= examination.found
+        context.objective.evaluations += reference.evaluations - before
+        if len(found) == len(names):
+            break
+    return found
+
+
+def _afforded(effort: Effort, reference: Reference) -> Effort:
+    is_free = isinstance(reference, GradientReference)
+    return replace(effort, entries=max(effort.entries, FREE_ENTRIES)) if is_free else effort
+
+
+@dataclass(slots=True)
+class _Examination:
+    """The examination of some tensors with one exact derivative of the loss.
+
+    Attributes:
+        context: What to measure with.
+        reference: The exact derivative.
+        effort: How much to measure of each tensor.
+        masks: Named blocks, by tensor.
+        rng: Draws the probes.
+        is_over: Whether the time for further tensors is over.
+        found: The evidence on each tensor for which the derivative is proven.
+    """
+
+    context: MeasurementContext
+    reference: Reference
+    effort: Effort
+    masks: Masks
+    rng: np.random.Generator
+    is_over: Callable[[], bool]
+    found: dict[str, Evidence] = field(default_factory=dict)
+
+    def run(self, names: Sequence[str]) -> None:
+        """Examine some tensors."""
+        for name in names:
+            if name not in self.found and not (self.found and self.is_over()):
+                evidence = self._evidence(TensorUnderTest(self.context, name))
+                if evidence is not None:
+                    self.found[name] = evidence
+
+    def _evidence(self, tensor: TensorUnderTest) -> Evidence | None:
+        """The evidence on one tensor; None where the derivative is not proven for it."""
+        context, gradient, name = self.context, tensor.gradient, tensor.name
+        along: list[Probe] = [directions.aligned(gradient, self.rng), directions.gaussian(gradient, self.rng)]
+        slopes = self.reference.along(tensor, along)
+        points = tensor.measure(along, np.full(len(along), PROOF_STEP * tensor.typical))
+        if context.near is None or not is_proven(points, slopes.n, context.near.sigma):
+            return None
+        forward = [tensor.forward_rounding(points.take(np.array([i])), context.near.sigma) for i in range(len(along))]
+        own = tensor.own_rounding_of_direction
+        through = DerivativePairs.joined(
+            [
+                _pairs(tensor, [probe], slopes.take(i), Rounding(own, error))
+                for i, (probe, error) in enumerate(zip(along, forward, strict=True))
+            ]
+        )
+        usual = np.hypot(own, forward)
+        known = float(np.max(through.rounding / usual)) if self._disagree(through) and usual.all() else None
+        drawn = directions.stratified_entries(gradient, self.effort.entries, self.rng)
+        entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
+        # The Gaussian direction has the mean curvature of the entries.
+        rounding = Rounding(tensor.own_rounding_of_entry, forward[-1])
+        of_entries = _pairs(tensor, entries, self.reference.along(tensor, entries), rounding, known)
+        smooth = np.isfinite(of_entries.n)
+        index = tuple(probe.index for probe, kept in zip(entries, smooth, strict=True) if kept)
+        return Evidence(
+            name=name,
+            shape=gradient.shape,
+            norm=tensor.size.norm,
+            entries=of_entries.where(smooth),
+            index=index,
+            directions=through.where(np.isfinite(through.n)),
+            unresolved=0,
+            kinks=int((~smooth).sum()),
+            coverage=tensor.coverage(index),
+            step_size=0.0,
+            noise=0.0 if context.near is None else context.near.sigma,
+            nonsmooth=False,
+            confirmed_at_short_steps=True,
+            blocks=entries_in_blocks(self.masks, name, index),
+            passing=tensor.uncancelled,
+            loss_unchanged=not (slopes.n.any() or of_entries.n.any()),
+            method=self.reference.method,
+            rules=context.rules,
+        )
+
+    def _disagree(self, pairs: DerivativePairs) -> bool:
+        return bool((np.abs(pairs.z) > self.context.rules.alarm).any())
+
+
+def _pairs(
+    tensor: TensorUnderTest, probes: Sequence[Probe], slopes: Slopes, rounding: Rounding, known: float | None = None
+) -> DerivativePairs:
+    """The exact pairs along some probes; nan where the loss has a kink at x.
+
+    Where they disagree, backprop's rounding error is measured: the rounded backward pass may be beyond a kink that is
+    near x, or follow a forward pass that amplifies roundings.
+
+    Args:
+        tensor: The tensor.
+        probes: K probes.
+        slopes: The derivatives along them.
+        rounding: Backprop's usual rounding error.
+        known: How much larger it is here, where other probes of the tensor have shown it.
+    """
+    bars = np.full(len(probes), rounding.total * (known or 1.0))
+    suspects = np.flatnonzero(np.abs(_z(slopes, bars)) > tensor.context.rules.alarm)
+    suspects = suspects[np.argsort(-np.abs(slopes.n - slopes.g)[suspects], kind="stable")][:NUDGED]
+    if known is None and suspects.size and tensor.context.rules.amplification and tensor.context.near is not None:
+        which = [probes[int(i)] for i in suspects]
+        before = tensor.measure(which, np.full(suspects.size, PROOF_STEP * tensor.typical))
+        found = amplified(tensor, which, before, tensor.context.near.sigma)
+        bars = np.maximum(bars, np.sqrt(np.mean(found**2)))
+        bars[suspects] = np.maximum(bars[suspects], found)
+    own = np.full(len(probes), rounding.own)
+    return DerivativePairs(slopes.n, slopes.g, slopes.error, bars, _z(slopes, bars), own)
+
+
+def _z(slopes: Slopes, rounding: Float64) -> Float64:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = MARGIN * np.hypot(rounding, slopes.error)
+        return np.where(slopes.n == slopes.g, 0.0, (slopes.n - slopes.g) / deviation)

@@ -1,0 +1,155 @@
+"""What must hold before a difference of the loss means anything: finite, repeatable, dependent on the parameters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradguard.arrays import Array, is_finite, norm_of_finite, reductions
+from gradguard.diagnosis import unmeasured
+from gradguard.differences import RoundedValue
+from gradguard.measurement import MeasurementContext
+from gradguard.report import TensorReport, Verdict
+
+# Evaluations in a row that must repeat before a doubtful report: a loss that changes at every 50th call was seen.
+REPEATS = 52
+REPEATS_SHARE = 0.1  # of all evaluations, that repeat the loss where all tensors agree
+MAX_MULTIPLE = 256  # of losses that have nothing in common, one pair in 100 is as near to a multiple up to this
+REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
+
+
+def shapes_of(context: MeasurementContext, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of some tensors."""
+    return {name: context.arrays[name].shape for name in names}
+
+
+def unmeasurable(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of the tensors that cannot be measured: all, if the loss is not finite."""
+    if not np.isfinite(context.centre).all():
+        says = f"the loss is {context.loss}, nothing can be differenced"
+        cause = "the training has diverged, or the forward pass overflows: look there first"
+        shapes = shapes_of(context, names)
+        return unmeasured(shapes, Verdict.inconclusive, says, cause, cause_key="loss_not_finite")
+    reports: dict[str, TensorReport] = {}
+    for name in names:
+        if not is_finite(context.gradients[name]):
+            reports |= _nonfinite(name, context.gradients[name])
+        elif not context.gradients[name].size:
+            reports |= unmeasured(shapes_of(context, [name]), Verdict.ok, "it has no entries", "")
+    return reports
+
+
+def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
+    broken = np.argwhere(~np.isfinite(gradient))
+    where = [int(i) for i in broken[0]]
+    says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
+    cause = "an overflow, a division by zero or memory never written in the backward pass"
+    return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
+
+
+def other_loss(context: MeasurementContext) -> dict[str, TensorReport]:
+    """The reports of all tensors at a check whose loss is not the one that the training computed; else none."""
+    if context.training_loss is None:
+        return {}
+    value, loss = _told_apart(context.training_loss, context.loss)
+    says = (
+        f"the training computed a loss of {value}, and the loss of this check is {loss}: rounding does not explain the "
+        "difference, so the gradient belongs to another loss, and nothing was measured"
+    )
+    shapes = shapes_of(context, list(context.arrays))
+    return unmeasured(shapes, Verdict.other_loss, says, _causes_of_other_loss(context))
+
+
+def _told_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers with six digits, or with all of them where six do not tell them apart."""
+    short = f"{one:.6g}", f"{other:.6g}"
+    return short if short[0] != short[1] else (f"{one:.17g}", f"{other:.17g}")
+
+
+def _causes_of_other_loss(context: MeasurementContext) -> str:
+    if multiple := _multiple(context):
+        return f"{multiple}: one of them is a sum and the other a mean, or one is scaled; pass the same loss as both"
+    causes = "; ".join(
+        [
+            "another batch at the check (bind it where the loss is made: loss=lambda batch=batch: ...)",
+            "a hidden state that was bound anew since (use the one that the step began with)",
+            f"parameters updated since (call after_backward before the update{_learning_rate(context)})",
+            "a dropout mask drawn anew (let the loss start from the state that the generator had before the forward "
+            "pass that the gradient is of, beside snapshot=snapshot_rng(generator))",
+            "or value= is not this loss (a running mean, or another reduction, scale or penalty)",
+        ]
+    )
+    return f"one of these: {causes}"
+
+
+def _multiple(context: MeasurementContext) -> str:
+    """By which whole number the training's loss and that of the check differ, in a clause; "" if by none."""
+    value, loss = context.training_loss or 0.0, context.loss
+    if not (np.isfinite([value, loss]).all() and value and loss):
+        return ""
+    times = round(max(value / loss, loss / value))
+    if not 2 <= times <= MAX_MULTIPLE:
+        return ""
+    factor = times if abs(value) > abs(loss) else 1 / times
+    multiplied = replace(context, centre=factor * context.centre)
+    if not multiplied.compared(RoundedValue.of(value)).is_usual:
+        return ""
+    return f"value= is {times if factor > 1 else f'1/{times}'} times the loss of the check"
+
+
+def _learning_rate(context: MeasurementContext) -> str:
+    """What an update by plain gradient descent would have needed to change the loss like that; "" if none would."""
+    largest = [reductions.largest_magnitude(gradient) for gradient in context.gradients.values()]
+    norms = [norm_of_finite(*pair) for pair in zip(context.gradients.values(), largest, strict=True)]
+    square = float(np.square(norms).sum())
+    fall = (context.training_loss or 0.0) - context.loss
+    if not (fall > 0 and 0 < square < np.inf and np.isfinite(fall)):
+        return ""
+    return f"; one by plain gradient descent would have had a learning rate of about {fall / square:.1g}"
+
+
+def repeats_needed(context: MeasurementContext, reports: Mapping[str, TensorReport]) -> int:
+    """How many evaluations must repeat before these reports are given."""
+    if all(map(_is_clear, reports.values())):
+        evaluations = context.objective.evaluations / context.objective.at_once
+        return min(REPEATS, 1 + round(REPEATS_SHARE * evaluations))
+    return REPEATS
+
+
+def agrees(report: TensorReport) -> bool:
+    """Whether a gradient agrees with the differences of the loss."""
+    return report.verdict.is_bug is False
+
+
+def _is_clear(report: TensorReport) -> bool:
+    untold = report.measured_at is None and report.verdict is Verdict.inconclusive
+    return untold or (agrees(report) and not report.unresolved and not report.kinks)
+
+
+def nondeterministic(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of tensors at a check whose loss does not repeat."""
+    says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
+    cause = (
+        "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
+        "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden'); the loss must start from "
+        "the state from before the forward pass that the gradient is of"
+    )
+    return unmeasured(shapes_of(context, names), Verdict.nondeterministic, says, cause)
+
+
+def independent(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of tensors without a gradient at a check whose loss does not change at all."""
+    says = "the loss does not depend on it, and its gradient is zero"
+    right = [name for name in names if not context.gradients[name].any()]
+    return unmeasured(shapes_of(context, right), Verdict.ok, says, "")
+
+
+def detached(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
+    """The reports of tensors with a gradient at a check whose loss does not change at all."""
+    says = "the loss does not move at all, whichever tensor is moved"
+    cause = (
+        "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), the snapshot puts "
+        "the parameters themselves back, or the loss is a value kept from before"
+    )
+    wrong = [name for name in names if context.gradients[name].any()]
+    return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause, cause_key="loss_unchanged")

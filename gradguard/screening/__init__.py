@@ -1,0 +1,29 @@
+"""The whole model at once: is any gradient wrong, and in which tensors? A few evaluations, however many there are."""
+
+from gradguard.screening.halving import Located, disjoint, halves, locate
+from gradguard.screening.probe import KINDS, draw_direction
+from gradguard.screening.reports import SUSPECTED, carried, is_visible, screened, suspected, unscreened, with_screen
+from gradguard.screening.screen import Screen, Screened, noise_now
+from gradguard.screening.stream import FAR_TOO_LONG_Z3, STRAYS, Stream
+
+__all__ = [
+    "FAR_TOO_LONG_Z3",
+    "KINDS",
+    "STRAYS",
+    "SUSPECTED",
+    "Located",
+    "Screen",
+    "Screened",
+    "Stream",
+    "carried",
+    "disjoint",
+    "draw_direction",
+    "halves",
+    "is_visible",
+    "locate",
+    "noise_now",
+    "screened",
+    "suspected",
+    "unscreened",
+    "with_screen",
+]

@@ -1,0 +1,114 @@
+"""What a screen lets be said of a tensor of which nothing else was measured at this check."""
+
+import dataclasses
+import math
+
+from gradguard.diagnosis import unmeasured
+from gradguard.report import TensorReport, Thresholds, Verdict
+
+SUSPECTED = "suspected"
+UNSEEN = "screen_too_coarse"
+UNSCREENED = "unscreened"
+TOO_WIDE = ("loss_too_noisy", "loss_too_rough", UNSEEN)  # causes of an own measurement that tells nothing
+# A gradient that is wrong by a relative error e has the discrepancy e / 2.
+ERRORS_PER_DISCREPANCY = 2.0
+
+
+def is_visible(error: float, thresholds: Thresholds) -> bool:
+    """Whether a screen that shows such an error of a tensor shows every error above the threshold."""
+    return error <= ERRORS_PER_DISCREPANCY * thresholds.discrepancy
+
+
+def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thresholds: Thresholds) -> TensorReport:
+    """The report of a tensor that a screen covered without an alarm, and of which nothing else was ever measured.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        visible: The smallest relative error that the screen would have shown.
+        step: The training step.
+        thresholds: What counts as agreement.
+    """
+    if is_visible(visible, thresholds):
+        says = f"the whole model was screened: a scale error above {visible:.1g} of this gradient would show"
+        (report,) = unmeasured({name: shape}, Verdict.ok, says, "").values()
+    else:
+        says = (
+            f"the whole model was screened without an alarm, but only a scale error above {visible:.1g} would show"
+            if math.isfinite(visible)
+            else "the whole model was screened without an alarm, and the gradient of this tensor is too small to show"
+        )
+        cause = "its gradient is small beside those of the other tensors; its own numbers are measured in its turn"
+        (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=UNSEEN, deep=False).values()
+    return dataclasses.replace(
+        report, discrepancy=math.nan, floor=math.inf, deep=False, smallest_visible=visible, screened_at=step
+    )
+
+
+def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> TensorReport:
+    """The report of a tensor in a group whose probe alarmed, and which there was no time to look at by itself.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        group: All tensors of the group, in order.
+    """
+    where = name if len(group) == 1 else f"{group[0]} to {group[-1]} ({len(group)} tensors)"
+    says = f"suspected: the loss does not follow the gradient of {where}"
+    cause = "there was no time left to find out which of them is wrong; the next check goes on with it first"
+    (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=SUSPECTED, deep=False).values()
+    return report
+
+
+def unscreened(name: str, shape: tuple[int, ...]) -> TensorReport:
+    """The report of a tensor that no screen covered yet."""
+    says = "not looked at yet: groups of tensors take turns in a large model, and no step suited its group so far"
+    cause = "the next checks go on with it"
+    (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=UNSCREENED, deep=False).values()
+    return report
+
+
+def carried(
+    before: TensorReport | None, name: str, shape: tuple[int, ...], visible: float, step: int, thresholds: Thresholds
+) -> TensorReport:
+    """The report of a tensor that the screen of this check covered without an alarm; its own numbers are older, if any.
+
+    Args:
+        before: Its last report.
+        name: Its name.
+        shape: Its shape.
+        visible: The smallest relative error that the screen would have shown.
+        step: The training step.
+        thresholds: What counts as agreement.
+    """
+    now = screened(name, shape, visible, step, thresholds)
+    if before is None or before.measured_at is None:
+        return now
+    dated = dataclasses.replace(before, smallest_visible=visible, screened_at=step)
+    if before.verdict.is_bug is False and now.verdict is Verdict.ok:
+        return dated
+    if before.verdict is Verdict.kink or before.cause_key == "not_confirmed":
+        return dated
+    return dataclasses.replace(
+        dated, verdict=now.verdict, explanation=now.explanation, cause=now.cause, cause_key=now.cause_key
+    )
+
+
+def with_screen(own: TensorReport, visible: float, step: int, thresholds: Thresholds) -> TensorReport:
+    """The report of a tensor from its own measurement, at a check whose screen covered it without an alarm.
+
+    A few entries may be too noisy to tell anything, where the screen sees small errors of the whole gradient.
+
+    Args:
+        own: The report from its own measurement.
+        visible: The smallest relative error that the screen would have shown.
+        step: The training step.
+        thresholds: What counts as agreement.
+    """
+    if own.verdict.is_bug is not False and own.cause_key not in TOO_WIDE:
+        return own
+    seen = min(visible, own.smallest_visible)
+    if own.verdict.is_bug is None and is_visible(visible, thresholds):
+        says = f"{own.explanation}; the whole model was screened: a scale error above {visible:.1g} of it would show"
+        own = dataclasses.replace(own, verdict=Verdict.ok, explanation=says, cause="", cause_key="")
+    return dataclasses.replace(own, smallest_visible=seen, screened_at=step)
