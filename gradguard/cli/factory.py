@@ -22,7 +22,7 @@ from gradguard.cli.output import Failure
 Result = TypeVar("Result")
 
 REQUIRED = ("params", "grads", "loss")
-OPTIONAL = ("constants", "blocks", "snapshot", "reduction")
+OPTIONAL = ("constants", "blocks", "snapshot", "reduction", "value")
 EXPECTED = f"({', '.join(REQUIRED)}), or a mapping with these keys and perhaps {', '.join(OPTIONAL)}"
 LIBRARY_FOLDERS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gradguard, np, importlib))
 MAX_NAMES_IN_MESSAGE = 10  # a longer list hides the sentence before it
@@ -39,6 +39,7 @@ class Case:
     blocks: Any = None
     snapshot: Any = None
     reduction: str | None = None
+    value: Any = None
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 EXIT_STATUSES = "exit status:\n  0 no bug, 1 a bug, 2 not enough evidence, or an error (also of the command line)\n"
 FACTORY = """\
 MODULE is imported as by `python -m`, also from the working directory. FACTORY is called without arguments and returns
-(params, grads, loss), or a mapping with these keys and, optionally, constants, blocks, snapshot and reduction.
+(params, grads, loss), or a mapping with these keys and, optionally, constants, blocks, snapshot, reduction and value.
 """
 
 
@@ -67,14 +67,14 @@ def add_measurement(command: Parser, precision: str, entries: int) -> None:
         "--entries",
         type=whole_number(1),
         metavar="N",
-        help=f"largest number of entries of a tensor to measure (default: {entries})",
+        help=f"number of entries of each tensor to measure, at most (default: {entries})",
     )
     command.add_argument(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="seed that draws the entries (default: %(default)s)",
+        help="seed of the random directions and entries (default: %(default)s)",
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradguard.report import Verdict
+from gradguard.runs.coverage import has_verdict_of, looked_at
 from gradguard.runs.story import changes_of, is_bug, story_of
 from gradguard.writers.record import Record
 
-SERIES = ("verdict", "deep", "discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "step_size")
+OWN_SERIES = ("deep", "discrepancy", "floor", "sign_agreement", "step_size")  # of a measurement of the tensor itself
+SCREEN_SERIES = ("ratio", "ratio_error")  # of a screen of the model too
 MAX_ALERTS = 200  # the latest
 
 
@@ -22,14 +24,16 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
         sweep: The last sweep of the run.
     """
     changes = changes_of(records)
+    stale = {name: _stale_since(name, records) for name in changes}
     return {
         "story": dataclasses.asdict(story_of(records)),
         "shown": len(records),
         "unreadable": unreadable,
         "steps": [record["step"] for record in records],
         "tensors": [
-            {"name": name, "changes": changes[name], "series": _series(name, records)} | _constants(name, records)
-            for name in _worst_first(changes)
+            {"name": name, "changes": changes[name], "stale_since": stale[name], "series": _series(name, records)}
+            | _constants(name, records)
+            for name in _worst_first(changes, stale)
         ],
         "alerts": _alerts(records),
         "sweep": sweep,
@@ -50,21 +54,47 @@ def verdicts() -> dict[str, dict[str, Any]]:
     }
 
 
-def _worst_first(changes: Mapping[str, Sequence[tuple[int, str]]]) -> list[str]:
-    """Tensors that are wrong, that were wrong, that are unclear and that are right; each group in the model's order."""
+def _worst_first(changes: Mapping[str, Sequence[tuple[int, str]]], stale: Mapping[str, int | None]) -> list[str]:
+    """Tensors that are wrong, that were wrong, that are unclear and that are right; each group in the model's order.
+
+    A tensor that was right when it was last looked at, and was not since, is unclear.
+    """
 
     def rank(name: str) -> int:
         last, verdicts = changes[name][-1][1], [is_bug(verdict) for _, verdict in changes[name]]
-        return 0 if is_bug(last) else 1 if True in verdicts else 2 if is_bug(last) is None else 3
+        is_unclear = is_bug(last) is None or stale[name] is not None
+        return 0 if is_bug(last) else 1 if True in verdicts else 2 if is_unclear else 3
 
     return sorted(changes, key=rank)
 
 
 def _series(name: str, records: Sequence[Record]) -> dict[str, list[Any]]:
-    tensors = [record["tensors"].get(name, {}) for record in records]
-    columns = {key: [tensor.get(key) for tensor in tensors] for key in SERIES}
-    bounds = [tensor.get("sign_interval", (None, None)) for tensor in tensors]
-    return columns | {"sign_low": [low for low, _ in bounds], "sign_high": [high for _, high in bounds]}
+    """The numbers of a tensor, each with a value where it is of the check and None where it is older."""
+    at = [(record["tensors"].get(name, {}), record["step"]) for record in records]
+    measured = [tensor if tensor and tensor["measured_at"] == step else {} for tensor, step in at]
+    seen = [tensor if tensor and looked_at(tensor, step) else {} for tensor, step in at]
+    bounds = [tensor.get("sign_interval", (None, None)) for tensor in measured]
+    return {
+        "verdict": [tensor.get("verdict") for tensor, _ in at],
+        **{key: [tensor.get(key) for tensor in measured] for key in OWN_SERIES},
+        **{key: [tensor.get(key) for tensor in seen] for key in SCREEN_SERIES},
+        "sign_low": [low for low, _ in bounds],
+        "sign_high": [high for _, high in bounds],
+    }
+
+
+def _stale_since(name: str, records: Sequence[Record]) -> int | None:
+    """The step of the first check after the last one that looked at a tensor; None if the last check did.
+
+    Of a sample of checks it may be a later one than of all.
+    """
+    tensors = [(record["tensors"].get(name), record["step"]) for record in records]
+    stale = None
+    for tensor, step in reversed(tensors):
+        if tensor is not None and has_verdict_of(tensor, step):
+            break
+        stale = step
+    return stale
 
 
 def _constants(name: str, records: Sequence[Record]) -> dict[str, Any]:

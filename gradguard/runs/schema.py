@@ -13,7 +13,7 @@ _TENSOR_NUMBERS = (
     *("sampled", "unresolved", "kinks", "coverage", "step_size", "noise", "smallest_visible"),
 )
 _BLOCK_NUMBERS = ("discrepancy", "floor", "ratio", "ratio_error", "sign_agreement", "resolvable", "sampled")
-_CHECK_NUMBERS = ("evaluations", "seconds", "loss", "overhead", "began", "checks")
+_CHECK_NUMBERS = ("evaluations", "seconds", "loss", "overhead", "screened", "began", "checks")
 
 
 def read_check(raw: object, *, details: bool = True) -> Record | None:
@@ -32,9 +32,11 @@ def read_check(raw: object, *, details: bool = True) -> Record | None:
         "step": raw["step"],
         **_numbers(raw, _CHECK_NUMBERS),
         **_texts(raw, ("verdict", "precision", "explanation")),
-        "tensors": {name: _tensor(tensor, details) for name, tensor in tensors.items() if isinstance(tensor, Mapping)},
+        "tensors": {name: _tensor(one, raw["step"], details) for name, one in tensors.items() if _is_mapping(one)},
         "alerts": [_alert(alert) for alert in _mappings(raw.get("alerts"))],
         "changes": {name: _changes(changes) for name, changes in _items(raw.get("changes"))},
+        "right": {name: step for name, step in _items(raw.get("right")) if _is_step(step)},
+        "last": [step for step in _list(raw.get("last")) if _is_step(step)],
     }
 
 
@@ -60,13 +62,16 @@ def _curve(raw: Mapping[str, Any], size: int) -> Record:
     }
 
 
-def _tensor(raw: Mapping[str, Any], details: bool) -> Record:
+def _tensor(raw: Mapping[str, Any], step: int, details: bool) -> Record:
     interval = [_number(bound) for bound in _list(raw.get("sign_interval"))]
     return {
         **_numbers(raw, _TENSOR_NUMBERS),
         **_texts(raw, ("cause", "cause_key", "explanation", "faulty_block")),
         "factors": [label for label in _list(raw.get("factors")) if isinstance(label, str)],
         "verdict": _verdict(raw),
+        # Versions without dates measured every tensor of a report at its step.
+        "measured_at": _step_or_none(raw.get("measured_at", step)),
+        "screened_at": _step_or_none(raw.get("screened_at")),
         "deep": raw.get("deep") is True,
         "shape": _list(raw.get("shape")),
         "sign_interval": interval if len(interval) == 2 else [None, None],
@@ -116,6 +121,10 @@ def _number(value: Any) -> float | None:
 
 def _is_step(value: object) -> TypeGuard[int]:
     return type(value) is int
+
+
+def _step_or_none(value: object) -> int | None:
+    return value if _is_step(value) else None
 
 
 def _is_mapping(value: object) -> bool:

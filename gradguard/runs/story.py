@@ -1,16 +1,18 @@
 """The story of a run from its checks: when gradients were right, when they were wrong, the cause, and what to do."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from typing import TypeAlias
 
-from gradguard.report import Verdict, printable
+from gradguard.report import Verdict, counted, printable
+from gradguard.runs.coverage import Coverage, coverage_of, has_verdict_of
 from gradguard.writers.record import Record
 
 MAX_NAMES_IN_SENTENCE = 5  # tensors; the others are counted
+MORE_TIME = "a larger max_overhead gives the checks more time, and a smaller every_n_steps makes more of them"
 
 Change: TypeAlias = tuple[int, str]
 Changes: TypeAlias = Mapping[str, Sequence[Change]]
@@ -28,7 +30,7 @@ class State(StrEnum):
 
     @property
     def status(self) -> int:
-        """The exit status of a command: 0 no bug, 1 a bug at some check, 2 no check could tell."""
+        """The exit status of a command: 0 no bug, 1 a bug at some check, 2 the last checks cannot tell."""
         return {State.bug: 1, State.recovered: 1, State.fine: 0}.get(self, 2)
 
 
@@ -65,7 +67,11 @@ class Story:
         state: The state after the last check.
         headline: The state in a sentence: what is wrong, where, and since when.
         findings: The errors of the last check, then those that are over.
-        unclear: Tensors that no check could judge.
+        unclear: Tensors that the last checks could not judge.
+        unseen: Tensors that none of the last checks looked at.
+        suspected: Tensors that alarmed at the last check, which had no time to look at them more closely.
+        doubts: What the last checks leave open, in clauses; empty where they judged every tensor.
+        advice: What gives the checks more time; "" where that is not what they lack.
         first: The step of the first check; None if there is none.
         last: The step of the last check; None if there is none.
         checks: The number of checks.
@@ -76,6 +82,10 @@ class Story:
     headline: str
     findings: tuple[Finding, ...] = ()
     unclear: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    suspected: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    advice: str = ""
     first: int | None = None
     last: int | None = None
     checks: int = 0
@@ -93,20 +103,22 @@ def story_of(records: Sequence[Record]) -> Story:
     if not changes:
         return Story(State.empty, "There is no check to tell of")
     findings = _findings(records, changes)
-    unclear = tuple(
-        name for name, verdicts in changes.items() if not any(is_bug(verdict) is not None for _, verdict in verdicts)
-    )
+    coverage = coverage_of(records, [name for one in findings if one.until is None for name in one.tensors])
     story = Story(
-        state=_state(findings, unclear),
+        state=_state(findings, coverage),
         headline="",
         findings=findings,
-        unclear=unclear,
+        unclear=coverage.unjudged,
+        unseen=coverage.unseen,
+        suspected=coverage.suspected,
+        doubts=tuple(_doubts(coverage, changes)),
+        advice=MORE_TIME if coverage.unseen or coverage.suspected else "",
         first=min(record["step"] if record["began"] is None else record["began"] for record in records),
         last=records[-1]["step"],
         checks=count_checks(records),
         moments=_moments(changes),
     )
-    return dataclasses.replace(story, headline=_headline(story, records, changes))
+    return dataclasses.replace(story, headline=_headline(story, coverage))
 
 
 def count_checks(records: Iterable[Record]) -> int:
@@ -128,7 +140,8 @@ def changes_of(records: Iterable[Record]) -> dict[str, list[Change]]:
         for name, changes in record["changes"].items():
             verdicts.setdefault(name, {}).update(changes)
         for name, tensor in record["tensors"].items():
-            verdicts.setdefault(name, {})[record["step"]] = tensor["verdict"]
+            if name not in verdicts or has_verdict_of(tensor, record["step"]):
+                verdicts.setdefault(name, {})[record["step"]] = tensor["verdict"]
     return {name: _only_changes(sorted(steps.items())) for name, steps in verdicts.items() if steps}
 
 
@@ -217,25 +230,45 @@ def _merged(group: Sequence[Finding]) -> Finding:
     return dataclasses.replace(group[0], tensors=tuple(name for one in group for name in one.tensors))
 
 
-def _state(findings: Sequence[Finding], unclear: Sequence[str]) -> State:
+def _state(findings: Sequence[Finding], coverage: Coverage) -> State:
     if any(one.until is None for one in findings):
         return State.bug
     if findings:
         return State.recovered
-    return State.unclear if unclear else State.fine
+    return State.fine if coverage.is_whole else State.unclear
 
 
-def _headline(story: Story, records: Sequence[Record], changes: Changes) -> str:
+def _headline(story: Story, coverage: Coverage) -> str:
     if story.state is State.bug:
         return f"BUG: {'; '.join(_present(one, story) for one in story.findings if one.until is None)}"
     if story.state is State.recovered:
         return f"No bug at the last check, but there was one: {'; '.join(map(_past, story.findings))}"
     if story.state is State.unclear:
-        which = "any tensor" if len(story.unclear) == len(changes) else listed(story.unclear)
-        return f"Cannot tell: no check could judge {which}"
-    tensors = len({name for record in records for name in record["tensors"]})
-    which = f"{tensors} tensor{'' if tensors == 1 else 's'}"
+        return f"Cannot tell: {'; '.join(story.doubts)}"
+    which = counted(len(coverage.tensors), "tensor")
     return f"No bug in {which}: float precision explains all that {_checks(story)} could measure"
+
+
+def _doubts(coverage: Coverage, changes: Changes) -> Iterator[str]:
+    """What the last checks of a run leave open."""
+    tensors = len(coverage.tensors)
+    last = "the last check" if len(coverage.last) == 1 else f"the last {len(coverage.last)} checks"
+    if coverage.suspected:
+        yield f"the last check suspects {listed(coverage.suspected)} and had no time to look closer"
+    if coverage.unseen:
+        count = f"{len(coverage.unseen)} of {counted(tensors, 'tensor')}"
+        was = "was" if len(coverage.unseen) == 1 else "were"
+        yield f"{count} {was} not looked at in {last} ({listed(coverage.unseen)})"
+    never = [name for name in coverage.unjudged if not any(is_bug(verdict) is False for _, verdict in changes[name])]
+    if never:
+        yield f"no check could judge {_which(never, tensors)}"
+    lately = [name for name in coverage.unjudged if name not in never]
+    if lately:
+        yield f"{last} could not judge {_which(lately, tensors)}"
+
+
+def _which(names: Sequence[str], tensors: int) -> str:
+    return "any tensor" if len(names) == tensors else listed(names)
 
 
 def _present(one: Finding, story: Story) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradguard.runs import Log, changes_of, verdicts
+from gradguard.runs.coverage import last_right, last_steps
 from gradguard.runs.overview import overview
 from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
@@ -58,14 +59,14 @@ def _run(log: Log, max_characters: int) -> Mapping[str, Any]:
 def thinned(checks: Sequence[Record]) -> list[Record]:
     """At most about `MAX_CHECKS` checks: every k-th, with the first, the last and all that have alerts.
 
-    Each then has the verdict changes and the number of all checks, as the records in event files have.
+    Each then tells of the whole run, as the last record in an event file does.
     """
     every = max(1, -(-len(checks) // MAX_CHECKS))
     chosen = [check for i, check in enumerate(checks) if i % every == 0 or check["alerts"] or i == len(checks) - 1]
     if len(chosen) == len(checks):
         return chosen
-    whole = {"changes": changes_of(checks), "began": checks[0]["step"], "checks": len(checks)}
-    return [check | {"began": None, "checks": None} | whole for check in chosen]
+    whole = {"changes": changes_of(checks), "right": last_right(checks), "last": last_steps(checks)}
+    return [check | {"began": checks[0]["step"], "checks": len(checks)} | whole for check in chosen]
 
 
 def _fitting(checks: Iterable[Record], max_characters: int) -> list[Record]:

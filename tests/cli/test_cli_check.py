@@ -32,6 +32,13 @@ def test_a_check_takes_all_that_a_factory_may_return(run: Run) -> None:
     assert {name for name, tensor in report["tensors"].items() if tensor["verdict"] == "ok"} == {"Wx", "Wh", "V", "c"}
 
 
+def test_the_loss_of_the_training_is_compared(run: Run) -> None:
+    """The value of the mapping reaches the check, which then cannot tell."""
+    done = run("check", "train:other", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["verdict"] == "other_loss"
+
+
 def test_options_reach_the_check(run: Run) -> None:
     """Precision, entries and reduction on the command line are those of the check."""
     done = run("check", "train:array", "--reduction", "mean", "--precision", "native", "--entries", "2", "--json")

@@ -48,6 +48,26 @@ def test_the_story_says_when_and_what_and_what_to_do(runs: Path, capsys: pytest.
     ]
 
 
+def test_what_was_not_looked_at_is_not_called_right(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many tensors, which, and how to change it; the exit status says that it cannot be told."""
+    path = tmp_path / "log.jsonl"
+    names = [f"lstm.{i}" for i in range(9)]
+    for step in (0, 100, 200, 300):
+        late = [make_tensor(name, measured_at=0, screened_at=step if name == "lstm.0" else None) for name in names]
+        JSONLWriter(path).write(make_report(step, *late, screened=1))
+    assert main(["report", str(path)]) == 2
+    headline, advice, *_ = capsys.readouterr().out.splitlines()
+    assert headline == (
+        "log.jsonl: Cannot tell: 8 of 9 tensors were not looked at in the last 3 checks (lstm.1, lstm.2, lstm.3, "
+        "lstm.4, lstm.5 and 3 more)."
+    )
+    assert "-> a larger max_overhead" in advice
+    assert main(["report", str(path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["runs"]["log.jsonl"]["unseen"] == names[1:]
+
+
 def test_the_json_holds_every_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same for programs."""
     assert main(["report", str(runs), "--json"]) == 1

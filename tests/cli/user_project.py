@@ -34,6 +34,12 @@ def wrong():
     return {"params": model.params, "grads": grads, "loss": loss, "constants": {"timesteps": 4}}
 
 
+def other():
+    model, batch, grads = made()
+    loss = lambda: model.loss(batch)
+    return {"params": model.params, "grads": grads, "loss": loss, "value": model.loss(batch) + 1}
+
+
 def unclear():
     x = {"x": np.zeros(4)}
     return x, {"x": np.ones(4)}, lambda: float(np.abs(x["x"]).sum())

@@ -30,7 +30,8 @@ def test_a_record_comes_back_as_the_report_it_is_of(make_report: MakeReport, mak
     assert told is not None
     for tensor in [*told["tensors"].values(), *record["tensors"].values()]:
         tensor["worst"] = []
-    left = {"began": None, "checks": None, "changes": {}}
+    assert (record["right"], record["last"]) == ({"W/\ud800": 7, "V": 7}, [7])
+    left = {"began": None, "checks": None, "changes": {}, "right": {}, "last": []}
     assert record | left == told
 
 
@@ -51,6 +52,19 @@ def test_a_log_from_before_a_field_is_read(make_report: MakeReport, make_tensor:
     assert (earlier["alerts"][0]["finding"], earlier["alerts"][0]["message"]) == ("", alert.message)
 
 
+def test_a_log_without_dates_was_measured_at_its_checks(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """Versions without dates measured each tensor of a report; a tensor that was never measured has a date of None."""
+    written = json.loads(json.dumps(make_report(5, make_tensor("W", measured_at=None, screened_at=3)).to_dict()))
+    dated = read_check(written)
+    assert dated is not None
+    assert (dated["tensors"]["W"]["measured_at"], dated["tensors"]["W"]["screened_at"]) == (None, 3)
+    del written["tensors"]["W"]["measured_at"], written["tensors"]["W"]["screened_at"], written["screened"]
+    earlier = read_check(written)
+    assert earlier is not None
+    assert (earlier["tensors"]["W"]["measured_at"], earlier["tensors"]["W"]["screened_at"]) == (5, None)
+    assert earlier["screened"] is None
+
+
 @pytest.mark.parametrize(
     "given", [None, [], {}, {"step": "1", "tensors": {}}, {"step": True, "tensors": {}}, {"step": 1}]
 )
@@ -64,6 +78,7 @@ def test_what_is_no_check_is_none(given: Any) -> None:
 def test_any_json_can_be_shown(tensor: Any, alerts: Any, changes: Any) -> None:
     """Whatever stands in a record, an overview of it is made, and is strict JSON."""
     given = {"step": 3, "tensors": {"W": tensor, "V": {"verdict": tensor}}, "alerts": alerts, "changes": {"W": changes}}
+    given |= {"right": changes, "last": alerts}
     check = read_check(given)
     assert check is not None
     json.dumps(overview([check]), allow_nan=False)

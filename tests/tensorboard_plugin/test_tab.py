@@ -63,14 +63,28 @@ def report(
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, report: Callable[..., Report]) -> Path:
-    """A log directory: a run whose W moves at step 500, one that is fine, and one with names that are markup."""
+def in_turns(make_report: MakeReport, make_tensor: MakeTensor) -> Callable[[int], Report]:
+    """Builds a check at a step: W is measured every second check and always screened, V measured at first only."""
+
+    def build(step: int) -> Report:
+        w = make_tensor("W", entries=ENTRIES, measured_at=step // 200 * 200, screened_at=step)
+        return make_report(step, w, make_tensor("V", entries=ENTRIES, measured_at=0), screened=1)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, report: Callable[..., Report], in_turns: Callable[[int], Report]
+) -> Path:
+    """A log directory: a run whose W moves at step 500, one that is fine, one with markup for names, one in turns."""
     folder = tmp_path_factory.mktemp("runs")
     right = [report(step, ("V", "W")) for step in range(0, 500, 100)]
     moved = [report(step, ("V",), "W", told=step == 500) for step in range(500, 1000, 100)]
     write(folder / "1-moved", *right, *moved)
     write(folder / "2-fine", *(report(step, ("V",)) for step in range(3)))
     write(folder / "3 <b>run<", report(0, NAMES[1:], NAMES[0], told=True))
+    write(folder / "4-turns", *(in_turns(step) for step in range(0, 600, 100)))
     return folder
 
 
@@ -173,6 +187,33 @@ def test_names_are_text_everywhere(tab: Browser) -> None:
     tab.until(lambda: any("f<i>" in text for text in tab.texts(".drawing text")), "the name of the block in a chart")
     assert tab.all("img") == []
     assert "%{x} $a$ &lt;b&gt;" in tab.texts(".rows")[0]
+    assert tab.problems() == []
+
+
+def test_what_is_older_has_its_date(tab: Browser) -> None:
+    """Verdict, numbers and charts of an earlier step say of which they are, and no point of a chart repeats one."""
+    choose_run(tab, "4-turns")
+    tab.until(lambda: "1 of 2 tensors was not looked at in the last 3 checks (V)" in headline(tab), "the other run")
+    tab.wait_for_charts()
+    assert "max_overhead" in tab.texts(".verdict .todo")[0]
+    assert tab.texts(".row .mark") == ["?", "\N{HEAVY CHECK MARK}"]
+    assert len(tab.all(".row:first-child .stale")) == 1
+    tab.press_on("[role=option][aria-selected=true]", "End")
+    tab.until(
+        lambda: "V (2" in tab.texts(".detail h2")[0] and "step 500" in tab.texts(".detail h2")[0], "the last check"
+    )
+    assert tab.texts(".detail .badge") == ["\N{HEAVY CHECK MARK} ok, at step 0"]
+    assert tab.texts(".says") == ["not looked at since; d = 2.8e-5 at step 0"]
+    tab.press_on("[role=option][aria-selected=true]", "ArrowDown")
+    tab.until(lambda: "W (2" in tab.texts(".detail h2")[0], "the row below")
+    assert tab.texts(".detail .badge") == ["\N{HEAVY CHECK MARK} ok"]
+    assert tab.texts(".says") == ["screened: a scale error above 0.01 % would show; d = 2.8e-5 at step 400"]
+    assert tab.texts(".facts .earlier")[0] == "2.8e-5 over a floor of 3.4e-5, at step 400"
+    captions = tab.texts("figcaption")
+    assert "Numerical gradient n against backprop g, each sampled entry, at step 400" in captions
+    tab.wait_for_charts()
+    points = "return [...document.querySelectorAll('.drawing')].map((one) => one.querySelectorAll('.point').length)"
+    assert {3, 6} <= set(tab.driver.execute_script(points))
     assert tab.problems() == []
 
 

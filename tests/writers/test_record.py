@@ -36,6 +36,28 @@ def test_a_training_that_is_set_back_takes_its_changes_back(make_report: MakeRep
     assert record["changes"] == {"W": [(0, "ok")]}
 
 
+def test_a_record_tells_when_each_tensor_was_found_right(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """Not where its verdict is one of an earlier check; and which checks were the last."""
+    history = History()
+    history.record(make_report(0, make_tensor("W"), make_tensor("V")))
+    for step in (10, 20, 30):
+        seen = make_tensor("W", measured_at=0, screened_at=step), make_tensor("V", measured_at=0)
+        record = history.record(make_report(step, *seen))
+    assert record["right"] == {"W": 30, "V": 0}
+    assert record["last"] == [10, 20, 30]
+    again = history.record(make_report(10, make_tensor("W", verdict=Verdict.scale), make_tensor("V", measured_at=0)))
+    assert again["right"] == {"V": 0}
+    assert again["last"] == [10]
+
+
+def test_a_verdict_of_an_earlier_check_is_no_change(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """Whatever is said of a tensor that nobody has looked at since."""
+    history = History()
+    history.record(make_report(0, make_tensor("W")))
+    record = history.record(make_report(10, make_tensor("W", verdict=Verdict.clipped, measured_at=0)))
+    assert record["changes"] == {"W": [(0, "ok")]}
+
+
 def test_a_verdict_that_never_rests_keeps_its_latest_changes(make_report: MakeReport, make_tensor: MakeTensor) -> None:
     """The list does not grow without end."""
     history = History()

@@ -30,12 +30,63 @@ def test_each_metric_is_a_section_with_a_curve_for_each_tensor(
             "ratio": 39.0,
             "ratio_drift": tensor.ratio_drift,
             "evidence": tensor.evidence,
+            "smallest_visible": tensor.smallest_visible,
             "sign_agreement": 1.0,
             "step_size": tensor.step_size,
             "noise": tensor.noise,
             "verdict": 3.0,
         }.items()
     }
+
+
+OWN = ("discrepancy", "floor", "sign_agreement", "step_size", "noise")
+SCREENED = ("ratio", "ratio_drift", "evidence", "smallest_visible")
+
+
+def test_a_number_of_an_earlier_step_is_no_point(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """Own numbers are points where they were measured, those of a screen where it covered the tensor too."""
+    dates = [(0, 0), (0, 10), (0, 10), (30, 30)]
+    write_all(
+        tmp_path,
+        *(
+            make_report(10 * i, make_tensor("W", measured_at=own, screened_at=seen))
+            for i, (own, seen) in enumerate(dates)
+        ),
+    )
+    run = read_run(tmp_path)
+    assert all(steps(run, f"gradguard.{metric}/W") == [0, 30] for metric in OWN)
+    assert all(steps(run, f"gradguard.{metric}/W") == [0, 10, 30] for metric in SCREENED)
+    assert steps(run, "gradguard.verdict/W") == [0, 10, 30]
+    assert steps(run, "gradguard.ratios/W") == steps(run, "gradguard.band/W/upper") == [0, 30]
+
+
+def test_a_verdict_without_a_measurement_is_a_point(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """A gradient that is not finite, or that is suspected, has no numbers, and its verdict is of the check."""
+    write_all(tmp_path, make_report(10, make_tensor("W", verdict=Verdict.nonfinite, measured_at=None)))
+    run = read_run(tmp_path)
+    assert values(run, "gradguard.verdict/W") == [3]
+    assert not [metric for metric in (*OWN, *SCREENED) if f"gradguard.{metric}/W" in run]
+
+
+def test_a_ratio_that_is_not_known_has_not_stayed_the_same(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """Its drift has a gap where it has one."""
+    write_all(tmp_path, make_report(0, make_tensor("W", ratio=math.nan, ratio_drift=0.0)), make_report(1))
+    assert steps(read_run(tmp_path), "gradguard.ratio_drift/W") == [1]
+
+
+def test_the_check_counts_what_it_looked_at(tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """How many tensors were screened and measured are curves of the run."""
+    later = make_tensor("W", measured_at=0, screened_at=10), make_tensor("V", screened_at=10)
+    write_all(tmp_path, make_report(0), make_report(10, *later, screened=2))
+    run = read_run(tmp_path)
+    assert values(run, "gradguard.check/screened") == [0, 2]
+    assert values(run, "gradguard.check/measured") == [2, 1]
 
 
 def test_settings_are_hyperparameters_of_the_run(tmp_path: Path, make_report: MakeReport) -> None:
@@ -107,6 +158,22 @@ def test_the_layout_is_written_once_and_again_for_a_new_tensor(
     run = read_run(tmp_path)
     assert steps(run, LAYOUT) == [0, 2]
     assert [charts(layout) for layout in layouts(run)] == [["W", "V"], ["W", "V", "b"]]
+
+
+def test_a_band_chart_waits_for_the_first_measurement(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """TensorBoard draws an error for a chart without data; the first event of each curve has its description."""
+    screened = make_tensor("V", measured_at=None, screened_at=0)
+    write_all(tmp_path, make_report(0, make_tensor("W"), screened), make_report(1, make_tensor("W"), make_tensor("V")))
+    run = read_run(tmp_path)
+    assert [charts(layout) for layout in layouts(run)] == [["W"], ["W", "V"]]
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    curves = [tag for tag in run if tag.startswith("gradguard.") and run[tag][0][1].shape == ()]
+    described = [tag for tag in curves if accumulator.SummaryMetadata(tag).summary_description]
+    assert {"gradguard.discrepancy/V", "gradguard.smallest_visible/V", "gradguard.check/screened"} <= set(described)
+    assert [tag for tag in curves if tag not in described and not tag.startswith("gradguard.record")] == []
 
 
 @pytest.mark.parametrize(("floor", "top"), [(3.4e-5, 3.4e-5), (0.0, 0.0), (7.0, 1.0), (math.inf, 1.0), (math.nan, 1.0)])

@@ -2,7 +2,6 @@
 
 import argparse
 
-from gradguard.checks import ENTRIES
 from gradguard.checks.check import check
 from gradguard.cli.factory import guarded, make, working_directory_on_path
 from gradguard.cli.options import (
@@ -15,9 +14,11 @@ from gradguard.cli.options import (
     add_measurement,
 )
 from gradguard.cli.output import print_json, print_text, status_of, stdout_for_json_only
+from gradguard.examination import ENTRIES
 
 DESCRIPTION = f"""\
-Checks the gradients that a factory returns, once and thoroughly, without a training loop.
+Checks the gradients that a factory returns, once, without a training loop: first all tensors together, then those that
+disagree, at last a few entries of the others.
 
 {FACTORY}"""
 EPILOG = f"""\
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
                 case.params,
                 case.grads,
                 case.loss,
+                value=case.value,
                 constants={**(case.constants or {}), **dict(options.constant)},
                 blocks=case.blocks,
                 reduction=options.reduction or case.reduction,

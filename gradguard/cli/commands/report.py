@@ -19,8 +19,8 @@ they were wrong, and why.
 """
 EPILOG = """\
 exit status:
-  0 no bug, and every tensor could be judged, 1 a bug at some check, 2 not enough evidence, or an error (no log that can
-  be read, or a wrong command line)
+  0 no bug, and one of the last 3 checks found each tensor right, 1 a bug at some check, 2 some tensors were not looked
+  at or could not be judged at the last 3 checks, or an error (no log that can be read, or a wrong command line)
 
 example:
   gradguard report runs --html report.html
@@ -75,6 +75,8 @@ def summary(log: "Log", story: "Story") -> str:
     """The summary of a run, in lines."""
     lines = [f"{log.run}: {story.headline}."]
     lines += [line for one in story.findings for line in _finding(one, len(story.findings) > 1)]
+    lines += [f"  Besides, {doubt}." for doubt in story.doubts if story.findings]  # else the headline says it
+    lines += [f"  -> {story.advice}"] if story.advice else []
     lines += (
         [f"  {log.unreadable} checks cannot be read: they are torn, or of another version."] if log.unreadable else []
     )

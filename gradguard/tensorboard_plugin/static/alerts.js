@@ -36,7 +36,9 @@ function item(alert, i, {steps}, choose) {
         {},
         isLinked
           ? h('button', {class: 'link', 'data-key': `alert ${i}`, onclick}, `step ${alert.step}, ${alert.tensor}`)
-          : '',
+          : alert.tensor || !alert.finding
+            ? ''
+            : `step ${alert.step}`,
         ' ',
         alert.finding || alert.message,
       ),

@@ -1,12 +1,13 @@
 // The ratio n / g of each named block of a tensor, such as the gates of an LSTM.
 import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
+import {withDate} from './dates.js';
 import {table} from './dom.js';
 import {label, level, number, plain, ratio} from './words.js';
 
 const SYMBOLS = {ok: 'circle', explained: 'circle-open', unclear: 'diamond-open', bug: 'x'};
 
-export function blocks(plotly, tensor) {
-  const title = 'Named blocks, such as gates, side by side';
+export function blocks(plotly, tensor, step) {
+  const title = withDate('Named blocks, such as gates, side by side', tensor, step);
   const entries = Object.entries(tensor.blocks);
   if (!entries.length) {
     const words = tensor.deep

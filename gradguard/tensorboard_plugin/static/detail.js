@@ -1,5 +1,6 @@
 // The details of the chosen tensor at the chosen step.
 import {blocks} from './blocks.js';
+import {earlierStep, explanation, lastLook, when, withDate} from './dates.js';
 import {h} from './dom.js';
 import {discrepancy, ratio, signs} from './overtime.js';
 import {pairs} from './pairs.js';
@@ -15,14 +16,14 @@ export function detail(overview, chosen, check, plotly, choose) {
     {class: 'card detail', 'aria-label': 'The chosen tensor'},
     heading(tensor, overview.steps, chosen, report, choose),
     check.error ? h('p', {class: 'problem'}, check.error) : null,
-    report ? facts(report) : null,
+    report ? facts(report, chosen.step) : null,
     h(
       'div',
       {class: 'figures'},
-      report ? pairs(plotly, {name: tensor.name, ...report}) : null,
+      report ? pairs(plotly, {name: tensor.name, ...report}, chosen.step) : null,
       ratio(plotly, ...seriesArguments),
       discrepancy(plotly, ...seriesArguments),
-      report ? blocks(plotly, report) : null,
+      report ? blocks(plotly, report, chosen.step) : null,
       signs(plotly, ...seriesArguments),
       sweep(plotly, overview.sweep, tensor.name),
     ),
@@ -52,36 +53,49 @@ function heading(tensor, steps, chosen, report, choose) {
       h('span', {class: 'tensor'}, tensor.name),
       ` (${tensor.shape.join(' × ') || 'scalar'}) at step ${chosen.step.toLocaleString('en')}`,
     ),
-    report
-      ? h('b', {class: `badge ${level(report.verdict)}`}, `${mark(report.verdict)} ${label(report.verdict)}`)
-      : null,
+    report ? badge(report, chosen.step) : null,
     h('span', {class: 'moves'}, stepButton(-1, 'The check before', '‹'), stepButton(1, 'The next check', '›')),
   );
 }
 
-function facts(report) {
+function badge(report, step) {
+  const last = lastLook(report, step);
+  const words = `${mark(report.verdict)} ${label(report.verdict)}`;
+  return last === step
+    ? h('b', {class: `badge ${level(report.verdict)}`}, words)
+    : h('span', {class: 'badge earlier'}, `${words}, at step ${last.toLocaleString('en')}`);
+}
+
+function facts(report, step) {
+  const isEarlier = earlierStep(report, step) != null;
+  const isUnseen = lastLook(report, step) !== step;
   const values = [
-    ['n / g', ratioText(report.ratio, report.ratio_error)],
-    ['d', `${number(report.discrepancy, 2)} over a floor of ${number(report.floor, 2)}`],
-    ['entries', `${report.sampled ?? '–'}, ${report.resolvable ?? '–'} with a clear sign`],
-    ['step size', number(report.step_size, 2)],
+    ['measured', when(report.measured_at, step)],
+    ['screened', when(report.screened_at, step)],
+    ['n / g', ratioText(report.ratio, report.ratio_error), isUnseen],
+    ['d', withDate(`${number(report.discrepancy, 2)} over a floor of ${number(report.floor, 2)}`, report, step), isEarlier],
+    ['entries', `${report.sampled ?? '–'}, ${report.resolvable ?? '–'} with a clear sign`, isEarlier],
+    ['step size', number(report.step_size, 2), isEarlier],
     [
       'would show',
       report.smallest_visible == null ? '–' : `errors above ${number(100 * report.smallest_visible, 2)} %`,
+      isUnseen,
     ],
-    ['check', report.deep ? 'deep' : 'routine'],
+    ['check', report.deep ? 'deep' : 'routine', isEarlier],
   ];
   return [
     h(
       'p',
       {class: 'says'},
-      report.explanation,
+      explanation(report, step),
       report.cause ? h('span', {class: 'cause'}, ` → ${report.cause}`) : null,
     ),
     h(
       'dl',
       {class: 'facts'},
-      values.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))),
+      values.map(([name, value, isEarlier]) =>
+        h('div', {}, h('dt', {}, name), h('dd', {class: isEarlier ? 'earlier' : null}, value)),
+      ),
     ),
   ];
 }

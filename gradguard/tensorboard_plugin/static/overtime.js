@@ -27,7 +27,7 @@ export function ratio(plotly, tensor, steps, chosen, choose) {
   const log = range[0] > 0 && range[1] / range[0] > LOGARITHMIC_SPREAD;
   const visible = lines.filter(({at}) => at === 1 || isNear(at, range, log)).map((one) => ({...one, log}));
   const traces = [curve(steps, series.ratio, 'n / g', {error: series.ratio_error, verdicts: series.verdict})];
-  const rows = latestRows(steps, (i) => [
+  const rows = latestRows(series.ratio, (i) => [
     steps[i],
     label(series.verdict[i]),
     ratioText(series.ratio[i], series.ratio_error[i]),
@@ -43,7 +43,7 @@ export function ratio(plotly, tensor, steps, chosen, choose) {
         ...withStepLine(chosen, guides(visible)),
       },
     },
-    table(['step', 'verdict', 'n / g'], rows, rowsCaption(steps)),
+    table(['step', 'verdict', 'n / g'], rows, rowsCaption(rows)),
     chooseClickedStep(choose),
   );
 }
@@ -61,13 +61,14 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
       x: steps,
       y: floor.map(positive),
       line: {color: explained, width: 1},
+      connectgaps: true,
       fill: 'tozeroy',
       fillcolor: band,
       hoverinfo: 'skip',
     },
     curve(steps, series.discrepancy.map(positive), 'd', {verdicts: series.verdict}),
   ];
-  const rows = latestRows(steps, (i) => [
+  const rows = latestRows(series.discrepancy, (i) => [
     steps[i],
     label(series.verdict[i]),
     number(series.discrepancy[i]),
@@ -84,7 +85,7 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
         ...withStepLine(chosen),
       },
     },
-    table(['step', 'verdict', 'd', 'explained'], rows, rowsCaption(steps)),
+    table(['step', 'verdict', 'd', 'explained'], rows, rowsCaption(rows)),
     chooseClickedStep(choose),
   );
 }
@@ -97,7 +98,7 @@ export function signs(plotly, {series}, steps, chosen, choose) {
   const down = series.sign_agreement.map((share, i) => Math.max(0, share - (series.sign_low[i] ?? share)));
   const trace = curve(steps, series.sign_agreement, 'agree', {verdicts: series.verdict, colour: explained});
   trace.error_y = {type: 'data', array: up, arrayminus: down, thickness: 1, width: 2, color: explained};
-  const rows = latestRows(steps, (i) => [
+  const rows = latestRows(series.sign_agreement, (i) => [
     steps[i],
     number(series.sign_agreement[i]),
     `${number(series.sign_low[i])} to ${number(series.sign_high[i])}`,
@@ -113,7 +114,7 @@ export function signs(plotly, {series}, steps, chosen, choose) {
         ...withStepLine(chosen),
       },
     },
-    table(['step', 'signs agree', '95 % interval'], rows, rowsCaption(steps)),
+    table(['step', 'signs agree', '95 % interval'], rows, rowsCaption(rows)),
     chooseClickedStep(choose),
   );
 }
@@ -177,14 +178,15 @@ function positive(value) {
   return value > 0 ? value : null;
 }
 
-function latestRows(steps, row) {
-  return steps
-    .map((_, i) => i)
+// A row for each of the latest checks that have a value.
+function latestRows(values, row) {
+  return values
+    .flatMap((value, i) => (value == null ? [] : [i]))
     .slice(-MAX_ROWS)
     .reverse()
     .map(row);
 }
 
-function rowsCaption(steps) {
-  return steps.length > MAX_ROWS ? `The latest ${MAX_ROWS} checks` : undefined;
+function rowsCaption(rows) {
+  return rows.length === MAX_ROWS ? `The latest ${MAX_ROWS} checks with a value` : undefined;
 }

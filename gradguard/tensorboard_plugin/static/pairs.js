@@ -1,5 +1,6 @@
 // Numerical derivative n against backprop g for each entry, on signed logarithmic axes, with lines n = g and n = k g.
 import {axis, colours, figure, placeholder} from './charts.js';
+import {withDate} from './dates.js';
 import {table} from './dom.js';
 import {isFactor, level, number, place, plain} from './words.js';
 
@@ -7,8 +8,8 @@ const MAX_DECADES = 7; // on each side of zero
 const MAX_ERROR_BARS = 4; // between n and g; entries of a wrong tensor beyond it are marked
 const MAX_ROWS = 5; // of the table
 
-export function pairs(plotly, tensor) {
-  const title = 'Numerical gradient n against backprop g, each sampled entry';
+export function pairs(plotly, tensor, step) {
+  const title = withDate('Numerical gradient n against backprop g, each sampled entry', tensor, step);
   const entries = tensor.entries.filter(({analytic, numeric}) => analytic != null && numeric != null);
   const numbers = worstEntries(tensor);
   if (!entries.length) {

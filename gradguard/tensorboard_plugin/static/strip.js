@@ -1,6 +1,6 @@
 // The verdicts over the steps: one row for each tensor. Height and hatching show the level without colour.
 import {h} from './dom.js';
-import {label, level, mark, words} from './words.js';
+import {MARKS, label, level, words} from './words.js';
 
 const LEGEND = [
   ['bug', 'bug'],
@@ -13,6 +13,7 @@ const PERCENT_PER_LETTER = 0.9; // of the strip's width; a word that needs more 
 
 export function strip(overview, chosen, choose) {
   const scale = stepScale(overview);
+  const isStale = overview.tensors.some(({stale_since: since}) => since != null);
   const rows = overview.tensors.map((tensor) => row(tensor, overview, scale, chosen, choose));
   const list = h(
     'div',
@@ -39,7 +40,7 @@ export function strip(overview, chosen, choose) {
       h(
         'p',
         {class: 'legend'},
-        LEGEND.map(([kind, words]) => h('span', {}, h('i', {class: `swatch ${kind}`}), words)),
+        [...LEGEND, ...(isStale ? [['stale', 'not looked at since']] : [])].map(([kind, words]) => h('span', {}, h('i', {class: `swatch ${kind}`}), words)),
       ),
     ),
     list,
@@ -63,6 +64,8 @@ function stepScale({story, steps}) {
 function row(tensor, overview, scale, chosen, choose) {
   const current = tensor.changes.at(-1)?.[1];
   const selected = tensor.name === chosen.tensor;
+  const {stale_since: since} = tensor;
+  const shown = since != null && level(current) !== 'bug' ? 'unclear' : level(current);
   const spans = tensor.changes.map(([step, verdict], i) =>
     span(step, tensor.changes[i + 1]?.[0] ?? scale.end, verdict, scale),
   );
@@ -73,17 +76,17 @@ function row(tensor, overview, scale, chosen, choose) {
       role: 'option',
       tabindex: selected ? 0 : -1,
       'aria-selected': String(selected),
-      'aria-label': `${tensor.name}: ${label(current)} since step ${tensor.changes.at(-1)?.[0]}`,
+      'aria-label': `${tensor.name}: ${label(current)} since step ${tensor.changes.at(-1)?.[0]}${since == null ? '' : `, not looked at from step ${since} on`}`,
       'data-key': selected ? 'row' : null,
       onclick: (event) => choose({tensor: tensor.name, step: clickedStep(event, overview.steps, scale) ?? chosen.step}),
     },
     h(
       'span',
       {class: 'name', title: tensor.name},
-      h('b', {class: `mark ${level(current)}`}, mark(current)),
+      h('b', {class: `mark ${shown}`}, MARKS[shown]),
       h('span', {}, tensor.name),
     ),
-    h('span', {class: 'track'}, spans),
+    h('span', {class: 'track'}, spans, since == null ? null : stale(since, scale)),
   );
 }
 
@@ -95,6 +98,12 @@ function span(from, to, verdict, scale) {
   const fits = name.length * PERCENT_PER_LETTER < width;
   const title = `${label(verdict)} from step ${from}`;
   return h('span', {class: `span ${level(verdict)}`, style, title}, name && fits ? h('em', {}, name) : null);
+}
+
+// Covers the end of a row: its verdict is of an earlier check.
+function stale(since, scale) {
+  const style = {left: `${scale.at(since)}%`, width: `${scale.at(scale.end) - scale.at(since)}%`};
+  return h('span', {class: 'span stale', style, title: `not looked at from step ${since} on`});
 }
 
 function clickedStep(event, steps, scale) {

@@ -14,9 +14,8 @@ export function verdict(overview) {
       {},
       h('h1', {id: 'headline'}, story.headline),
       story.findings.map((one) => finding(one, story.findings.length > 1)),
-      story.unclear.length && story.findings.length
-        ? h('p', {class: 'muted'}, `No check could judge ${story.unclear.join(', ')}.`)
-        : null,
+      story.findings.length ? story.doubts.map((doubt) => h('p', {class: 'muted'}, `Besides, ${doubt}.`)) : null,
+      story.advice ? h('p', {class: 'todo'}, `To do: ${story.advice}.`) : null,
       h('p', {class: 'muted'}, basis(overview)),
     ),
   );

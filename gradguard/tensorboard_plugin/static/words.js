@@ -1,6 +1,6 @@
 // Verdicts and numbers as text.
 
-const MARKS = {ok: '✔', explained: '≈', unclear: '?', bug: '✖'};
+export const MARKS = {ok: '✔', explained: '≈', unclear: '?', bug: '✖'};
 
 // By name, as Python serves them: level, words, label, is_factor. Another version may have logged one that is not here.
 let verdicts = {};

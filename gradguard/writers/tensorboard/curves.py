@@ -1,12 +1,12 @@
 """A report as TensorBoard summaries: curves, bands, histograms and the text of alerts.
 
 Tags are `gradguard.<metric>/<tensor>`: TensorBoard groups charts by the text before the first slash, so each metric is
-one section with a curve for each tensor.
+one section with a curve for each tensor. A number that was measured at an earlier step is no point of this one.
 """
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,17 +26,27 @@ _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 _VERDICT = "Level: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug"
 
-_TENSOR_METRICS: Mapping[str, tuple[Callable[[TensorReport], float], str]] = {
+_Metrics: TypeAlias = Mapping[str, tuple[Callable[[TensorReport], float], str]]
+
+# Of a measurement of the tensor itself: a point at each step at which there was one.
+_OWN_METRICS: _Metrics = {
     "discrepancy": (lambda tensor: tensor.discrepancy, "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical"),
     "floor": (lambda tensor: tensor.floor, "The discrepancy that float precision alone could cause"),
-    "ratio": (lambda tensor: tensor.ratio, "n / g, pooled over the entries"),
-    "ratio_drift": (lambda tensor: tensor.ratio_drift, "log(ratio / the first confirmed ratio)"),
-    "evidence": (lambda tensor: tensor.evidence, "log10 of the evidence that the gradient is wrong; alarms at about 7"),
     "sign_agreement": (lambda tensor: tensor.sign_agreement, "Share of resolvable entries whose signs agree"),
     "step_size": (lambda tensor: tensor.step_size, "Step of the differences, in units of the parameters"),
     "noise": (lambda tensor: tensor.noise, "Standard deviation of the loss's rounding noise, in units of the loss"),
-    "verdict": (lambda tensor: tensor.verdict.level, _VERDICT),
 }
+
+# Of a screen of the model too: a point at each step at which one covered the tensor, or the tensor was measured.
+_SCREEN_METRICS: _Metrics = {
+    "ratio": (lambda tensor: tensor.ratio, "n / g: of the tensor's own probes, or by regression over those of screens"),
+    "ratio_drift": (lambda tensor: _drift(tensor), "log(ratio / the first confirmed ratio)"),
+    "evidence": (lambda tensor: tensor.evidence, "log10 of the evidence that the gradient is wrong; alarms at about 7"),
+    "smallest_visible": (lambda tensor: tensor.smallest_visible, "The smallest relative error that would have shown"),
+}
+
+# A verdict that is older has no point: nobody has looked since.
+_VERDICT_METRICS: _Metrics = {"verdict": (lambda tensor: tensor.verdict.level, _VERDICT)}
 
 _CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
     "evaluations": (lambda report: report.evaluations, "How often the loss was evaluated"),
@@ -44,28 +54,29 @@ _CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
     "overhead": (lambda report: report.overhead, "Share of the time after the first check that went into checks"),
     "verdict": (lambda report: report.verdict.level, _VERDICT),
     "loss": (lambda report: report.loss, "The loss at the parameters as they are"),
+    "screened": (lambda report: report.screened, "Tensors that a screen of the model covered"),
+    "measured": (lambda report: report.measured, "Tensors of which numbers of their own were measured"),
 }
 
 
-def summarize(report: Report, *, charted: Iterable[str] = ()) -> summary_pb2.Summary:
+def summarize(report: Report, *, charted: Sequence[str] | None = None) -> summary_pb2.Summary:
     """The summaries of a report for TensorBoard.
 
     Args:
         report: The report of a check.
-        charted: The tensors to draw a band chart of: all of them in the first report of a file and when a tensor is
-            new, none otherwise. Only reports with charts have descriptions of the curves, since TensorBoard keeps
-            the description of a tag's first event.
+        charted: The tensors to draw a band chart of: all that have a discrepancy, in the first report of a file and
+            when a curve is new; None otherwise. The curves then have descriptions, since TensorBoard keeps the
+            description of a tag's first event.
     """
-    charts = list(charted)
     summary = summary_pb2.Summary()
     for tag, value, description in _curves(report):
-        summary.MergeFrom(scalar_pb(tag, value, description=description if charts else None))
-    for name, tensor in report.tensors.items():
+        summary.MergeFrom(scalar_pb(tag, value, description=None if charted is None else description))
+    for name, tensor in _measured(report):
         summary.MergeFrom(_histogram(name, tensor))
     if report.alerts:
         summary.MergeFrom(text_pb("gradguard.alerts/alerts", alert_table(report.alerts)))
-    if charts:
-        summary.MergeFrom(_layout(charts))
+    if charted:
+        summary.MergeFrom(_layout(charted))
     return summary
 
 
@@ -75,15 +86,30 @@ def _curves(report: Report) -> Iterator[_Curve]:
         if value is not None and is_scalar(value):
             yield _tag("check", metric), float(value), description
     for name, tensor in report.tensors.items():
-        yield from _tensor_curves(name, tensor)
+        if tensor.has_verdict_of(report.step):
+            yield from _tensor_curves(name, tensor, _VERDICT_METRICS)
+        if tensor.looked_at(report.step):
+            yield from _tensor_curves(name, tensor, _SCREEN_METRICS)
+    for name, tensor in _measured(report):
+        yield from _tensor_curves(name, tensor, _OWN_METRICS)
         yield from _band(name, tensor)
 
 
-def _tensor_curves(name: str, tensor: TensorReport) -> Iterator[_Curve]:
-    for metric, (read, description) in _TENSOR_METRICS.items():
+def _measured(report: Report) -> Iterator[tuple[str, TensorReport]]:
+    """The tensors whose own numbers are of this check, by name."""
+    return ((name, tensor) for name, tensor in report.tensors.items() if tensor.measured_at == report.step)
+
+
+def _tensor_curves(name: str, tensor: TensorReport, metrics: _Metrics) -> Iterator[_Curve]:
+    for metric, (read, description) in metrics.items():
         value = read(tensor)
         if is_scalar(value):
             yield _tag(metric, name), float(value), description
+
+
+def _drift(tensor: TensorReport) -> float:
+    """The drift of the ratio; nan where there is no ratio, of which the report says that it has not moved."""
+    return tensor.ratio_drift if math.isfinite(tensor.ratio) else math.nan
 
 
 def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,26 @@ from gradguard.writers.tensorboard.records import summarize_record, summarize_sw
 from gradguard.writers.tensorboard.sweeps import summarize_sweep
 
 Settings: TypeAlias = Mapping[str, str | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTensors:
+    """The tensors of a run so far.
+
+    Attributes:
+        names: The names of all.
+        measured: The names of those that were measured at some check: they have a discrepancy.
+    """
+
+    names: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+
+    def with_those_of(self, report: Report) -> "KnownTensors":
+        """These and the tensors of a report."""
+        measured = [name for name, tensor in report.tensors.items() if tensor.measured_at == report.step]
+        return KnownTensors(
+            tuple(dict.fromkeys([*self.names, *report.tensors])), tuple(dict.fromkeys([*self.measured, *measured]))
+        )
 
 
 class TensorBoardWriter:
@@ -43,8 +64,8 @@ class TensorBoardWriter:
         self._history = History()
         self._file: EventFile | None = None
         self._last_step: int | None = None
-        self._names: tuple[str, ...] = ()
-        self._charted: tuple[str, ...] = ()
+        self._known = KnownTensors()
+        self._described: KnownTensors | None = None  # in this file; None before its first report
         if is_remote(self.logdir):
             self._file = open_event_file(self.logdir)
         else:
@@ -62,12 +83,12 @@ class TensorBoardWriter:
         self._check_step(report.step)
         file = self._open()
         summary = summarize_record(self._history.record(report))
-        names = tuple(dict.fromkeys([*self._names, *report.tensors]))
-        summary.MergeFrom(summarize(report, charted=names if names != self._charted else ()))
-        if self._settings and not self._charted:
+        known = self._known.with_those_of(report)
+        summary.MergeFrom(summarize(report, charted=None if known == self._described else known.measured))
+        if self._settings and self._described is None:
             summary.MergeFrom(hparams_pb(self._settings | {"precision": report.precision}))
         self._add(file, event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary))
-        self._last_step, self._names, self._charted = report.step, names, names
+        self._last_step, self._known, self._described = report.step, known, known
 
     def write_sweep(self, sweep: Sweep, step: int | None = None) -> None:
         """Write a sweep over step sizes as one event: explanation and tables as text, and the curves as a picture.
@@ -118,7 +139,7 @@ class TensorBoardWriter:
             return self._file
         self.close()
         self._file = open_event_file(self.logdir)
-        self._charted = ()
+        self._described = None
         return self._file
 
     def _add(self, file: EventFile, event: event_pb2.Event) -> None:
