@@ -1,6 +1,6 @@
-"""How much faster is a deep check if the loss evaluates many parameter points in one call (`gradguard.batched`)?
+"""How much faster is a check if the loss evaluates many parameter points in one call (`gradguard.batched`)?
 
-What is measured: the wall time of deep checks of LSTMs from small to large (39 timesteps), whose loss takes one set
+What is measured: the wall time of checks of LSTMs from small to large (39 timesteps), whose loss takes one set
 of parameters or a stack of them, in turns; medians.
 
 How to read it: "calls" is far below "evaluations" where the check finds that a call with many points is faster, and

@@ -1,38 +1,46 @@
 """How many evaluations of the loss does a check need, and how much time does it take beside them?
 
-What is measured: the evaluations of the loss in routine checks and deep checks of LSTMs of several sizes (39
-timesteps, 4 sequences), and the processor time of a check relative to that of its evaluations; medians of several
-checks. A routine check evaluates the loss at the current parameters, and four times for each probe: one direction and
-three entries of each of the 5 tensors. The deep check measures all 250 entries of the smallest network, a sample of
-the entries of the larger ones, and eight directions of each tensor.
+What is measured: the evaluations of the loss in checks of LSTMs of several sizes (39 timesteps, 4 sequences), in native
+precision, with float64 copies by differences, and with exact derivatives (the complex step), and the processor time of
+a check relative to that of its evaluations; medians over several checks. A "routine" check is one of a training. The
+others are `gradguard.check`: a "clean" one until every tensor has its verdict, the same "with charts" (a few entries
+of every tensor are measured for them), and a "faulty" one, the mean over `gradguard.testing.FAULTS` and the tensors
+that they spoil.
 
-How to read it: "an entry" is the number of evaluations divided by the number of entries that the check measures: four
-are the difference itself, the others are for directions, step sizes and noise. "ms each" is the time of one
-evaluation and "ms" that of the check; "overhead" is the check over its evaluations, so that the part above 1 is
-gradguard's own arithmetic. The times depend on the machine, the numbers of evaluations do not.
+How to read it: "evaluations" is the median number of evaluations of the loss and "most" the largest; those of a
+complex loss count like the others. "ms each" is the time of one evaluation and "ms" that of the check; "overhead" is
+the check over its evaluations, so that the part above 1 is gradguard's own arithmetic. "verdicts" are the tensors with
+a verdict, of all. The times depend on the machine, the numbers of evaluations do not.
 
     python tests/benchmarks evaluations
+    python tests/benchmarks evaluations --hidden 5 --every 5
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
+from unittest import mock
 
+import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.networks import FLOAT64, SCALAR, LossForm, descend
 from benchmarks.support.options import parser_of
 from benchmarks.support.tables import Row, table
 from gradguard import GradGuard, Report, check
-from gradguard.testing import LSTM, Batch, random_batch
+from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch
 
-USUAL_TIME = "about 10 to 15 min"
+USUAL_TIME = "about 10 to 20 min"
 
 SIZES = (5, 32, 64, 128, 512)
-ENTRIES = {5: 300, 32: 50, 64: 20, 128: 10, 512: 3}  # of each tensor, at most, in a deep check
+LARGEST_FAULTY = 128  # cells, at most, of networks with all faults
 REPEATS = 9
+EXACT = LossForm("exact", "float64", None)
+FORMS = (SCALAR, FLOAT64, EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,53 +54,83 @@ class Timing:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each size, form of the loss and kind of check."""
-    options = parser_of(__name__, "the smallest network only, three timesteps").parse_args(arguments)
-    sizes, timesteps, repeats = (SIZES[:1], 2, 2) if options.quick else (SIZES, 39, REPEATS)
-    head = ("check", "loss", "H", "parameters", "entries", "evaluations", "an entry", "ms each", "ms", "overhead")
-    print(table(head, rows(sizes, random_batch(timesteps, 4), repeats)))
+    options = parser().parse_args(arguments)
+    sizes, timesteps, repeats = (SIZES[:1], 3, 2) if options.quick else (options.hidden, 39, REPEATS)
+    faults = ["timesteps"] if options.quick else list(FAULTS)[:: options.every]
+    head = ("check", "loss", "H", "parameters", "evaluations", "most", "ms each", "ms", "overhead", "verdicts")
+    print(table(head, rows(sizes, random_batch(timesteps, 4), repeats, faults)))
 
 
-def rows(sizes: Sequence[int], batch: Batch, repeats: int) -> Iterator[Row]:
-    """Routine and deep checks of networks of some sizes."""
-    runs = [(hidden, form) for hidden in sizes for form in (SCALAR, FLOAT64)]
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = parser_of(__name__, "the smallest network only, three timesteps, one fault")
+    options.add_argument("--hidden", nargs="+", type=int, default=SIZES, help="cells of the networks")
+    options.add_argument("--every", type=int, default=1, help="only every so many of the faults")
+    return options
+
+
+def rows(sizes: Sequence[int], batch: Batch, repeats: int, faults: Sequence[str]) -> Iterator[Row]:
+    """Checks of networks of some sizes."""
+    runs = [(hidden, form) for hidden in sizes for form in FORMS]
     for hidden, form in tqdm(runs, desc="checks", leave=False):
-        yield row("routine", hidden, form, routine_checks(hidden, batch, form, repeats))
-        yield row("deep", hidden, form, deep_checks(hidden, batch, form, repeats // 2))
+        if form is not EXACT:
+            yield row("routine", hidden, form, routine_checks(hidden, batch, form, repeats))
+            with mock.patch("gradguard.checks.model._measure_charts"):
+                yield row("clean", hidden, form, checks(hidden, batch, form, [""]))
+        yield row("clean, with charts", hidden, form, checks(hidden, batch, form, [""]))
+        if hidden <= LARGEST_FAULTY:
+            yield row("faulty", hidden, form, checks(hidden, batch, form, faults))
 
 
 def row(kind: str, hidden: int, form: LossForm, timings: Sequence[Timing]) -> Row:
     """One kind of check of one network."""
-    evaluations = statistics.median(timing.report.evaluations for timing in timings)
+    evaluations = [timing.report.evaluations for timing in timings]
     each = statistics.median(timing.of_loss / timing.report.evaluations for timing in timings)
     seconds = statistics.median(timing.seconds for timing in timings)
     overhead = statistics.median(timing.seconds / timing.of_loss for timing in timings)
-    entries = sum(tensor.sampled for tensor in timings[-1].report.tensors.values())
+    verdicts = [tensor.verdict.is_bug is not None for timing in timings for tensor in timing.report.tensors.values()]
     parameters = sum(param.size for param in LSTM(hidden=hidden).params.values())
-    counts = (str(hidden), str(parameters), str(entries), f"{evaluations:g}", f"{evaluations / entries:.1f}")
-    return kind, form.name, *counts, f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{overhead:.2f}"
+    counts = (str(hidden), str(parameters), f"{statistics.median(evaluations):g}", str(max(evaluations)))
+    times = (f"{1e3 * each:.2f}", f"{1e3 * seconds:.1f}", f"{overhead:.2f}")
+    return kind, form.name, *counts, *times, f"{sum(verdicts)} of {len(verdicts)}"
 
 
 def routine_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
     """The checks of a training after its first check, one at each step."""
     model, timings = LSTM(hidden=hidden), []
-    loss = Timed(form.of(model, batch))
+    loss = Timed(without_complex(form.of(model, batch)))
     guard = GradGuard(model.params, loss, every_n_steps=1, max_overhead=None, precision=form.precision)
     for step in range(repeats + 1):
         _, grads = model.loss_and_grads(batch)
         timing = timed(partial(guard.after_backward, step, grads), loss)
-        if timing is not None and not any(tensor.deep for tensor in timing.report.tensors.values()):
+        if timing is not None and step:
             timings.append(timing)
         descend(model, grads, 0.01)
     return timings
 
 
-def deep_checks(hidden: int, batch: Batch, form: LossForm, repeats: int) -> list[Timing]:
-    """Deep checks of the untrained network."""
-    model = LSTM(hidden=hidden)
-    _, grads = model.loss_and_grads(batch)
-    loss = Timed(form.of(model, batch))
-    deep = partial(check, model.params, grads, loss, precision=form.precision, entries=ENTRIES[hidden])
-    return [timing for _ in range(repeats) if (timing := timed(deep, loss)) is not None]
+def checks(hidden: int, batch: Batch, form: LossForm, faults: Sequence[str]) -> list[Timing]:
+    """A check of the untrained network with each of some faults; "" is none."""
+    timings = []
+    for fault in faults:
+        model = (faulty(fault) if fault else LSTM)(hidden=hidden)
+        grads = model.loss_and_grads(batch)[1]
+        loss = Timed(form.of(model, batch) if form is EXACT else without_complex(form.of(model, batch)))
+        timing = timed(partial(check, model.params, grads, loss, precision=form.precision), loss)
+        timings += [timing] if timing is not None else []
+    return timings
+
+
+def without_complex(loss: Callable[[], object]) -> Callable[[], object]:
+    """The loss of a network that takes no complex parameters, so that it has no exact derivatives."""
+
+    def real() -> object:
+        value: Any = loss()
+        if np.iscomplexobj(value):
+            raise TypeError("the parameters are complex")
+        return value
+
+    return real
 
 
 class Timed:

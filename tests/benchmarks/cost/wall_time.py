@@ -1,4 +1,4 @@
-"""How long does a deep check take, and what does it find, beside the checkers of PyTorch, JAX and SciPy?
+"""How long does a check take, and what does it find, beside the checkers of PyTorch, JAX and SciPy?
 
 What is measured: the wall time of a check of the correct gradient of one untrained LSTM (5 inputs, 5 cells, 5
 outputs, 39 timesteps, 4 sequences) whose loss is in NumPy; medians. Each checker gets that loss and the handwritten
@@ -99,7 +99,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def gradguard(case: Case, *, mark: Callable[..., Any] = lambda loss: loss, precision: str = "native") -> bool:
-    """Whether a deep check reports a bug."""
+    """Whether a check reports a bug."""
     return check(case.model.params, case.grads, mark(case.loss), precision=precision).verdict.is_bug is True
 
 

@@ -1,15 +1,16 @@
 """How often do routine checks report a bug in a correct gradient, over whole trainings?
 
 What is measured: networks of several sizes train from their first step at learning rates from low to so high that the
-loss jumps, each under a guard without a limit on its overhead and with each form of the loss. Counted are the routine
-probes, the alarms that they raise (each starts a deep check on fresh samples), and the bugs that are reported after
-that.
+loss jumps, each under a guard without a limit on its overhead and with each form of the loss. Counted are the probes of
+screens and of the tensors whose turn it is, the alarms that they raise (each starts an examination with fresh probes),
+and the bugs that are reported after that.
 
-How to read it: all "bugs" are false, and the goal is 0 (a training ends with its first). An alarm costs a deep check
-and nothing else. |Z| is the part of n - g that the error bars do not account for, in standard deviations; for N(0,
-1), |Z| > 3 would hold for 0.27 % of the probes. "evidence" is the largest log10 of the sequential evidence; a guard
-alarms at about 7. "unclear" is the share of checks of a tensor that end with "inconclusive". "from" and "to" are the
-losses of the first and the last batch.
+How to read it: all "bugs" are false, and the goal is 0 (a training ends with its first). "alarms" counts the tensors
+that a check examines because something accuses them, which costs evaluations and nothing else. |Z| is the part of n - g
+that the error bars do not account for, in standard deviations; for N(0, 1), |Z| > 3 would hold for 0.27 % of the
+probes. "evidence" is the largest log10 of the sequential evidence; a guard alarms at about 7. "unclear" is the share of
+verdicts on a tensor that are `inconclusive`, and the second table counts all verdicts, with the causes of the unclear
+ones. "from" and "to" are the losses of the first and the last batch.
 
     python tests/benchmarks correct_trainings
     python tests/benchmarks correct_trainings --probes 5000
@@ -18,6 +19,7 @@ losses of the first and the last batch.
 import argparse
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,13 +30,14 @@ from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.probe_recording import recorded
 from benchmarks.support.tables import Row, table
-from gradguard import Alert, GradGuard, Report, Verdict
+from gradguard import Alert, GradGuard, Report, TensorReport, Verdict
 from gradguard.demo.genome import batches, read_genome
 from gradguard.testing import LSTM, Batch, random_batch
 
 USUAL_TIME = "about 5 to 15 min"
 
 EVERY_N_STEPS = 20
+UNCLEAR = "inconclusive: "
 STEPS_PER_PROBE = 3  # also ends a training whose probes find no reliable step size
 
 
@@ -78,7 +81,7 @@ class Outcome:
         z: Of every routine probe.
         alarms: Raised by routine probes.
         bugs: The messages of the reported bugs, all of them false.
-        unclear: The share of checks of a tensor that end with "inconclusive".
+        verdicts: On all tensors at all checks but the first; the cause in place of `inconclusive`.
         evidence: The largest log10 of the sequential evidence.
     """
 
@@ -88,7 +91,7 @@ class Outcome:
     z: Float64
     alarms: int
     bugs: tuple[str, ...]
-    unclear: float
+    verdicts: Counter[str]
     evidence: float
 
 
@@ -110,7 +113,7 @@ NETWORKS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a row for each training, their sums, and how to reproduce each false bug."""
+    """Print a row for each training, their sums, all verdicts, and how to reproduce each false bug."""
     options = parser().parse_args(arguments)
     wanted = 100 if options.quick else options.probes
     networks = NETWORKS[3:4] if options.quick else NETWORKS
@@ -120,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(("loss", "H", "B", "T", "rate", "data", "steps", "from", "to", *HEAD), map(row, outcomes)))
     print()
     print(table(("sum", "trainings", *HEAD), sums(outcomes)))
+    print()
+    counted = sum((outcome.verdicts for outcome in outcomes), Counter[str]())
+    print(table(("verdict", "tensors"), ((verdict, str(count)) for verdict, count in counted.most_common())))
     for outcome in outcomes:
         for bug in outcome.bugs:
             print(f"FALSE BUG in {outcome.training}: {bug}")
@@ -141,7 +147,7 @@ def outcome_of(training: Training) -> Outcome:
     model, alerts = LSTM(hidden=training.hidden), list[Alert]()
     with recorded() as seen, guard_of(model, training, alerts) as guard:
         reports, losses = trained(model, guard, training, seen, alerts)
-    verdicts = [verdict for row in list(guard.history)[1:] for verdict in row.verdicts.values()]
+    reached = [tensor for report in reports[1:] for tensor in report.tensors.values()]
     return Outcome(
         training=training,
         steps=len(losses),
@@ -149,9 +155,19 @@ def outcome_of(training: Training) -> Outcome:
         z=np.concatenate([np.empty(0), *seen]),
         alarms=sum(len(row.alarms) for row in guard.history),
         bugs=tuple(alert.message for alert in alerts if alert.verdict.is_bug),
-        unclear=float(np.mean([verdict is Verdict.inconclusive for verdict in verdicts])),
+        verdicts=Counter(f"{UNCLEAR}{each.cause_key}" if is_unclear(each) else str(each.verdict) for each in reached),
         evidence=max(tensor.evidence for report in reports for tensor in report.tensors.values()),
     )
+
+
+def is_unclear(tensor: TensorReport) -> bool:
+    """Whether a tensor has no verdict."""
+    return tensor.verdict is Verdict.inconclusive
+
+
+def share(verdicts: Counter[str]) -> float:
+    """The share of verdicts that are unclear."""
+    return sum(count for verdict, count in verdicts.items() if verdict.startswith(UNCLEAR)) / max(1, verdicts.total())
 
 
 def guard_of(model: LSTM, training: Training, alerts: list[Alert]) -> GradGuard:
@@ -206,7 +222,7 @@ def numbers(outcomes: Sequence[Outcome]) -> Row:
         str(z.size),
         str(sum(outcome.alarms for outcome in outcomes)),
         str(sum(len(outcome.bugs) for outcome in outcomes)),
-        f"{np.mean([outcome.unclear for outcome in outcomes]):.3f}",
+        f"{sum(share(outcome.verdicts) for outcome in outcomes) / len(outcomes):.3f}",
         f"{np.mean(z > 3):.3%}",
         f"{z.max(initial=0.0):.2f}",
         f"{max(outcome.evidence for outcome in outcomes):.1f}",

@@ -1,10 +1,11 @@
 """Does `Thresholds.false_alarms` really limit the chance that the routine probes of a run raise an alarm?
 
-What is measured: simulated runs of many checks on correct gradients. Each check adds the standardized error Z of one
-probe along a direction and of three probes along entries, for each tensor, to the sums of
-`gradguard.statistics.sequential`. A run has an alarm if one of the sums exceeds the level that a guard computes from
-the number of tensors, the number of checks and `false_alarms`. An alarm starts a deep check and reports nothing yet,
-so the chance of a false bug report is far lower.
+What is measured: simulated runs of many checks on correct gradients. Each check adds the standardized errors Z of the
+two probes of its screen to the evidence of the model and, with a random sign for each tensor, to that of every tensor;
+and those of a direction and two entries to the evidence of the tensor whose turn it is. The sums are those of
+`gradguard.statistics.sequential`. A run has an alarm if one of them exceeds the level that a guard computes from the
+number of tensors, the number of checks and `false_alarms`. An alarm starts an examination and reports nothing yet, so
+the chance of a false bug report is far lower.
 
 Z is drawn from N(0, 1), for which the bound is proven, and from what real probes look like: stretches of Z from real
 trainings under guard, and a model of them, Student's t with their standard deviation and their tails. The other cases
@@ -34,10 +35,10 @@ from benchmarks.support.networks import FORMS, Float64
 from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
-from gradguard.checks.screen import GAUSSIAN_EVERY
-from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, alarm_level
+from gradguard.examination.own_numbers import GAUSSIAN_EVERY
+from gradguard.statistics.sequential import MAX_Z, SHIFTS, Detector, ShiftDetectors, alarm_level
 from gradguard.statistics.signs import clopper_pearson
-from gradguard.training.monitor import CHECKS_IN_A_RUN, ROUTINE_PROBES
+from gradguard.training.monitor import CHECKS_IN_A_RUN, OWN_ENTRIES, PROBES
 
 USUAL_TIME = "about 3 to 6 min"
 
@@ -45,12 +46,13 @@ DEVIATION_IN_BARS = 1 / 1.1  # the error bars of a probe are wider than its nois
 HEAVY = 4  # degrees of freedom of the Student's t that, with the measured deviation, exceeds 3 as often: in 0.7 %
 MEASURED_DEVIATION = 0.83
 STRETCH = 10  # successive probes of a real training that are drawn together
+PROBES_A_CHECK = PROBES + 1 + OWN_ENTRIES  # those of the screen, then the own direction and entries of one tensor
 ENTRY = 2  # the index of the stream of entries, after those of the two kinds of directions
 STREAMS = 3
 
 
 class Draw(Protocol):
-    """Draws Z of the probes of a check for many tensors, shape (ROUTINE_PROBES, tensors)."""
+    """Draws Z of the probes of a check in many runs, shape (PROBES_A_CHECK, runs)."""
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, int], before: Float64) -> Float64:
         """Draw them; `before` are those of the previous check."""
@@ -72,7 +74,7 @@ def discrete(rng: np.random.Generator, shape: tuple[int, int], before: Float64) 
 
 
 def shared(rng: np.random.Generator, shape: tuple[int, int], before: Float64, *, share: float) -> Float64:  # noqa: ARG001 - a `Draw`
-    """With a share of the variance in common among all probes of a tensor at a check."""
+    """With a share of the variance in common among all probes of a check."""
     own, common = rng.standard_normal(shape), rng.standard_normal(shape[1:])
     return DEVIATION_IN_BARS * (np.sqrt(1 - share) * own + np.sqrt(share) * common)
 
@@ -165,24 +167,31 @@ def row(case: Case, count: int) -> Row:
 
 def alarmed(case: Case, measured: Sequence[Float64]) -> int:
     """The number of runs with an alarm."""
-    rng = np.random.default_rng(0)
-    streams = [Detectors(case.runs * case.tensors) for _ in range(STREAMS)]
-    level = 10 ** alarm_level(ROUTINE_PROBES * case.tensors, case.checks, case.false_alarms)
-    highest = np.zeros(case.runs * case.tensors)
+    rng, tensors = np.random.default_rng(0), case.tensors
+    of_model = [Detectors(case.runs) for _ in range(PROBES)]
+    of_tensors = Detectors(case.runs * tensors, scatter=False)
+    own = [[Detectors(case.runs) for _ in range(STREAMS)] for _ in range(tensors)]
+    level = 10 ** alarm_level(PROBES * (tensors + PROBES), case.checks, case.false_alarms)
+    highest = np.zeros(case.runs)
     with np.errstate(over="ignore"):  # of sums far above the level
         for check, z in enumerate(checks(case, rng, measured)):
-            gaussian = check % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
-            streams[int(gaussian)].update(z[0])
-            for one in z[1:]:
+            for stream, one in zip(of_model, z, strict=False):
+                stream.update(one)
+                of_tensors.update((one[:, None] * rng.choice((-1.0, 1.0), size=(case.runs, tensors))).reshape(-1))
+            turn, streams = check // tensors, own[check % tensors]
+            direction = int(turn % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1)
+            streams[direction].update(z[PROBES])
+            for one in z[PROBES + 1 :]:
                 streams[ENTRY].update(one)
-            for stream in (streams[ENTRY], streams[int(gaussian)]):
-                highest = np.maximum(highest, stream.evidence)
-    return int(np.sum(highest.reshape(case.runs, case.tensors).max(axis=1) > level))
+            changed = [*of_model, streams[direction], streams[ENTRY]]
+            largest = of_tensors.evidence.reshape(case.runs, tensors).max(axis=1)
+            highest = np.max([highest, largest, *(stream.evidence for stream in changed)], axis=0)
+    return int(np.sum(highest > level))
 
 
 def checks(case: Case, rng: np.random.Generator, measured: Sequence[Float64]) -> Iterator[Float64]:
-    """Z of each check, shape (ROUTINE_PROBES, runs * tensors)."""
-    shape = (ROUTINE_PROBES, case.runs * case.tensors)
+    """Z of each check, shape (PROBES_A_CHECK, runs)."""
+    shape = (PROBES_A_CHECK, case.runs)
     if case.evidence == MEASURED:
         yield from stretches(rng, case.checks, shape, measured)
         return
@@ -206,10 +215,15 @@ def stretches(
 
 
 class Detectors:
-    """Many of `gradguard.statistics.sequential.Detector` at once, which are never restarted."""
+    """Many of `gradguard.statistics.sequential.Detector` at once, which are never restarted.
 
-    def __init__(self, count: int) -> None:
-        self._sums = np.zeros((3, SHIFTS.size, count))
+    Args:
+        count: How many.
+        scatter: Whether Z that scatters more counts too; if not, they are `ShiftDetectors`.
+    """
+
+    def __init__(self, count: int, *, scatter: bool = True) -> None:
+        self._sums = np.zeros((3 if scatter else 2, SHIFTS.size, count))
         self._damping = np.exp(-(SHIFTS**2) / 2)[:, None]
 
     def update(self, z: Float64) -> None:
@@ -217,27 +231,31 @@ class Detectors:
         grown = np.exp(SHIFTS[:, None] * np.clip(z, -MAX_Z, MAX_Z))
         shrunk = 1 / grown
         self._sums += 1
-        for sums, factor in zip(self._sums, (grown, shrunk, (grown + shrunk) / 2), strict=True):
+        for sums, factor in zip(self._sums, (grown, shrunk, (grown + shrunk) / 2), strict=False):
             sums *= factor
         self._sums *= self._damping
 
     @property
     def evidence(self) -> Float64:
         """The evidence of each, not as a logarithm."""
-        upward, downward, either = self._sums.mean(axis=1)
-        total: Float64 = ((upward + downward) / 2 + either) / 2
-        return total
+        upward, downward, *either = self._sums.mean(axis=1)
+        shifted: Float64 = (upward + downward) / 2
+        return (shifted + either[0]) / 2 if either else shifted
 
 
 def hold_to_detector() -> None:
     """Raise `ValueError` if the simulated detectors differ from those of the guard."""
     z = np.random.default_rng(0).standard_normal((200, 3)) * [1, 2, 4] + [0, 0, 1]
     many, each = Detectors(3), [Detector() for _ in range(3)]
+    shifts, together = Detectors(3, scatter=False), ShiftDetectors(3)
     for values in z:
         many.update(values)
+        shifts.update(values)
+        together.update(values)
         for detector, value in zip(each, values, strict=True):
             detector.update(float(value))
-        if not np.allclose(np.log10(many.evidence), [detector.evidence for detector in each], atol=1e-9):
+        alike = np.allclose(np.log10(many.evidence), [detector.evidence for detector in each], atol=1e-9)
+        if not (alike and np.allclose(np.log10(shifts.evidence), together.evidence, atol=1e-9)):
             raise ValueError("the simulated evidence is not that of gradguard.statistics.sequential")
 
 
@@ -246,7 +264,7 @@ def measured_z(probes: int, *, quick: bool) -> list[Float64]:
     networks = correct_trainings.NETWORKS[3:4] if quick else correct_trainings.NETWORKS
     share = -(-probes // (len(networks) * len(FORMS)))
     streams: dict[int, tuple[Detector, list[float]]] = {}
-    with mock.patch("gradguard.checks.streams.Detector.update", recording(streams)):
+    with mock.patch.object(Detector, "update", recording(streams)):
         for network in networks:
             for form in FORMS:
                 correct_trainings.outcome_of(correct_trainings.Training(*network, form, share))

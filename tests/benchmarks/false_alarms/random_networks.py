@@ -1,4 +1,4 @@
-"""How often does a deep check report a bug in a correct gradient, over many random networks in unusual states?
+"""How often does a check report a bug in a correct gradient, over many random networks in unusual states?
 
 What is measured: `gradguard.check` on small LSTMs and plain recurrent networks (with tanh, and with ReLU, whose loss
 has kinks everywhere) of 1 to 20 timesteps and 1 to 16 sequences. They are untrained, or trained at low or high rates;

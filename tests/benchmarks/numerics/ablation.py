@@ -1,6 +1,6 @@
-"""What does each rule of the deep check contribute: which bugs are missed or falsely reported without it?
+"""What does each rule of a check contribute: which bugs are missed or falsely reported without it?
 
-What is measured: deep checks in native precision of the networks of `random_networks`, whose gradients are correct,
+What is measured: checks in native precision of the networks of `random_networks`, whose gradients are correct,
 and of those of `detection`, which have faults: once with all rules, and once without each rule.
 
 How to read it: "without" is the rule that is left out. "false" counts the "correct" tensors that are reported as a
@@ -43,8 +43,7 @@ RULES: Mapping[str, Rules] = {
     "confirmation at shorter steps": Rules(short_steps=False),
     "confirmation where the loss is not smooth": Rules(nonsmooth_confirmation=False),
     "amplified roundings": Rules(amplification=False),
-    "rounding in the backward pass": Rules(backprop_rounding=0.0, saturated_rounding=0.0),
-    "rounding of saturated units": Rules(saturated_rounding=0.0),
+    "rounding in the backward pass": Rules(backprop_rounding=0.0),
     "a test of one factor": Rules(factor_test=False),
     "leaving entries in the noise out of it": Rules(factor_clear=0.0),
     "a limit of chi^2 for one factor": Rules(max_chi2=np.inf),

@@ -3,8 +3,8 @@
 What is measured: finite differences of the loss of an LSTM (5 inputs, 5 cells, 5 outputs, 39 timesteps) along the
 gradient ("aligned"), along Gaussian directions and along single entries, in several states of training and at two
 batch sizes. The truth is the gradient of a float64 copy of the network, which is itself verified by the complex step.
-The step sizes and the noise estimates are those that gradguard finds by itself: "deep" is the step search of a deep
-check; "routine" is 60 routine checks that begin with the step sizes of a deep check, with a small training step
+The step sizes and the noise estimates are those that gradguard finds by itself: "deep" is the step search of an
+examination; "routine" is 60 routine checks that begin with the step sizes of an examination, with a small training step
 between them.
 
 How to read it: a cell is one state at one batch size. "covered" is the share of differences that lie within 1.96
@@ -40,11 +40,11 @@ from benchmarks.support.networks import (
 from benchmarks.support.options import parser_of
 from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
-from gradguard.checks.effort import Effort
-from gradguard.checks.examine import examine
-from gradguard.checks.streams import FAR_TOO_LONG_Z3, Stream, TensorState
 from gradguard.differences.four_point import NOISE_OF_NUMERICAL, FourPoint
 from gradguard.differences.noise import Noise, estimate_noise
+from gradguard.examination.effort import Effort
+from gradguard.examination.examine import KnownSteps, examine
+from gradguard.examination.tensor_state import TensorState
 from gradguard.loss.interleaving import run_search
 from gradguard.measurement.confirmation import confirm_measurement
 from gradguard.measurement.context import MeasurementContext
@@ -53,12 +53,14 @@ from gradguard.measurement.step_search import measured_at_best_steps
 from gradguard.measurement.tensor import TensorUnderTest
 from gradguard.perturbation import directions
 from gradguard.perturbation.directions import Probe
+from gradguard.screening.stream import FAR_TOO_LONG_Z3, Stream
 from gradguard.testing import LSTM, Batch
 
 USUAL_TIME = "about 5 to 10 min"
 
 BATCHES = (1, 16)
 KINDS = ("aligned", "gaussian", "entry")
+DIRECTIONS = 4  # of each kind, whose steps are searched together
 GRID = {"native": np.geomspace(1e-4, 0.5, 12), "float64": np.geomspace(1e-7, 1e-2, 12)}
 CREEP = 1e-3  # the learning rate between routine checks: the losses' roundings change, the state does not
 
@@ -68,7 +70,7 @@ class Amount:
     """How much is measured.
 
     Attributes:
-        repeats: Step searches of the eight directions of a deep check, per tensor.
+        repeats: Step searches of eight directions, per tensor.
         entries: Entries per tensor, at most.
         checks: Routine checks.
         oracle: Probes per tensor and kind for the best step size of the two-point difference.
@@ -177,8 +179,9 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     truth = true_gradient(model, batch)
     context = check_target_of(model, batch, form, truth).context(form.precision)
     oracles = {(name, kind): oracle(context, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
-    effort = Effort(cell.amount.entries)
-    examined = examine(context, list(truth), effort, rng)
+    effort = Effort(cell.amount.entries, aligned=DIRECTIONS, gaussian=DIRECTIONS)
+    near = estimate_noise(context.objective, list(truth), context.centre, rng)
+    examined = examine(context, list(truth), effort, rng, near, KnownSteps())
     carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
         found = list(deep_measurements(context, name, cell.amount, rng))
@@ -251,26 +254,28 @@ def two_point_errors(context: MeasurementContext, name: str, chosen: Iterable[Pr
 def deep_measurements(
     context: MeasurementContext, name: str, amount: Amount, rng: np.random.Generator
 ) -> Iterator[Measurement]:
-    """One tensor as a deep check measures it: eight directions at a time, and some entries."""
-    counts = {"aligned": Effort().aligned, "gaussian": Effort().gaussian}
+    """One tensor as an examination measures it: eight directions at a time, and some entries."""
+    counts = {"aligned": DIRECTIONS, "gaussian": DIRECTIONS}
     tensor = TensorUnderTest(context, name)
     for _ in range(amount.repeats):
         kinds = np.repeat(list(counts), list(counts.values()))
         probes = [probe for kind, count in counts.items() for probe in drawn(tensor.gradient, kind, count, rng)]
         noise = noise_along(tensor, rng)
-        plan = ProbePlan(tensor, probes, noise, tensor.rounding_of_direction, tensor.steps_of_directions, enough=np.inf)
+        plan = ProbePlan(
+            tensor, probes, noise, tensor.own_rounding_of_direction, tensor.steps_of_directions, enough=np.inf
+        )
         found = confirmed(plan)
         for kind in counts:
             yield measurement(kind, found.points.take(kinds == kind), found.sigma, found.resolved[kinds == kind])
     probes = drawn(tensor.gradient, "entry", amount.entries, rng)
-    plan = ProbePlan(tensor, probes, noise_along(tensor, rng), tensor.rounding_of_entry, tensor.steps_of_entries)
+    plan = ProbePlan(tensor, probes, noise_along(tensor, rng), tensor.own_rounding_of_entry, tensor.steps_of_entries)
     found = confirmed(plan)
     yield measurement("entry", found.points, found.sigma, found.resolved)
 
 
 def noise_along(tensor: TensorUnderTest, rng: np.random.Generator) -> Noise:
     """The noise of the loss along a tensor."""
-    return estimate_noise(tensor.context.objective, tensor.name, tensor.context.centre, rng)
+    return estimate_noise(tensor.context.objective, [tensor.name], tensor.context.centre, rng)
 
 
 def confirmed(plan: ProbePlan) -> Measured:

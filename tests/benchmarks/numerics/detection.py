@@ -1,4 +1,4 @@
-"""Which gradient bugs does a deep check of an LSTM find, and does it report the right kind of bug?
+"""Which gradient bugs does a check of an LSTM find, and does it report the right kind of bug?
 
 What is measured: `gradguard.check` on an LSTM with each of the faults of `gradguard.testing`, and on the correct one:
 in each state of the network (untrained, trained, and sharp: the trained weights times three) and for each form of the

@@ -7,7 +7,7 @@ checks all tensors at each check.
 
 How to read it: "reported" counts the trainings in which the guard reports a bug in that tensor, within the checks
 that the training has. "median" and "last" are the number of checks from the first faulty one to the one that reports
-the bug. The second table counts the trainings without a fault, from their first step: "alarms" each cost a deep check
+the bug. The second table counts the trainings without a fault, from their first step: "alarms" each cost an examination
 and nothing else; "bugs" are false, and the goal is 0. They include correct tensors that are reported beside a faulty
 one.
 

@@ -63,7 +63,12 @@ def write(folder: Path, tensors: int, checks: int) -> None:
     for step in range(checks):
         kind = int(step >= checks // 2)
         summary, record = kinds[kind][step % DISTINCT]
-        complete: Record = record | {"step": step, "began": 0, "checks": step + 1, "changes": changes[kind]}
+        dates = {"measured_at": step, "screened_at": step}
+        tensors_now = {name: tensor | dates for name, tensor in record["tensors"].items()}
+        of_run = {"step": step, "began": 0, "checks": step + 1, "changes": changes[kind]}
+        complete: Record = (
+            record | of_run | {"tensors": tensors_now, "last": [step], "right": dict.fromkeys(names, step)}
+        )
         event = event_pb2.Event(wall_time=float(step), step=step, summary=summarize_record(complete))
         event.summary.MergeFrom(summary)
         file.add(event)
@@ -85,7 +90,9 @@ def tensor(name: str, rng: np.random.Generator, factor: float) -> TensorReport:
     n = g * factor * (1 + 1e-4 * rng.normal(size=size))
     made = diagnose({name: (g, n)}, error=3e-4 * float(np.abs(n).max())).tensors[name]
     entries = tuple(Entry((i, i), float(a), float(b), 1e-4) for i, (a, b) in enumerate(zip(g, n, strict=True)))
-    return dataclasses.replace(made, entries=entries, worst=entries[:5], deep=factor != 1, evidence=0.1)
+    return dataclasses.replace(
+        made, entries=entries, worst=entries[:5], deep=factor != 1, evidence=0.1, measured_at=0, screened_at=0
+    )
 
 
 def loaded(address: str, checks: int) -> float:

@@ -70,7 +70,7 @@ def rows(sizes: Sequence[int], timesteps: int, entries: int, repeats: int) -> It
 
 def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> tuple[Timing, Timing]:
     """A check that evaluates one point at a time, and one with vmap."""
-    with patch("gradguard.measurement.precision.tried_batch_size", lambda *_: 1):
+    with patch("gradguard.measurement.context.tried_batch_size", lambda *_: 1):
         alone = timed(module, batch, precision, scale, entries)
     return alone, timed(module, batch, precision, scale, entries)
 

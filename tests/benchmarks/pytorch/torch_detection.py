@@ -3,7 +3,7 @@
 What is measured, first: an `nn.LSTM`, a cell in plain operations and a cell as a custom `autograd.Function` train
 under guard from an untrained, a trained and a sharp state (the trained weights times three, at a high learning rate),
 in the precision of the training and in the precision that the guard chooses. Counted are the routine probes, the
-alarms that they raise (each starts a deep check on fresh samples), and the bugs that are reported after that.
+alarms that they raise (each starts an examination with fresh probes), and the bugs that are reported after that.
 
 Second: trainings that are checked at every step, each with one mistake, which is made from the first step on or
 begins after some correct steps. A tensor counts as wrong if the mistake changes its gradient by more than 1e-6 of its

@@ -1,4 +1,4 @@
-"""Records what the routine probes of guards find."""
+"""Records what the routine probes and the screens of checks find."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.support.networks import Float64
-from gradguard.checks.screen import probe_tensors
-from gradguard.checks.streams import TensorState
-from gradguard.diagnosis.evidence import Evidence
-from gradguard.measurement.context import MeasurementContext
+from gradguard.diagnosis import Evidence
+from gradguard.examination import TensorState, probe_tensors
+from gradguard.measurement import MeasurementContext
+from gradguard.screening import Screen, Screened
 
 
 @contextmanager
 def recorded() -> Iterator[list[Float64]]:
-    """Z of the routine probes of all guards in the `with` block, an array for each check of a tensor."""
+    """Z of the routine probes of guards in the `with` block, an array for each screen and each check of a tensor."""
     seen: list[Float64] = []
 
     def probe(
@@ -25,5 +25,25 @@ def recorded() -> Iterator[list[Float64]]:
         seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
         return found
 
-    with mock.patch("gradguard.training.monitor.probe_tensors", probe):
+    with mock.patch("gradguard.training.monitor.probe_tensors", probe), recorded_screens() as screens:
         yield seen
+        seen.extend(z_of(screened) for screened in screens)
+
+
+@contextmanager
+def recorded_screens() -> Iterator[list[Screened]]:
+    """What every screen in the `with` block finds."""
+    seen: list[Screened] = []
+    probe_all = Screen.probe_all
+
+    def probing(screen: Screen, context: MeasurementContext, rng: np.random.Generator) -> Screened:
+        seen.append(probe_all(screen, context, rng))
+        return seen[-1]
+
+    with mock.patch.object(Screen, "probe_all", probing):
+        yield seen
+
+
+def z_of(screened: Screened) -> Float64:
+    """Z of the probes of a screen whose step suits the loss."""
+    return np.array([probe.z for probe in screened.probes if probe.suits])
