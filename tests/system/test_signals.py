@@ -52,7 +52,7 @@ def test_a_storm_of_signals_leaves_no_trace(form: str) -> None:
             count, after, every = int(rng.integers(2, 7)), rng.uniform(1e-4, 5e-3), rng.uniform(5e-5, 5e-4)
             storm.run(lambda step=step: guard.after_backward(step, model.grads), count, after, every)  # type: ignore[misc]
             assert model.everything() == everything
-    assert storm.raised > 300
+    assert storm.raised > 250
 
 
 @pytest.mark.parametrize("kind", ["function", "method", "partial", "object", "once"])
