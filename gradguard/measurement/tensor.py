@@ -9,11 +9,14 @@ import numpy as np
 from gradguard.arrays import Array, Float64
 from gradguard.differences import FourPoint, Steps, measuring
 from gradguard.loss import Search, run_search
-from gradguard.measurement.context import MeasurementContext, Size
+from gradguard.measurement.context import FLOAT32_UNIT, MeasurementContext, Size
 from gradguard.perturbation import Probe
 
 FIRST_STEP = {"native": 1e-3, "float64": 1e-4}  # in typical sizes; the best step ran from 3e-4 to 0.3 in float32
 SHORTEST_STEP = 64  # in spacings of the largest entry: a shorter step is rounded by more than 1 % of itself
+NATIVE_MARGIN = (
+    3.0  # factor on the rounding of the native loss: activations are larger than 1, and logits than the loss
+)
 NO_RESPONSE = 6.0  # standard deviations of the noise by which a loss changes that depends on a tensor
 
 
@@ -117,6 +120,25 @@ class TensorUnderTest:
             points: Differences along probes of one kind.
             sigma: The noise of one loss along them.
         """
+        of_curvature = self._forward_rounding(points, sigma)
+        if self.context.is_native and self.context.loss:  # the noise of the differences holds the rest
+            return of_curvature
+        return math.hypot(of_curvature, self._native_rounding)
+
+    @property
+    def _native_rounding(self) -> float:
+        """The rounding error that the native loss shows.
+
+        What reaches a tensor is about as small as the parameters that it passes on its way, up to a size of 1, where
+        units saturate.
+        """
+        context = self.context
+        size = abs(context.loss) or 1.0  # a loss of exactly 0 is the logarithm of a rounded 1
+        rounded = max(context.noise, min(context.unit, FLOAT32_UNIT) * size)
+        return NATIVE_MARGIN * rounded * min(self.typical, 1.0)
+
+    def _forward_rounding(self, points: FourPoint, sigma: float) -> float:
+        """The part of it that the curvature of the loss shows."""
         response = np.maximum(np.abs(points.numerical), np.abs(points.even2))
         if not (response > NO_RESPONSE * sigma).any():
             return self.context.rules.backprop_rounding * self.context.roundoff * self.uncancelled
