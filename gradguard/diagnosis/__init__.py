@@ -1,6 +1,12 @@
 """From what was measured of a tensor to its verdict, its cause and the sentences of a report."""
 
-from gradguard.diagnosis.across_tensors import revise_across_tensors, summary, unmeasured, worst_verdict
+from gradguard.diagnosis.across_tensors import (
+    revise_across_tensors,
+    summary,
+    unmeasured,
+    unmeasured_tensor,
+    worst_verdict,
+)
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence, Method
 from gradguard.diagnosis.explain import SMALL_ERROR
@@ -18,5 +24,6 @@ __all__ = [
     "revise_across_tensors",
     "summary",
     "unmeasured",
+    "unmeasured_tensor",
     "worst_verdict",
 ]

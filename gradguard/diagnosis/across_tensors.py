@@ -99,48 +99,57 @@ def _names(tensors: Sequence[TensorReport]) -> str:
 
 
 def unmeasured(
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]], verdict: Verdict, explanation: str, cause: str, *, cause_key: str = ""
+) -> dict[str, TensorReport]:
+    """`unmeasured_tensor` of several tensors, by name, given their shapes by name."""
+    return {
+        name: unmeasured_tensor(name, shape, verdict, explanation, cause, cause_key=cause_key)
+        for name, shape in shapes.items()
+    }
+
+
+def unmeasured_tensor(
+    name: str,
+    shape: tuple[int, ...],
     verdict: Verdict,
     explanation: str,
     cause: str,
     *,
     cause_key: str = "",
     deep: bool = True,
-) -> dict[str, TensorReport]:
-    """Reports of tensors of which nothing was measured, by name.
+) -> TensorReport:
+    """The report of a tensor of which nothing was measured.
 
     Args:
-        shapes: Their shapes, by name.
-        verdict: The verdict on all of them.
+        name: Its name.
+        shape: Its shape.
+        verdict: The verdict on it.
         explanation: What was found instead of measurements, in a sentence.
         cause: The likely cause, in a clause; "" where nothing is wrong.
         cause_key: The identifier of the cause; the verdict's name unless given.
-        deep: Whether a deep check was to measure them.
+        deep: Whether a deep check was to measure it.
     """
-    return {
-        name: TensorReport(
-            name=name,
-            shape=shape,
-            verdict=verdict,
-            cause=cause,
-            explanation=explanation,
-            faulty_block="",
-            discrepancy=0.0 if verdict is Verdict.ok else math.nan,
-            floor=0.0 if verdict is Verdict.ok else math.inf,
-            ratio=math.nan,
-            ratio_error=math.inf,
-            sign_agreement=1.0,
-            sign_interval=(0.0, 1.0),
-            resolvable=0,
-            sampled=0,
-            unresolved=0,
-            kinks=0,
-            coverage=0.0,
-            step_size=math.nan,
-            noise=math.nan,
-            smallest_visible=math.inf,
-            deep=deep,
-            cause_key=cause_key or (str(verdict) if cause else ""),
-        )
-        for name, shape in shapes.items()
-    }
+    return TensorReport(
+        name=name,
+        shape=shape,
+        verdict=verdict,
+        cause=cause,
+        explanation=explanation,
+        faulty_block="",
+        discrepancy=0.0 if verdict is Verdict.ok else math.nan,
+        floor=0.0 if verdict is Verdict.ok else math.inf,
+        ratio=math.nan,
+        ratio_error=math.inf,
+        sign_agreement=1.0,
+        sign_interval=(0.0, 1.0),
+        resolvable=0,
+        sampled=0,
+        unresolved=0,
+        kinks=0,
+        coverage=0.0,
+        step_size=math.nan,
+        noise=math.nan,
+        smallest_visible=math.inf,
+        deep=deep,
+        cause_key=cause_key or (str(verdict) if cause else ""),
+    )

@@ -7,11 +7,10 @@ from gradguard.differences.four_point import (
     NOISE_OF_TRUNCATION,
     FourPoint,
     measure_along,
-    measure_each,
     measuring,
 )
 from gradguard.differences.kinks import jumps
-from gradguard.differences.noise import Noise, estimate_noise, noise_search
+from gradguard.differences.noise import Noise, estimate_noise
 from gradguard.differences.rounding import Comparison, RoundedValue, require_one_number
 from gradguard.differences.step_size import TARGET_Z3, TOO_LONG_Z3, TOO_LONG_Z4, Steps, better_step, dithered, next_step
 
@@ -33,9 +32,7 @@ __all__ = [
     "estimate_noise",
     "jumps",
     "measure_along",
-    "measure_each",
     "measuring",
     "next_step",
-    "noise_search",
     "require_one_number",
 ]

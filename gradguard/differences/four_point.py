@@ -269,27 +269,6 @@ def measuring(
     return concatenate(parts)
 
 
-def measure_each(
-    objective: Objective, moved: Sequence[tuple[str, Probe, Array]], steps: Float64, centre: Float64
-) -> FourPoint:
-    """The four-point differences of K tensors along one probe of each; afterwards they are as they were.
-
-    Args:
-        objective: The loss.
-        moved: The name, the probe and the gradient of each tensor.
-        steps: h for each, shape (K,).
-        centre: The unreduced losses at the unperturbed parameters.
-    """
-    parts = []
-    for some in _some_at_a_time(len(moved), centre):
-        amounts = np.multiply.outer(steps[some], POINTS)[:, None]
-        each = zip(moved[some], amounts, strict=True)
-        requests = [LossRequest(name, [probe], points, gradient) for (name, probe, gradient), points in each]
-        values = LossValues.joined(objective.evaluate(requests))
-        parts.append(_of_values(objective, values, steps[some], centre))
-    return concatenate(parts)
-
-
 def measure_along(
     objective: Objective, direction: JointDirection, step: float, centre: Float64, gradients: Mapping[str, Array]
 ) -> tuple[FourPoint, Float64]:

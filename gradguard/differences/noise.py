@@ -6,7 +6,7 @@ never assumed. sigma is always the standard deviation of one evaluation of the r
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from gradguard.arrays import (
     unit_roundoff,
 )
 from gradguard.differences.four_point import NOISE_OF_FOURTH, FourPoint
-from gradguard.loss import LossRequest, Objective, Search, run_search
+from gradguard.loss import LossRequest, Objective
 from gradguard.perturbation import Direction, JointDirection, Part
 
 JITTER = 256  # unit roundoffs between points: closer ones share their rounding errors and read up to 100 times low
@@ -57,10 +57,6 @@ class Noise:
     least: float
     is_unknown: bool = False
 
-    def at_least(self, sigma: float) -> "Noise":
-        """This noise, or a larger one known from elsewhere."""
-        return replace(self, sigma=max(self.sigma, sigma), floor=max(self.floor, sigma))
-
     def floor_at(self, objective: Objective, centre: Float64) -> float:
         """The floor on another batch, whose losses are as much coarser than their dtype as these."""
         coarseness = self.floor / self.least if self.least > 0 else 1.0
@@ -76,26 +72,14 @@ def estimate_noise(
     *,
     narrowed: bool = True,
 ) -> Noise:
-    """The noise of the loss near the unperturbed parameters x, with all of some tensors moved at once."""
-    return run_search(objective, noise_search(objective, names, centre, rng, pairs, narrowed=narrowed))
+    """The noise of the loss near the unperturbed parameters x, with all of some tensors moved at once.
 
-
-def noise_search(
-    objective: Objective,
-    names: Sequence[str],
-    centre: Float64,
-    rng: np.random.Generator,
-    pairs: int = PAIRS,
-    *,
-    narrowed: bool = True,
-) -> Search[Noise]:
-    """Generator form of `estimate_noise`: the noise from antithetic pairs of points some hundred roundoffs from x.
-
-    The sum of the losses at x + e and x - e is free of the slope, so that its variance is that of the noise. One pair
-    takes two evaluations. The points move further away where the loss hardly changes so near, since an unchanged loss
-    does not show its quanta; and nearer where the loss curves so near, as a sharp recurrence does: what falls as the
-    square of the distance is no noise. Unreduced losses are each measured where they begin to change, which may be far
-    from x for the first timesteps, where the last ones already curve.
+    It comes from antithetic pairs of points some hundred roundoffs from x. The sum of the losses at x + e and x - e is
+    free of the slope, so that its variance is that of the noise. One pair takes two evaluations. The points move
+    further away where the loss hardly changes so near, since an unchanged loss does not show its quanta; and nearer
+    where the loss curves so near, as a sharp recurrence does: what falls as the square of the distance is no noise.
+    Unreduced losses are each measured where they begin to change, which may be far from x for the first timesteps,
+    where the last ones already curve.
 
     Args:
         objective: The loss.
@@ -112,7 +96,7 @@ def noise_search(
     remaining, lattice, variance = np.ones(centre.size, bool), np.empty(centre.size), 0.0
     for widening in WIDENINGS:  # the last one moves each entry by all of itself
         distance = min(1.0, widening * reach)
-        sampled = yield from jitter.pairs(distance, rng)
+        sampled = jitter.pairs(distance, rng)
         losses = np.concatenate([centre[None], sampled.reshape(-1, centre.size)])
         dtype = coarsest_dtype(losses.reshape(-1), objective.dtype)
         changed = losses[1:] != centre
@@ -122,7 +106,7 @@ def noise_search(
         part, rounded = _Part(objective, centre, which), _rounding(objective, lattice[which])
         sigma = part.sigma(sampled)
         if narrowed and sigma > TOO_NOISY * rounded:
-            sigma = yield from _without_curvature(part, jitter, sigma, rounded, (distance, NEAREST * reach), rng)
+            sigma = _without_curvature(part, jitter, sigma, rounded, (distance, NEAREST * reach), rng)
         variance += sigma**2
         remaining = remaining & ~which
         if is_last:
@@ -138,7 +122,7 @@ def _without_curvature(
     rounded: float,
     distances: tuple[float, float],
     rng: np.random.Generator,
-) -> Search[float]:
+) -> float:
     """Sigma from ever nearer points, for as long as it falls as curvature does.
 
     Args:
@@ -153,7 +137,7 @@ def _without_curvature(
     for narrowing in NARROWINGS:
         if narrowing * distance < nearest or sigma <= TOO_NOISY * rounded:
             break
-        pairs = yield from jitter.pairs(narrowing * distance, rng)
+        pairs = jitter.pairs(narrowing * distance, rng)
         share = part.share_changed(pairs)
         if share * 2 * jitter.count < FEWEST_CHANGES:
             break
@@ -208,7 +192,7 @@ class _Jitter:
         typical = dict.fromkeys(names, 0.0) | {name: typical_size_among(arrays[name], arrays) for name in has_zeros}
         return cls(objective, typical, count)
 
-    def pairs(self, reach: float, rng: np.random.Generator) -> Search[Float64]:
+    def pairs(self, reach: float, rng: np.random.Generator) -> Float64:
         """Losses at pairs of points, each entry moved by about `reach` times its value; shape (count, 2, m)."""
         if len(self.typical) > 1:
             return self._joint_pairs(reach, rng)
@@ -216,7 +200,8 @@ class _Jitter:
         base = self.objective.space.arrays[name]
         moves = [Direction(self._offset(name, reach, int(rng.integers(2**63)))) for _ in range(self.count)]
         no_gradient = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-        values = yield LossRequest(name, moves, np.tile([1.0, -1.0], (self.count, 1)), no_gradient)
+        request = LossRequest(name, moves, np.tile([1.0, -1.0], (self.count, 1)), no_gradient)
+        (values,) = self.objective.evaluate([request])
         return values.losses
 
     def _joint_pairs(self, reach: float, rng: np.random.Generator) -> Float64:

@@ -2,7 +2,7 @@
 
 from gradguard.examination.effort import ENTRIES, EXPLAIN, EXPLAIN_DRIFT, Deadline, Effort
 from gradguard.examination.examine import KnownSteps
-from gradguard.examination.own_numbers import probe_tensors
+from gradguard.examination.own_numbers import probe_tensor
 from gradguard.examination.preflight import (
     REPEATS_BEFORE,
     detached,
@@ -32,7 +32,7 @@ __all__ = [
     "independent",
     "nondeterministic",
     "other_loss",
-    "probe_tensors",
+    "probe_tensor",
     "repeats_needed",
     "unmeasurable",
 ]

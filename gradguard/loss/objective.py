@@ -64,12 +64,6 @@ class LossValues:
     displacements: Float64
     predicted: Float64
 
-    @classmethod
-    def joined(cls, values: Sequence["LossValues"]) -> "LossValues":
-        """The values of several requests as one, direction after direction."""
-        columns = [(each.losses, each.displacements, each.predicted) for each in values]
-        return cls(*map(np.concatenate, zip(*columns, strict=True)))
-
 
 @dataclass(frozen=True, slots=True)
 class JointValues:

@@ -14,9 +14,7 @@ from gradguard.perturbation import Probe
 
 FIRST_STEP = {"native": 1e-3, "float64": 1e-4}  # in typical sizes; the best step ran from 3e-4 to 0.3 in float32
 SHORTEST_STEP = 64  # in spacings of the largest entry: a shorter step is rounded by more than 1 % of itself
-NATIVE_MARGIN = (
-    3.0  # factor on the rounding of the native loss: activations are larger than 1, and logits than the loss
-)
+NATIVE_MARGIN = 3.0  # factor on the rounding of the native loss: some numbers that it is made of are larger
 NO_RESPONSE = 6.0  # standard deviations of the noise by which a loss changes that depends on a tensor
 
 

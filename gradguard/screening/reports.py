@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from gradguard.diagnosis import unmeasured
+from gradguard.diagnosis import unmeasured_tensor
 from gradguard.report import TensorReport, Thresholds, Verdict
 
 SUSPECTED = "suspected"
@@ -31,7 +31,7 @@ def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thres
     """
     if is_visible(visible, thresholds):
         says = f"the whole model was screened: a scale error above {visible:.1g} of this gradient would show"
-        (report,) = unmeasured({name: shape}, Verdict.ok, says, "").values()
+        report = unmeasured_tensor(name, shape, Verdict.ok, says, "", deep=False)
     else:
         says = (
             f"the whole model was screened without an alarm, but only a scale error above {visible:.1g} would show"
@@ -39,10 +39,8 @@ def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thres
             else "the whole model was screened without an alarm, and the gradient of this tensor is too small to show"
         )
         cause = "its gradient is small beside those of the other tensors; its own numbers are measured in its turn"
-        (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=UNSEEN, deep=False).values()
-    return dataclasses.replace(
-        report, discrepancy=math.nan, floor=math.inf, deep=False, smallest_visible=visible, screened_at=step
-    )
+        report = unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=UNSEEN, deep=False)
+    return dataclasses.replace(report, discrepancy=math.nan, floor=math.inf, smallest_visible=visible, screened_at=step)
 
 
 def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> TensorReport:
@@ -56,16 +54,14 @@ def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> Tens
     where = name if len(group) == 1 else f"{group[0]} to {group[-1]} ({len(group)} tensors)"
     says = f"suspected: the loss does not follow the gradient of {where}"
     cause = "there was no time left to find out which of them is wrong; the next check goes on with it first"
-    (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=SUSPECTED, deep=False).values()
-    return report
+    return unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=SUSPECTED, deep=False)
 
 
 def unscreened(name: str, shape: tuple[int, ...]) -> TensorReport:
     """The report of a tensor that no screen covered yet."""
     says = "not looked at yet: groups of tensors take turns in a large model, and no step suited its group so far"
     cause = "the next checks go on with it"
-    (report,) = unmeasured({name: shape}, Verdict.inconclusive, says, cause, cause_key=UNSCREENED, deep=False).values()
-    return report
+    return unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=UNSCREENED, deep=False)
 
 
 def carried(

@@ -18,7 +18,7 @@ from gradguard.examination import (
     Effort,
     TensorState,
     nondeterministic,
-    probe_tensors,
+    probe_tensor,
     unmeasurable,
 )
 from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, ProvenSetup, TensorUnderTest
@@ -287,12 +287,13 @@ class CheckMonitor:
         if name is None or context.near is None:
             return {}
         memory.next_tensor = list(context.arrays).index(name) + 1
+        tensor = TensorUnderTest(context, name)
         if name not in memory.states:
             screens = [screen for screen in memory.screens if name in screen.names]
             started = screens[0].usual_step if screens else 0.0
-            memory.states[name] = TensorState.at_first(TensorUnderTest(context, name), started, context.near)
+            memory.states[name] = TensorState.at_first(tensor, started, context.near)
         state = memory.states[name]
-        ((evidence, largest),) = probe_tensors(context, {name: state}, entries, self.rng).values()
+        evidence, largest = probe_tensor(tensor, state, entries, self.rng)
         report = diagnose_tensor(evidence, History({}), self._thresholds)
         found.reports[name] = dataclasses.replace(report, measured_at=step, evidence=state.evidence)
         if largest > ALARM_Z or state.is_lost:
@@ -333,7 +334,8 @@ class CheckMonitor:
         """The reports of the tensors that a screen covered at this check and nothing accuses."""
         ratios: dict[str, tuple[float, float]] = {}
         for screen in self.memory.screens:
-            ratios |= screen.ratios_by_name
+            if not visible.keys().isdisjoint(screen.names):
+                ratios |= screen.ratios_by_name
         suspected = {name for group in found.left for name in group}
         for name, error in visible.items():
             if name in suspected or name in found.explained or math.isinf(error):

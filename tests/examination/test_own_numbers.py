@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.examination.effort import Effort
 from gradguard.examination.examine import KnownSteps, examine
-from gradguard.examination.own_numbers import GAUSSIAN_EVERY, probe_tensors
+from gradguard.examination.own_numbers import GAUSSIAN_EVERY, probe_tensor
 from gradguard.examination.tensor_state import TensorState
 from gradguard.measurement.context import MeasurementContext
 from gradguard.measurement.precision import CheckTarget
@@ -73,7 +73,7 @@ def test_each_check_of_a_tensor_costs_the_same(
     state = state_of(context)
     for turn in range(2 * GAUSSIAN_EVERY):
         before = model.evaluations
-        evidence, _ = probe_tensors(context, {"w": state}, entries, rng)["w"]
+        evidence, _ = probe_tensor(TensorUnderTest(context, "w"), state, entries, rng)
         assert model.evaluations - before == 4 * (1 + entries)
         both = entries > 0 and turn % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1
         assert (evidence.directions.size, evidence.sampled) == (1 + both, entries - both)
@@ -86,10 +86,10 @@ def test_a_wrong_gradient_alarms_by_its_own_numbers(state_of: Callable[[Measurem
     model = Logistic(3)
     right, rng = opened(model), np.random.default_rng(1)
     state = state_of(right)
-    assert max(probe_tensors(right, {"w": state}, 2, rng)["w"][1] for _ in range(40)) < ALARM_Z
+    assert max(probe_tensor(TensorUnderTest(right, "w"), state, 2, rng)[1] for _ in range(40)) < ALARM_Z
     assert state.evidence < 4
     wrong = opened(model, {"w": np.float32(1.02) * model.grads()["w"]})
-    assert probe_tensors(wrong, {"w": state}, 2, rng)["w"][1] > ALARM_Z
+    assert probe_tensor(TensorUnderTest(wrong, "w"), state, 2, rng)[1] > ALARM_Z
 
 
 def test_a_small_error_adds_up_in_the_evidence() -> None:
@@ -97,7 +97,7 @@ def test_a_small_error_adds_up_in_the_evidence() -> None:
     model, rng = Logistic(4), np.random.default_rng(0)
     context = opened(model, {"w": np.float32(1 - 5e-5) * model.grads()["w"]})
     state = examined(context)
-    largest = max(probe_tensors(context, {"w": state}, 2, rng)["w"][1] for _ in range(60))
+    largest = max(probe_tensor(TensorUnderTest(context, "w"), state, 2, rng)[1] for _ in range(60))
     assert largest < ALARM_Z
     assert state.evidence > 7
 
@@ -109,6 +109,6 @@ def test_a_tensor_that_outgrew_its_step_is_lost() -> None:
     assert not state.is_lost
     grads = model.grads()
     model.params["w"][...] *= np.float32(1e6)
-    evidence, largest = probe_tensors(opened(model, grads), {"w": state}, 2, rng)["w"]
+    evidence, largest = probe_tensor(TensorUnderTest(opened(model, grads), "w"), state, 2, rng)
     assert state.is_lost
     assert (evidence.directions.size, largest) == (0, 0.0)

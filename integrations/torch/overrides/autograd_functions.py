@@ -5,16 +5,18 @@ forward pass is ordinary code of the loss: each operation in it has rules of PyT
 takes no part. A reverse pass that is to be exact has autograd record that forward pass too.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.overrides import _get_current_function_mode_stack
 
-from gradguard.integrations.torch.overrides.substitution import SubstitutionMode
+from gradguard.integrations.torch.overrides.substitution import Float64Mode, SubstitutionMode
 
 ORIGINAL_APPLY = Function.__dict__["apply"]
 ACTIVE: set["InlinedFunctions"] = set()
@@ -59,6 +61,45 @@ class InlinedFunctions(AbstractContextManager[None]):
         ACTIVE.discard(self)
         if not ACTIVE:
             Function.apply = ORIGINAL_APPLY  # type: ignore[method-assign]  # as it was
+
+
+class InliningMode(Float64Mode):
+    """Float64 copies, with custom Functions inlined; a subclass says what else is open while the mode is active.
+
+    Args:
+        pairs: Tensors, each with its substitute.
+        training_dtype: The dtype of the training.
+        rule: As of `InlinedFunctions`.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], training_dtype: torch.dtype, rule: str | None) -> None:
+        super().__init__(pairs, training_dtype)
+        self._functions = InlinedFunctions(self, rule)
+
+    def _open(self) -> None:
+        """Enter what is to be open before the first operation."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Exit what is open, if anything is."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+            self._functions.__enter__()
+            super().__enter__()  # type: ignore[no-untyped-call]
+        except BaseException:  # interrupts too: a mode that is half entered is exited first
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._functions.__exit__(kind, error, trace)
+        self._close()
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,6 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gradguard.arrays import Array
-from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
-from gradguard.integrations.torch.overrides.substitution import DETACHING_FUNCTIONS, Float64Mode
+from gradguard.integrations.torch.overrides.autograd_functions import InliningMode
+from gradguard.integrations.torch.overrides.substitution import DETACHING_FUNCTIONS
 
 SIDE_OFFSET = 2.0**-50
 """Relative distance by which an entry moves to the side that its tangent points to: 4 to 8 spacings of float64."""
@@ -83,7 +82,7 @@ def _moved_to_side(tensor: Tensor, tangent: Tensor) -> Tensor:
     return tensor + tangent + SIDE_OFFSET * tangent.sign() * tensor.abs()
 
 
-class DualTensorMode(Float64Mode):
+class DualTensorMode(InliningMode):
     """While it is active, operations receive float64 copies, some of which carry tangents.
 
     A function that detaches a tensor from autograd's graph does not detach it from the loss: it keeps the tangent.
@@ -100,29 +99,17 @@ class DualTensorMode(Float64Mode):
         training_dtype: torch.dtype,
         perturbed: Sequence[tuple[Tensor, PerturbedTangent]] = (),
     ) -> None:
-        super().__init__(pairs, training_dtype)
+        super().__init__(pairs, training_dtype, "jvp")
         self._perturbed = perturbed
-        self._functions = InlinedFunctions(self, "jvp")
         self._is_open = False
 
-    def __enter__(self) -> Self:
-        try:
-            self._is_open = True
-            forward_ad.enter_dual_level()  # type: ignore[no-untyped-call]  # nor are the next ones typed
-            for live, copy in self._perturbed:
-                self.add_substitute(live, copy.dual())
-            self._functions.__enter__()
-            super().__enter__()  # type: ignore[no-untyped-call]
-        except BaseException:  # interrupts too: a mode that is half entered is exited first
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def _open(self) -> None:
+        self._is_open = True
+        forward_ad.enter_dual_level()  # type: ignore[no-untyped-call]  # nor are the next ones typed
+        for live, copy in self._perturbed:
+            self.add_substitute(live, copy.dual())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._functions.__exit__(kind, error, trace)
+    def _close(self) -> None:
         if self._is_open:
             with contextlib.suppress(RuntimeError):  # an interrupt came before the dual level was entered
                 forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]

@@ -8,16 +8,15 @@ or whose result autograd does not see, makes it wrong; differences of the loss a
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
-from gradguard.integrations.torch.overrides.autograd_functions import InlinedFunctions
-from gradguard.integrations.torch.overrides.substitution import DETACHING_FUNCTIONS, NARROW_DTYPES, Float64Mode
+from gradguard.integrations.torch.overrides.autograd_functions import InliningMode
+from gradguard.integrations.torch.overrides.substitution import DETACHING_FUNCTIONS, NARROW_DTYPES
 from gradguard.perturbation import run_with_cleanup
 
 OVERWRITTEN = "modified by an inplace operation"
@@ -28,7 +27,7 @@ NUMBERS = frozenset({Tensor.__float__, Tensor.__int__, Tensor.__complex__})
 REDUCTIONS = {"sum": Tensor.sum, "mean": Tensor.mean}
 
 
-class RecordedMode(Float64Mode):
+class RecordedMode(InliningMode):
     """While it is active, autograd records each operation, on float64 copies of the parameters.
 
     Tensors from before are never recorded: operations receive copies of them too, so that no buffer or hidden state of
@@ -53,37 +52,25 @@ class RecordedMode(Float64Mode):
         *,
         copies_saved: bool = False,
     ) -> None:
-        super().__init__(pairs, training_dtype)
+        super().__init__(pairs, training_dtype, None)
         # The ids of what operations have returned: a tensor from before lives on, so that none of them is its id.
         self._made: set[int] = set()
         self.leaves = [self.substitute(tensor).detach().requires_grad_() for tensor in parameters]
         for tensor, leaf in zip(parameters, self.leaves, strict=True):
             self.add_substitute(tensor, leaf)
         self.losses: object = None
-        self._functions = InlinedFunctions(self, None)
         self._saving = saved_tensors_hooks(_copied, _as_it_is) if copies_saved else None
         self._is_saving = False
 
-    def __enter__(self) -> Self:
-        try:
-            if self._saving is not None:
-                self._saving.__enter__()
-                self._is_saving = True
-            self._functions.__enter__()
-            super().__enter__()  # type: ignore[no-untyped-call]
-        except BaseException:  # interrupts too: a mode that is half entered is exited first
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def _open(self) -> None:
+        if self._saving is not None:
+            self._saving.__enter__()
+            self._is_saving = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._functions.__exit__(kind, error, trace)
+    def _close(self) -> None:
         if self._saving is not None and self._is_saving:
             self._is_saving = False
-            self._saving.__exit__(kind, error, trace)
+            self._saving.__exit__(None, None, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:  # the loss sees the setting that it made

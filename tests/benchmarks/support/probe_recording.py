@@ -1,6 +1,6 @@
 """Records what the routine probes and the screens of checks find."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.support.networks import Float64
 from gradguard.diagnosis import Evidence
-from gradguard.examination import TensorState, probe_tensors
-from gradguard.measurement import MeasurementContext
+from gradguard.examination import TensorState, probe_tensor
+from gradguard.measurement import MeasurementContext, TensorUnderTest
 from gradguard.screening import Screen, Screened
 
 
@@ -19,13 +19,13 @@ def recorded() -> Iterator[list[Float64]]:
     seen: list[Float64] = []
 
     def probe(
-        context: MeasurementContext, states: Mapping[str, TensorState], entries: int, rng: np.random.Generator
-    ) -> dict[str, tuple[Evidence, float]]:
-        found = probe_tensors(context, states, entries, rng)
-        seen.extend(np.concatenate([evidence.directions.z, evidence.entries.z]) for evidence, _ in found.values())
-        return found
+        tensor: TensorUnderTest, state: TensorState, entries: int, rng: np.random.Generator
+    ) -> tuple[Evidence, float]:
+        evidence, largest = probe_tensor(tensor, state, entries, rng)
+        seen.append(np.concatenate([evidence.directions.z, evidence.entries.z]))
+        return evidence, largest
 
-    with mock.patch("gradguard.training.monitor.probe_tensors", probe), recorded_screens() as screens:
+    with mock.patch("gradguard.training.monitor.probe_tensor", probe), recorded_screens() as screens:
         yield seen
         seen.extend(z_of(screened) for screened in screens)
 
