@@ -223,13 +223,16 @@ class FourPoint:
     def recentred(self, sigma: float) -> Self:
         """The differences without the noise of L(0), which all probes share: the median fourth difference shows it.
 
+        A probe along which the loss does not change has the same error in all five losses, and shows nothing of it.
+
         Args:
             sigma: The noise of one loss; at most `MAX_NOISE` times that is taken for the noise of L(0).
         """
-        fourth = self.fourth[np.isfinite(self.fourth)]
+        changed = ~self.loss_unchanged
+        fourth = self.fourth[np.isfinite(self.fourth) & changed]
         shared = float(np.median(fourth)) / 6 if fourth.size >= FEWEST_TO_RECENTRE else 0.0
-        shared = min(max(shared, -MAX_NOISE * sigma), MAX_NOISE * sigma)
-        return dataclasses.replace(self, even1=self.even1 + 2 * shared, even2=self.even2 + 2 * shared)
+        shift = np.where(changed, 2 * min(max(shared, -MAX_NOISE * sigma), MAX_NOISE * sigma), 0.0)
+        return dataclasses.replace(self, even1=self.even1 + shift, even2=self.even2 + shift)
 
     def where(self, redone: NDArray[np.bool_], newer: Self) -> Self:
         """The differences with those marked by `redone` replaced by the `newer` ones, in order."""

@@ -28,7 +28,9 @@ from gradguard.loss import LossRequest, Objective
 from gradguard.perturbation import Direction, JointDirection, Part
 
 JITTER = 256  # unit roundoffs between points: closer ones share their rounding errors and read up to 100 times low
-PAIRS = 16  # antithetic pairs of points: sigma is known to about 18 %
+PAIRS = 16  # pairs of points: sigma is known to about 18 %
+AMOUNTS = (1.0, -2.0)  # of an offset, at which the two points of a pair lie
+NOISE_OF_PAIR = math.sqrt(5)  # standard deviation of 2 L(x + e) + L(x - 2e) in that of one loss
 PRIOR = 2  # fourth differences that an earlier sigma counts as
 WIDENINGS = (1, 2**4, 2**8, 2**12, 2**16, 2**24, 2**32, 2**45)  # factors on the jitter while the loss hardly changes
 NARROWINGS = tuple(4.0**-power for power in range(1, 7))  # factors on the jitter where curvature may pass for noise
@@ -74,8 +76,10 @@ def estimate_noise(
 ) -> Noise:
     """The noise of the loss near the unperturbed parameters x, with all of some tensors moved at once.
 
-    It comes from antithetic pairs of points some hundred roundoffs from x. The sum of the losses at x + e and x - e is
-    free of the slope, so that its variance is that of the noise. One pair takes two evaluations. The points move
+    It comes from pairs of points some hundred roundoffs from x. The sum 2 L(x + e) + L(x - 2e) is free of the slope, so
+    that its variance is that of the noise. Two points at the same distance would not do: a small change of a number
+    that is rounded already is rounded alike on both sides, so that their sum hides it. Nor would two points on the same
+    side, which hide a kink at x. One pair takes two evaluations. The points move
     further away where the loss hardly changes so near, since an unchanged loss does not show its quanta; and nearer
     where the loss curves so near, as a sharp recurrence does: what falls as the square of the distance is no noise.
     Unreduced losses are each measured where they begin to change, which may be far from x for the first timesteps,
@@ -133,7 +137,7 @@ def _without_curvature(
         distances: The distance of the points so far, and the nearest one that makes sense.
         rng: Draws the points.
     """
-    before, (distance, nearest) = sigma, distances
+    distance, nearest = distances
     for narrowing in NARROWINGS:
         if narrowing * distance < nearest or sigma <= TOO_NOISY * rounded:
             break
@@ -142,7 +146,9 @@ def _without_curvature(
         if share * 2 * jitter.count < FEWEST_CHANGES:
             break
         nearer = part.sigma(pairs) / math.sqrt(share)
-        sigma, before = (nearer if CURVATURE * nearer <= before else sigma), nearer
+        if CURVATURE * nearer > sigma:
+            break
+        sigma = nearer
     return sigma
 
 
@@ -155,11 +161,11 @@ class _Part:
     which: NDArray[np.bool_]
 
     def sigma(self, pairs: Float64) -> float:
-        """Sigma from the losses at antithetic pairs of points, (k, 2, m); 0 where fewer than two are finite."""
+        """Sigma from the losses at pairs of points, (k, 2, m); 0 where fewer than two are finite."""
         with np.errstate(invalid="ignore"):
-            sums = self.objective.totals((pairs.sum(axis=1) - 2 * self.centre)[:, self.which])
+            sums = self.objective.totals((2 * pairs[:, 0] + pairs[:, 1] - 3 * self.centre)[:, self.which])
         finite = sums[np.isfinite(sums)]
-        return float(np.std(finite, ddof=1) / np.sqrt(2)) if finite.size > 1 else 0.0
+        return float(np.std(finite, ddof=1) / NOISE_OF_PAIR) if finite.size > 1 else 0.0
 
     def share_changed(self, pairs: Float64) -> float:
         """The share of points at which a loss changes, over the losses that change anywhere."""
@@ -173,7 +179,7 @@ def _share_changed(changed: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Jitter:
-    """Draws antithetic pairs of points near x.
+    """Draws pairs of points on both sides of x, one twice as far from it as the other.
 
     Attributes:
         objective: The loss.
@@ -200,7 +206,7 @@ class _Jitter:
         base = self.objective.space.arrays[name]
         moves = [Direction(self._offset(name, reach, int(rng.integers(2**63)))) for _ in range(self.count)]
         no_gradient = np.broadcast_to(np.zeros((), base.dtype), base.shape)
-        request = LossRequest(name, moves, np.tile([1.0, -1.0], (self.count, 1)), no_gradient)
+        request = LossRequest(name, moves, np.tile(AMOUNTS, (self.count, 1)), no_gradient)
         (values,) = self.objective.evaluate([request])
         return values.losses
 
@@ -211,7 +217,7 @@ class _Jitter:
         points = []
         for _ in range(self.count):
             parts = {name: Part(Direction(self._offset(name, reach, int(rng.integers(2**63)))), 1.0) for name in arrays}
-            points += [(JointDirection(parts, entries), amount) for amount in (1.0, -1.0)]
+            points += [(JointDirection(parts, entries), amount) for amount in AMOUNTS]
         losses = self.objective.evaluate_along(points, arrays).losses
         return losses.reshape(self.count, 2, -1)
 
@@ -246,7 +252,8 @@ def from_fourth_differences(points: FourPoint, prior: float, floor: float) -> fl
         prior: An earlier sigma; it counts as much as `PRIOR` differences.
         floor: The least sigma.
     """
-    fourth = points.fourth[np.isfinite(points.fourth)]
+    # A loss that does not change at all shows no noise: its quanta are larger than the change.
+    fourth = points.fourth[np.isfinite(points.fourth) & ~points.loss_unchanged]
     if fourth.size < 2:
         return max(prior, floor)
     deviation = fourth - np.median(fourth)

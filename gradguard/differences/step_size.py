@@ -39,14 +39,14 @@ class Steps:
         return np.asarray(np.clip(steps, self.shortest, self.longest))
 
 
-def dithered(step: float, count: int) -> Float64:
-    """Different steps within a factor sqrt(2) of one, shape (count,).
+def dithered(step: float, count: int, octaves: float = 1.0) -> Float64:
+    """Different steps about one, shape (count,), that spread over some octaves evenly.
 
     How a loss is rounded depends on where within a quantum the four points fall. Equal steps along similar probes make
     the same error each time, and averaging over the probes does not lessen it.
     """
     places: Float64 = GOLDEN * np.arange(count, dtype=np.float64) % 1 - 0.5
-    return step * np.exp2(places)
+    return step * np.exp2(octaves * places)
 
 
 def better_step(step: Float64, z3: Float64, weak: NDArray[np.bool_]) -> Float64:

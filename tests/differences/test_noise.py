@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,3 +113,29 @@ def test_the_running_variance_finds_the_noise_from_far_off() -> None:
 def test_one_wild_difference_hardly_moves_the_variance(fourth: float, checks: int) -> None:
     """A kink within one step at most doubles it."""
     assert 0.85 <= noise.updated_variance(1.0, fourth, checks) <= 2.1
+
+
+def noise_of(loss: Callable[[Float64], np.float32], start: Float64, seed: int) -> float:
+    """The estimate for a float32 loss at some parameters, from six pairs of points."""
+    params = {"w": start.astype(np.float32)}
+    objective = Objective(lambda: loss(params["w"].astype(np.float64)), InPlace(params), None, lambda: None)
+    return noise.estimate_noise(objective, ["w"], objective(), np.random.default_rng(seed), 6).sigma
+
+
+def test_a_change_that_is_rounded_shows_its_rounding() -> None:
+    """A change that is added to a logit is rounded to its coarse quanta, alike for moves to either side."""
+    quantum = float(np.spacing(np.float32(40)))
+
+    def loss(w: Float64) -> np.float32:
+        logit = np.float32(40) + np.float32((w - 1).sum())
+        return np.float32(logit - np.float32(40)) + np.float32(1e-3) * np.float32(w[0])
+
+    estimates = [noise_of(loss, np.ones(8), seed) for seed in range(20)]
+    assert np.median(estimates) > quantum / 8
+
+
+def test_a_kink_at_the_parameters_passes_for_noise() -> None:
+    """A difference across it is uncertain by as much as the slopes differ."""
+    for seed in range(20):
+        at = (1 + np.random.default_rng(seed).random(8)).astype(np.float32).astype(np.float64)
+        assert noise_of(lambda w, at=at: np.float32(3 + np.abs(w - at).sum()), at, seed) > np.spacing(np.float32(3))
