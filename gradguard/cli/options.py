@@ -65,9 +65,9 @@ def add_measurement(command: Parser, precision: str, entries: int) -> None:
     )
     command.add_argument(
         "--entries",
-        type=whole_number(1),
+        type=whole_number(1, "all"),
         metavar="N",
-        help=f"number of entries of each tensor to measure, at most (default: {entries})",
+        help=f"number of entries of each tensor to measure, at most, or all (default: {entries})",
     )
     command.add_argument(
         "--seed",
@@ -78,12 +78,15 @@ def add_measurement(command: Parser, precision: str, entries: int) -> None:
     )
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers of at least `least`."""
+def whole_number(least: int, word: str = "") -> Callable[[str], int | str]:
+    """A parser of whole numbers of at least `least`, or of one word that stands for a number."""
 
-    def read(text: str) -> int:
+    def read(text: str) -> int | str:
+        if word and text == word:
+            return word
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+            expected = f"a whole number of at least {least}" + (f", or {word!r}" if word else "")
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return int(text)
 
     return read

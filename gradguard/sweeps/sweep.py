@@ -110,7 +110,7 @@ def sweep(
     reduction: str | None = None,
     precision: str = "native",
     snapshot: Snapshot | Iterable[Snapshot] | None = None,
-    entries: int | None = None,
+    entries: int | str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Sweep:
@@ -133,7 +133,8 @@ def sweep(
         reduction: "sum" or "mean", when the loss returns an array.
         precision: "native", "float64", or "auto": float64 if the loss proves to compute in it.
         snapshot: Captures state that an evaluation of the loss changes, and returns a function that restores it.
-        entries: The most entries of a tensor to measure, 50 by default; each takes two evaluations at every step.
+        entries: The most entries of a tensor to measure, or "all"; 50 by default. Each takes two evaluations at every
+            step.
         seed: The seed that draws the entries.
         progress: Whether to show a progress bar if the sweep takes more than two seconds.
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from user_project import Run
@@ -46,6 +47,12 @@ def test_options_reach_the_check(run: Run) -> None:
     assert done.returncode == 0
     assert report["precision"] == "native"
     assert all(tensor["sampled"] <= 2 for tensor in report["tensors"].values())
+
+
+def test_all_entries_are_measured_on_request(run: Run) -> None:
+    """The word "all" stands for every entry of every tensor."""
+    report = json.loads(run("check", "train:array", "--reduction", "mean", "--entries", "all", "--json").stdout)
+    assert all(tensor["sampled"] == math.prod(tensor["shape"]) for tensor in report["tensors"].values())
 
 
 def test_json_is_all_that_is_printed(run: Run) -> None:
