@@ -12,12 +12,12 @@ from gradguard.diagnosis import Evidence
 from gradguard.differences import MARGIN
 from gradguard.examination.effort import Effort
 from gradguard.loss import try_twice
-from gradguard.measurement import MeasurementContext, Rounding, TensorUnderTest, amplified
+from gradguard.measurement import MeasurementContext, TensorUnderTest, amplified
 from gradguard.perturbation import Probe, directions
 from gradguard.references import PROOF_STEP, GradientReference, Reference, References, Slopes, is_proven
 from gradguard.statistics import DerivativePairs
 
-NUDGED = 1  # probe of a kind, the worst, along which the rounding error of backprop is measured
+NUDGED = 1  # probe, the worst, along which the rounding error of backprop is measured
 FREE_ENTRIES = 300  # entries of a tensor whose derivatives a reverse pass gives at no further cost
 
 
@@ -98,21 +98,18 @@ class _Examination:
         points = tensor.measure(along, np.full(len(along), PROOF_STEP * tensor.typical))
         if context.near is None or not is_proven(points, slopes.n, context.near.sigma):
             return None
-        forward = [tensor.forward_rounding(points.take(np.array([i])), context.near.sigma) for i in range(len(along))]
+        each = (points.take(np.array([i])) for i in range(len(along)))
+        forward = np.array([tensor.forward_rounding(point, context.near.sigma) for point in each])
         own = tensor.own_rounding_of_direction
-        through = DerivativePairs.joined(
-            [
-                _pairs(tensor, [probe], slopes.take(i), Rounding(own, error))
-                for i, (probe, error) in enumerate(zip(along, forward, strict=True))
-            ]
-        )
+        through = _pairs(tensor, along, slopes, own, forward)
         usual = np.hypot(own, forward)
         known = float(np.max(through.rounding / usual)) if self._disagree(through) and usual.all() else None
         drawn = directions.stratified_entries(gradient, self.effort.entries, self.rng)
         entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
+        # A kink at x along an entry would have shown along the Gaussian direction.
+        of_each = self.reference.along(tensor, entries, to_both_sides=False)
         # The Gaussian direction has the mean curvature of the entries.
-        rounding = Rounding(tensor.own_rounding_of_entry, forward[-1])
-        of_entries = _pairs(tensor, entries, self.reference.along(tensor, entries), rounding, known)
+        of_entries = _pairs(tensor, entries, of_each, tensor.own_rounding_of_entry, forward[-1:], known)
         smooth = np.isfinite(of_entries.n)
         index = tuple(probe.index for probe, kept in zip(entries, smooth, strict=True) if kept)
         return Evidence(
@@ -141,7 +138,12 @@ class _Examination:
 
 
 def _pairs(
-    tensor: TensorUnderTest, probes: Sequence[Probe], slopes: Slopes, rounding: Rounding, known: float | None = None
+    tensor: TensorUnderTest,
+    probes: Sequence[Probe],
+    slopes: Slopes,
+    own: float,
+    forward: Float64,
+    known: float | None = None,
 ) -> DerivativePairs:
     """The exact pairs along some probes; nan where the loss has a kink at x.
 
@@ -152,10 +154,11 @@ def _pairs(
         tensor: The tensor.
         probes: K probes.
         slopes: The derivatives along them.
-        rounding: Backprop's usual rounding error.
+        own: Backprop's usual rounding error, as far as it is in proportion to the gradient.
+        forward: The part of it that the forward pass leaves, along each probe or the same along all.
         known: How much larger it is here, where other probes of the tensor have shown it.
     """
-    bars = np.full(len(probes), rounding.total * (known or 1.0))
+    bars = np.zeros(len(probes)) + np.hypot(own, forward) * (known or 1.0)
     suspects = np.flatnonzero(np.abs(_z(slopes, bars)) > tensor.context.rules.alarm)
     suspects = suspects[np.argsort(-np.abs(slopes.n - slopes.g)[suspects], kind="stable")][:NUDGED]
     if known is None and suspects.size and tensor.context.rules.amplification and tensor.context.near is not None:
@@ -164,8 +167,7 @@ def _pairs(
         found = amplified(tensor, which, before, tensor.context.near.sigma)
         bars = np.maximum(bars, np.sqrt(np.mean(found**2)))
         bars[suspects] = np.maximum(bars[suspects], found)
-    own = np.full(len(probes), rounding.own)
-    return DerivativePairs(slopes.n, slopes.g, slopes.error, bars, _z(slopes, bars), own)
+    return DerivativePairs(slopes.n, slopes.g, slopes.error, bars, _z(slopes, bars), np.full(len(probes), own))
 
 
 def _z(slopes: Slopes, rounding: Float64) -> Float64:

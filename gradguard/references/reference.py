@@ -40,10 +40,6 @@ class Slopes:
     error: Float64
     g: Float64
 
-    def take(self, i: int) -> "Slopes":
-        """One of the derivatives."""
-        return Slopes(*(column[i : i + 1] for column in (self.n, self.error, self.g)))
-
 
 class Reference(Protocol):
     """An exact derivative of the loss.
@@ -60,8 +56,14 @@ class Reference(Protocol):
     def evaluations(self) -> int:
         """Evaluations of the loss so far."""
 
-    def along(self, tensor: TensorUnderTest, probes: Sequence[Probe]) -> Slopes:
-        """The derivatives along some probes of a tensor."""
+    def along(self, tensor: TensorUnderTest, probes: Sequence[Probe], *, to_both_sides: bool = True) -> Slopes:
+        """The derivatives along some probes of a tensor.
+
+        Args:
+            tensor: The tensor.
+            probes: K probes.
+            to_both_sides: Whether the slopes to both sides are compared, where that takes evaluations of their own.
+        """
 
 
 class DerivativeReference:
@@ -82,13 +84,15 @@ class DerivativeReference:
     def evaluations(self) -> int:  # noqa: D102 - as in Reference
         return self._derivative.objective.evaluations
 
-    def along(self, tensor: TensorUnderTest, probes: Sequence[Probe]) -> Slopes:  # noqa: D102 - as in Reference
+    def along(  # noqa: D102 - as in Reference
+        self, tensor: TensorUnderTest, probes: Sequence[Probe], *, to_both_sides: bool = True
+    ) -> Slopes:
         objective, step = self._derivative.objective, self._derivative.step * tensor.typical
-        amounts = np.tile([step, -step], (len(probes), 1))
+        amounts = np.tile([step, -step] if to_both_sides else [step], (len(probes), 1))
         (values,) = objective.evaluate([LossRequest(tensor.name, probes, amounts, tensor.gradient)])
         with np.errstate(invalid="ignore"):
             sides = objective.totals(values.losses) / values.displacements
-            difference = np.abs(sides[:, 0] - sides[:, 1])
+            difference = np.ptp(sides, axis=1)
         largest = np.abs(sides[np.isfinite(sides)]).max(initial=0.0)
         n = np.where(difference <= ONE_SIDED * largest, sides.mean(axis=1), np.nan)
         g = (values.predicted / values.displacements).mean(axis=1)
@@ -108,7 +112,10 @@ class GradientReference:
     def __init__(self, gradients: Mapping[str, Array]) -> None:
         self._gradients = gradients
 
-    def along(self, tensor: TensorUnderTest, probes: Sequence[Probe]) -> Slopes:  # noqa: D102 - as in Reference
+    def along(  # noqa: D102 - as in Reference
+        self, tensor: TensorUnderTest, probes: Sequence[Probe], *, to_both_sides: bool = True
+    ) -> Slopes:
+        del to_both_sides  # a reverse pass has one side only
         exact, given = self._gradients[tensor.name], tensor.gradient
         n = np.array([_along(probe, exact) for probe in probes])
         largest = float(np.abs(n[np.isfinite(n)]).max(initial=0.0))
