@@ -8,6 +8,7 @@ from gradguard.measurement import PILOTS
 
 ENTRIES = 8  # entries of a tensor whose gradient agrees, for sign agreement and the charts
 EXPLAINING = 12  # entries of a tensor that a screen accuses, from which the cause is read
+CLEAR_DIRECTION = 1000.0  # standard deviations of a difference of which 6 are 0.6 % of it
 Clock = Callable[[], float]
 
 
@@ -20,17 +21,19 @@ class Effort:
         aligned: Directions along the gradient, each entry weighted at random: they resolve an error of scale best.
         gaussian: Directions in which every entry moves: they see what the gradient misses.
         pilots: How many probes of a kind search for the step that all of them start from, where one is known already.
+        enough: Standard deviations of a difference along a direction from which no longer step is tried.
     """
 
     entries: int = ENTRIES
     aligned: int = 1
     gaussian: int = 1
     pilots: int = 0
+    enough: float = CLEAR_DIRECTION
 
 
-EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, pilots=1)
+EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, enough=math.inf)
 # A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
-EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS)
+EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS, enough=math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from gradguard.differences import Noise, Steps
 from gradguard.examination.effort import Effort
 from gradguard.loss import interleave
 from gradguard.measurement import (
+    Measured,
     MeasurementContext,
     ProbePlan,
     TensorMeasurement,
@@ -69,10 +70,14 @@ def examine(
     plans = [_plans(tensor, effort, own_rng, near, known) for tensor, own_rng in drawing]
     found = interleave(context.objective, [measured_at_best_steps(plan) for kinds in plans for plan in kinds])
     both = zip(found[::2], found[1::2], strict=True)
-    return {
-        name: TensorMeasurement(confirm_measurement(entries), confirm_measurement(along))
-        for name, (entries, along) in zip(names, both, strict=True)
-    }
+    return {name: _confirmed(entries, along) for name, (entries, along) in zip(names, both, strict=True)}
+
+
+def _confirmed(entries: Measured, along: Measured) -> TensorMeasurement:
+    """The measurement of a tensor, confirmed; what its directions show of backprop's rounding holds for its entries."""
+    along = confirm_measurement(along)
+    known = along.amplification if along.significance > along.rules.alarm else None
+    return TensorMeasurement(confirm_measurement(entries, known), along)
 
 
 def _plans(
@@ -92,8 +97,7 @@ def _plans(
     steps, pilots = _started(tensor.steps_of_directions, known.directions, tensor.extent, effort)
     return (
         ProbePlan(tensor, entries, along, tensor.own_rounding_of_entry, entry_steps, pilots=pilots_of_entries),
-        # Directions are few and carry most of the evidence: their steps are made as good as they can be.
-        ProbePlan(tensor, through, along, tensor.own_rounding_of_direction, steps, enough=np.inf, pilots=pilots),
+        ProbePlan(tensor, through, along, tensor.own_rounding_of_direction, steps, effort.enough, pilots),
     )
 
 

@@ -14,7 +14,7 @@ from gradguard.perturbation import Probe
 
 NUDGE = 1e-5  # relative move of all parameters that shows how the forward pass amplifies roundings
 NUDGES = 2  # such moves, of which the larger effect counts
-NUDGED_PROBES = 2  # differences measured after each move
+NUDGED_PROBES = 1  # differences measured after each move: the one that disagrees most
 ROUNDINGS_OF_A_PASS = 2  # roundings all through a forward pass, in moves of the parameters by one roundoff
 NEAR_KINK = 16  # roundoffs by which the parameters are moved to see whether a kink is that close
 SIDES = (1, -1)  # of the parameters; a move to one of them crosses a kink
@@ -52,8 +52,15 @@ def amplified(tensor: TensorUnderTest, probes: Sequence[Probe], before: FourPoin
     return np.where(jump > np.maximum(BEYOND_SMOOTH * near / NUDGE * largest, noisy), jump, error)
 
 
-def with_amplification(measured: Measured) -> Measured:
-    """The differences with a rounding error of backprop that is not less than what the forward pass amplifies."""
+def with_amplification(measured: Measured, known: float | None = None) -> Measured:
+    """The differences with a rounding error of backprop that is not less than what the forward pass amplifies.
+
+    Args:
+        measured: The differences.
+        known: How much larger it is than its usual bound, where that has been measured.
+    """
+    if known is not None:
+        return replace(measured, rounding=measured.rounding * known)
     suspects, plan = measured.suspects[:NUDGED_PROBES], measured.plan
     error = amplified(plan.tensor, [plan.probes[i] for i in suspects], measured.points.take(suspects), measured.sigma)
     rounding: Float64 = np.maximum(measured.rounding, np.sqrt(np.mean(error**2)))

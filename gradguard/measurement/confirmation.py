@@ -1,5 +1,6 @@
 """Disagreements confirmed at other steps: a bug keeps its ratio at shorter steps, truncation and kinks do not."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -14,30 +15,40 @@ from gradguard.measurement.measured import Measured
 from gradguard.measurement.step_search import QUIETER, TOO_NOISY, recentred, spread_steps
 from gradguard.statistics import norm
 
-OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again
-SUSPECTS = 8  # differences measured again, at most: a bug that most of them do not show is none
+OTHER_STEPS = (1 / 2, 1 / 5)  # of the step, at which a disagreement is measured again; the last if it is `PLAIN`
+PLAIN = 30.0  # standard deviations of a disagreement of which five times the noise leaves an alarm
+SUSPECTS = 3  # differences measured again, at most: a bug that most of them do not show is none
+MOVING = 2  # of them that must move before the loss, and not a step that is too long for one of them, is to blame
 MOVED = 5.0  # standard deviations by which a difference moves between steps if truncation or a kink moves it
 SHORTER = 3.0  # times shorter than the step: where a disagreement must persist
 MUCH_SHORTER = 5.0  # times shorter than the step: where it must be as clear if the loss is not smooth
 VISIBLE = 5.0  # standard deviations of a difference below which the losses are rounded alike at all steps
 NEAREST = 1 / 400  # of the longest step: no network levels off so near
+POOLED = 8  # differences that together may show a factor that no single one shows
 SINGLE_SUSPECTS = 3  # disagreements that are each confirmed by many differences
 KINK_PROBES = 8  # probes along which a kink at the parameters is looked for
-KINK_REPEATS = 8  # differences along each of them
-CLEAR_REPEATS = 4  # the same where the disagreement is much clearer than the noise
+KINK_REPEATS = 8  # differences along each of them, at steps within an octave
+MOST_OCTAVES = 3.0  # that the steps of a search for kinks spread over
+CLEAR_REPEATS = 4  # differences along one suspect, at least
 MAX_JUMP = 1 / 4  # ratio of a jump in slope to n - g below which a kink does not explain it; a kink needs 2
 CLEAR = 15.0  # standard deviations of a disagreement for which `MOST_REPEATS` show a jump of `MAX_JUMP`
 PERSISTING = 0.6  # of a disagreement that remains at shorter steps if it is a bug; truncation leaves a ninth
 SURE = 3.0  # standard deviations by which what remains must be clear of 0
+QUIET = 2.0  # ratio of sigma to the noise near the parameters up to which it is rounding; 3 gave 5 bugs in 500 kinks
 RETREAT = 1 / 5  # of the step, where a loss that is not smooth is smoother
-QUIET = 2.0  # ratio of sigma to the noise near the parameters, itself known to 30 %, up to which it holds rounding only
-UNRESOLVED = 0.1  # share of unresolved differences above which the loss is treated as not smooth
+UNRESOLVED = 0.1  # share of unresolved differences, of at least two, above which the loss is treated as not smooth
 NOT_NOISE = 100.0  # ratio of sigma to the noise near the parameters above which it is unresolved curvature
 CHAOS = 1e4  # ratio of sigma to one rounding of the loss above which the forward pass amplifies roundings too much
 
 
-def confirm_measurement(measured: Measured) -> Measured:
-    """The differences that count: suspects are measured again, and wherever one moves, all are, at shorter steps."""
+def confirm_measurement(measured: Measured, amplification: float | None = None) -> Measured:
+    """The differences that count: suspects are measured again, and if the loss moves them, all are, at shorter steps.
+
+    Args:
+        measured: The differences along one kind of probe.
+        amplification: How much larger backprop's rounding error is than its usual bound, where other probes of the
+            tensor have shown it.
+    """
     rules, near = measured.rules, measured.plan.noise
     measured = replace(measured, nonsmooth=_seems_nonsmooth(measured))
     for _ in range(rules.retreats):
@@ -51,7 +62,7 @@ def confirm_measurement(measured: Measured) -> Measured:
             break
         measured = nearer
     if measured.significance > rules.alarm and rules.amplification:
-        measured = with_amplification(measured)
+        measured = with_amplification(measured, amplification)
     if measured.significance > rules.alarm and not (_is_noise(measured) and is_confirmed(measured)):
         return replace(measured, nonsmooth=True, moved=np.abs(measured.points.n - measured.points.g))
     return measured
@@ -59,7 +70,7 @@ def confirm_measurement(measured: Measured) -> Measured:
 
 def _seems_nonsmooth(measured: Measured) -> bool:
     """Whether noise, unresolved differences or kinks suggest that the loss is not smooth on the scale of the steps."""
-    unresolved = float(np.mean(~measured.resolved)) > UNRESOLVED
+    unresolved = int(np.count_nonzero(~measured.resolved)) > max(1, UNRESOLVED * measured.resolved.size)
     return measured.sigma > QUIET * measured.plan.noise.sigma or unresolved or bool(measured.nonquadratic.any())
 
 
@@ -86,19 +97,21 @@ def remeasure_suspects(measured: Measured) -> tuple[Measured, bool]:
     loss itself.
 
     Returns:
-        The differences with wider error bars, and whether any of them moves.
+        The differences with wider error bars, and whether the loss moves them.
     """
     suspects = measured.suspects[:SUSPECTS]
     before = measured.points.take(suspects)
     scatter = noise.from_fourth_differences(before, measured.sigma, 0.0)
     moved, confirmed = measured.moved.copy(), np.zeros_like(measured.confirmed)
     moves = False
-    for factor in OTHER_STEPS:
+    is_plain = bool((np.abs(measured.pairs.z[suspects]) > PLAIN).all())
+    for factor in OTHER_STEPS[-1:] if is_plain else OTHER_STEPS:
         again = measured.plan.measure(suspects, before.step * factor)
         distance = np.nan_to_num(np.abs(again.n - before.n), nan=np.inf)
         spread = NOISE_OF_NUMERICAL * measured.sigma * np.hypot(1 / before.length, 1 / again.length)
         growth = scatter / noise.from_fourth_differences(again, measured.sigma, 0.0)
-        moves |= bool((distance > MOVED * spread).any()) or growth > 1 + 4 / np.sqrt(suspects.size)
+        moving = int(np.count_nonzero(distance > MOVED * spread))
+        moves |= moving >= min(MOVING, suspects.size) or growth > 1 + 4 / np.sqrt(suspects.size)
         beyond = distance if measured.nonsmooth else np.maximum(0, distance - 3 * spread)
         moved[suspects] = np.maximum(moved[suspects], beyond)
         z = again.evidence(measured.sigma, measured.rounding[suspects])
@@ -118,7 +131,7 @@ def is_confirmed(measured: Measured) -> bool:
         return True
     clear = np.abs(measured.points.predicted) > SHORTER * VISIBLE * measured.sigma
     single = [[i] for i in measured.suspects[:SINGLE_SUSPECTS]] if measured.largest > measured.rules.alarm else []
-    pooled = [i for i in measured.most_telling if clear[i]][:SUSPECTS]
+    pooled = [i for i in measured.most_telling if clear[i]][:POOLED]
     persisting = (which for which in [*single, pooled] if _persists(measured, which))
     return any(not _is_kink(measured, which) for which in chain(confirmed, persisting))
 
@@ -142,17 +155,31 @@ def _is_smooth(measured: Measured, suspect: int) -> bool:
     The clearer the disagreement, the closer to the parameters a kink is looked for.
     """
     clear = max(1.0, abs(float(measured.pairs.z[suspect])) / CLEAR)
-    nearer = min(clear, MUCH_SHORTER)
+    nearer, octaves = _nearness(measured, suspect)
     step = float(measured.points.step[suspect]) / nearer
-    repeats = int(measured.plan.tensor.context.most_repeats * (nearer / clear) ** 2)
-    again = _repeated(measured, [suspect], step, max(CLEAR_REPEATS, repeats))
+    repeats = int(measured.plan.tensor.context.most_repeats * (nearer / clear / octaves) ** 2)
+    again = _repeated(measured, [suspect], step, max(CLEAR_REPEATS, repeats), octaves)
     (jump,), (spread,) = jumps(again, measured.sigma)
     most = MAX_JUMP * abs(float(_mean_error(again)[0]))
     if not abs(jump) + 2 * spread < most:
         return False
-    others = _repeated(measured, measured.suspects[:KINK_PROBES], step, CLEAR_REPEATS)
+    others = _repeated(measured, measured.suspects[:KINK_PROBES], step, _repeats_over(octaves), octaves)
     found, errors = jumps(others, measured.sigma)
     return bool(np.mean(found**2 - errors**2) < most**2)
+
+
+def _nearness(measured: Measured, suspect: int) -> tuple[float, float]:
+    """How much shorter than its step a kink is looked for that would explain a suspect, and over how many octaves.
+
+    The clearer a disagreement is, the shorter steps show it. No step is longer than that of the suspect, dithered.
+    """
+    nearer = min(max(1.0, abs(float(measured.pairs.z[suspect])) / CLEAR), MUCH_SHORTER)
+    return nearer, min(MOST_OCTAVES, 1 + 2 * math.log2(nearer))
+
+
+def _repeats_over(octaves: float) -> int:
+    """How many differences along each of `KINK_PROBES` show a jump in slope, over some octaves of steps."""
+    return round(KINK_REPEATS / octaves)
 
 
 def _is_kink(measured: Measured, which: Sequence[int]) -> bool:
@@ -163,9 +190,9 @@ def _is_kink(measured: Measured, which: Sequence[int]) -> bool:
     if not measured.rules.kink_search:
         return False
     probes = list(dict.fromkeys([*which, *measured.suspects]))[:KINK_PROBES]
-    is_clear = abs(float(measured.pairs.z[which[0]])) > MUCH_SHORTER * CLEAR
-    repeats = CLEAR_REPEATS if is_clear else KINK_REPEATS
-    again = _repeated(measured, probes, float(measured.points.step[which[0]]), repeats)
+    nearer, octaves = _nearness(measured, which[0])
+    step = float(measured.points.step[which[0]]) / nearer
+    again = _repeated(measured, probes, step, _repeats_over(octaves), octaves)
     jump, spread = jumps(again, measured.sigma)
     significance = np.sum((jump / spread) ** 2 - 1) / np.sqrt(2 * len(probes))
     error = _mean_error(again)[: len(which)]
@@ -174,14 +201,17 @@ def _is_kink(measured: Measured, which: Sequence[int]) -> bool:
 
 
 def _repeated(
-    measured: Measured, which: Sequence[int] | NDArray[np.intp], step: Float64 | float, repeats: int
+    measured: Measured,
+    which: Sequence[int] | NDArray[np.intp],
+    step: Float64 | float,
+    repeats: int,
+    octaves: float = 1.0,
 ) -> list[FourPoint]:
     """Differences along some probes, `repeats` times, at steps about a given one, or about one for each probe."""
     chosen = np.array(which, dtype=np.intp)
     steps = np.broadcast_to(step, chosen.shape)
-    return [
-        measured.plan.measure(chosen, at) for at in np.multiply.outer(spread_steps(measured.plan, 1.0, repeats), steps)
-    ]
+    factors = spread_steps(measured.plan, 1.0, repeats, octaves)
+    return [measured.plan.measure(chosen, at) for at in np.multiply.outer(factors, steps)]
 
 
 def _mean_error(again: Sequence[FourPoint]) -> Float64:

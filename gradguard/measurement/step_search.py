@@ -18,6 +18,7 @@ from gradguard.loss import Search
 from gradguard.measurement.measured import KINK, Measured, ProbePlan
 
 ROUNDS = 6  # of improving the steps: four that may shorten a step and two that may lengthen it
+CLEAR = 30.0  # standard deviations of n - g from which no longer step is tried: it would say the same
 WORTH_A_TRY = 1.5  # ratio of a longer step to the present one below which it is not worth four evaluations
 # Ratio of sigma to the noise near the parameters above which the steps may be too long for a loss that is not smooth.
 TOO_NOISY = 3.0
@@ -38,7 +39,7 @@ def measured_at_best_steps(plan: ProbePlan) -> Search[Measured]:
     ceiling = np.full(len(plan.probes), np.inf)
     for _ in range(ROUNDS):
         sigma = min(sigma, noise.from_fourth_differences(points, plan.noise.sigma, plan.noise.floor))
-        better = _next_steps(points, sigma, plan.tensor.context.roundoff, plan.enough)
+        better = _next_steps(points, sigma, plan)
         better = steps.clip(np.where(points.loss_unchanged, steps.longest, better))
         better = np.where(better > points.step, np.minimum(better, np.sqrt(points.step * ceiling)), better)
         redone = (better < points.step) | (better > WORTH_A_TRY * points.step)
@@ -54,9 +55,9 @@ def measured_at_best_steps(plan: ProbePlan) -> Search[Measured]:
     return Measured.first(plan, recentred(points, plan.noise), sigma)
 
 
-def spread_steps(plan: ProbePlan, step: float, count: int) -> Float64:
+def spread_steps(plan: ProbePlan, step: float, count: int, octaves: float = 1.0) -> Float64:
     """Steps about one, dithered if the rules say so, shape (count,)."""
-    return dithered(step, count) if plan.tensor.context.rules.dithered else np.full(count, step)
+    return dithered(step, count, octaves) if plan.tensor.context.rules.dithered else np.full(count, step)
 
 
 def recentred(points: FourPoint, near: Noise) -> FourPoint:
@@ -108,12 +109,13 @@ def _is_nonquadratic(points: FourPoint, sigma: float) -> NDArray[np.bool_]:
     return np.asarray(np.abs(points.recentred(sigma).fourth) > KINK * sigma)
 
 
-def _next_steps(points: FourPoint, sigma: float, roundoff: float, enough: float) -> Float64:
+def _next_steps(points: FourPoint, sigma: float, plan: ProbePlan) -> Float64:
     """A better step for each probe; the same step where its error bar is already below backprop's rounding error."""
-    z3 = points.truncation_in_noise(sigma)
-    weak = np.abs(points.numerical) < enough * NOISE_OF_NUMERICAL * sigma
+    z3, roundoff = points.truncation_in_noise(sigma), plan.tensor.context.roundoff
     with np.errstate(invalid="ignore"):
         fine = points.bar(sigma) <= roundoff * np.nanmax(np.abs(points.n), initial=0.0)
+        clear = np.abs(points.evidence(sigma, plan.rounding)) > CLEAR
+    weak = ~clear & (np.abs(points.numerical) < plan.enough * NOISE_OF_NUMERICAL * sigma)
     nonquadratic = _is_nonquadratic(points, sigma) & (z3 <= TOO_LONG_Z3)
     better = np.where(nonquadratic, points.step / 2, better_step(points.step, z3, weak))
     return np.where(fine, points.step, better)
