@@ -10,7 +10,7 @@ import numpy as np
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.report import Verdict
-from gradguard.statistics import EXPLAINED_FLOORS, DerivativePairs
+from gradguard.statistics import DerivativePairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
 NARROWER = (
@@ -162,7 +162,7 @@ def _d(tensor: Symptoms) -> str:
 
 
 def _explained(tensor: Symptoms) -> str:
-    return f"float precision explains up to {min(1.0, EXPLAINED_FLOORS * tensor.evidence.reported.floor):.1e}"
+    return f"float precision explains up to {min(1.0, tensor.evidence.reported.explained):.1e}"
 
 
 def _method(tensor: Symptoms) -> str:

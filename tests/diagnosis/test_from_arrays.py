@@ -1,4 +1,6 @@
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -52,3 +54,129 @@ def test_arrays_of_any_shape_are_diagnosed(shape: tuple[int, ...], error: float 
     assert (tensor.verdict, tensor.shape) == (Verdict.scale, shape)
     assert "39 is `timesteps`" in tensor.explanation
     assert all(g[entry.index] == entry.analytic for entry in tensor.entries)
+
+
+NUMBERS = [0.12347, 0.2191, -0.30073, 0.0513]
+TWICE = [0.24694, 0.4382, -0.60147, 0.1026]
+
+
+@pytest.mark.parametrize(
+    "g",
+    [
+        tuple(NUMBERS),
+        [str(number) for number in NUMBERS],
+        ["1.2347D-1", "+0.2191E0", "\u22120.30073", ".0513"],
+        [Decimal(str(number)) for number in NUMBERS],
+        [Fraction(str(number)) for number in NUMBERS],
+        [[number] for number in NUMBERS],
+        [np.array([number]) for number in NUMBERS],
+        np.array(NUMBERS)[None],
+        np.array(NUMBERS, np.float16)[:, None, None],
+    ],
+    ids=["tuple", "text", "forms of text", "Decimal", "Fraction", "nested", "arrays", "row", "float16"],
+)
+def test_numbers_in_whatever_holds_them_are_diagnosed(g: object) -> None:
+    """Text, exact fractions, lists of lists, and a column beside a row are all numbers."""
+    tensor = diagnose({"w": (g, TWICE)}).tensors["w"]
+    assert (tensor.verdict, round(tensor.ratio, 2)) == (Verdict.scale, 2)
+    assert tensor.shape == np.shape(g)
+
+
+@pytest.mark.parametrize(
+    ("g", "n", "words"),
+    [
+        (np.ones((2, 3)), np.ones((3, 2)), r"shapes \(2, 3\) and \(3, 2\); expected the same: transpose one"),
+        (np.ones((2, 3)), np.ones(6), r"in one order, pass n.reshape\(\(2, 3\)\)"),
+        (np.ones(3), np.ones(4), r"g and n of 'w' have the shapes \(3,\) and \(4,\); expected the same$"),
+        ([1, [2, 3]], [1, 2], "g of 'w' holds lists of different lengths"),
+        ([1.0, None], [1, 2], "g of 'w' holds None, a NoneType; expected numbers"),
+        (["0.1", "6.266e-0.6"], [1, 2], "g of 'w' holds the text '6.266e-0.6'; expected numbers"),
+        ([1j], [1], "g of 'w' has dtype complex128; expected real numbers"),
+        ([True], [1], "g of 'w' has dtype bool; expected real numbers"),
+        ([], [], "g and n of 'w' are empty"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_names_it(g: object, n: object, words: str) -> None:
+    """The message has the tensor, what was given and what was expected."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        diagnose({"w": (g, n)})
+
+
+def test_two_texts_are_no_pair() -> None:
+    """A text of two letters is not taken for two gradients."""
+    with pytest.raises(TypeError, match="is no pair"):
+        diagnose({"w": "12"})
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("form", ["{:.3f}", "{:.2e}"])
+def test_what_printing_rounds_off_is_no_bug(form: str, seed: int) -> None:
+    """Whichever of the two was printed with few decimals, as text or as numbers that were typed again."""
+    exact = 0.004 * np.random.default_rng(seed).standard_normal(300)
+    printed = [form.format(value) for value in exact]
+    for pair in [
+        (exact, printed),
+        (printed, exact),
+        (exact, list(map(float, printed))),
+        (list(map(float, printed)), exact),
+    ]:
+        assert diagnose({"w": pair}).tensors["w"].verdict.is_bug is not True
+
+
+def test_digits_that_were_cut_off_are_no_factor() -> None:
+    """All of many numbers then err to the same side, by less than the last decimal."""
+    exact = 0.01 * np.random.default_rng(0).standard_normal(4000)
+    assert diagnose({"w": (exact, np.trunc(1000 * exact) / 1000)}).tensors["w"].verdict.is_bug is not True
+    assert diagnose({"w": (exact, np.trunc(4000 * exact) / 1000)}).tensors["w"].verdict is Verdict.scale
+
+
+def test_differences_below_a_given_quantum_are_no_bug() -> None:
+    """However many there are, and though all have one sign."""
+    g = np.abs(np.random.default_rng(0).standard_normal(2000))
+    assert diagnose({"w": (g, g - 0.9e-2)}, quantum=1e-2).tensors["w"].verdict.is_bug is not True
+
+
+def test_a_gradient_of_zeros_may_be_what_printing_left() -> None:
+    """Zeros with four decimals do not contradict 0.00004, and contradict 0.04."""
+    assert diagnose({"w": (["0.0000"] * 3, ["0.00004", "0.00003", "-0.00002"])}).verdict.is_bug is not True
+    assert diagnose({"w": (["0.0000"] * 3, ["0.04", "0.03", "-0.02"])}).verdict is Verdict.missing
+
+
+def bfloat16(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The values rounded to 8 significant bits."""
+    bits = values.astype(np.float32).view(np.uint32) + np.uint32(0x8000)
+    return (bits & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def test_a_gradient_in_16_bits_has_their_rounding() -> None:
+    """What bfloat16 rounds off is no bug; where more is wrong, the format is named."""
+    scatter = 0.004 * SCATTER * np.abs(G).max()
+    assert diagnose({"w": (bfloat16(G + scatter), G)}, error=1e-9).tensors["w"].verdict.is_bug is not True
+    assert diagnose({"w": (G + scatter, G)}, error=1e-9).tensors["w"].verdict is Verdict.structure
+    wrong = diagnose({"w": (bfloat16(G * (1 + 0.3 * SCATTER)), G)}).tensors["w"]
+    assert wrong.verdict is Verdict.structure
+    assert "every g is a bfloat16 number" in wrong.explanation
+
+
+def test_short_numbers_are_no_16_bit_format() -> None:
+    """Quarters and whole numbers fit every format."""
+    wrong = diagnose({"w": ([0.25, -0.5, 0.75, 3.0, 97.0], [0.5, -0.5, 0.5, 7.0, 55.0])}).tensors["w"]
+    assert "bfloat16" not in wrong.explanation
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bfloat16_array_of_another_library_is_read(seed: int) -> None:
+    """NumPy knows its numbers only through the library."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    g = np.random.default_rng(seed).standard_normal(12)
+    assert diagnose({"w": (g.astype(ml_dtypes.bfloat16), g)}).verdict.is_bug is not True
+    assert diagnose({"w": (g.astype(ml_dtypes.bfloat16), 3 * g)}).verdict is Verdict.scale
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_tensors_of_pytorch_are_read(dtype: str) -> None:
+    """Alone and in a list, as part of a graph, and in a dtype that NumPy does not know."""
+    torch = pytest.importorskip("torch")
+    g = torch.tensor(NUMBERS, dtype=getattr(torch, dtype), requires_grad=True)
+    for given in (g, list(g), 1 * g):
+        assert diagnose({"w": (given, TWICE)}).verdict is Verdict.scale
