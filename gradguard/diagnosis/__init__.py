@@ -10,7 +10,7 @@ from gradguard.diagnosis.across_tensors import (
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence, Method
 from gradguard.diagnosis.explain import SMALL_ERROR
-from gradguard.diagnosis.from_arrays import diagnose
+from gradguard.diagnosis.from_arrays import diagnose, float_text, units_of_texts
 from gradguard.diagnosis.known_factors import History, Observation
 
 __all__ = [
@@ -21,8 +21,10 @@ __all__ = [
     "Observation",
     "diagnose",
     "diagnose_tensor",
+    "float_text",
     "revise_across_tensors",
     "summary",
+    "units_of_texts",
     "unmeasured",
     "unmeasured_tensor",
     "worst_verdict",

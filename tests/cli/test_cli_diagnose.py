@@ -32,6 +32,35 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+COLUMNS = "numerical:    backpropped:\n\n" + QUESTION.partition("\n")[2].replace(",", "     ")
+MARKDOWN = "| n (numerical) | g (backprop) |\n|---|---|\n" + "".join(
+    f"| {row.replace(',', ' | ')} |\n" for row in QUESTION.splitlines()[1:]
+)
+BARE = QUESTION.partition("\n")[2]
+
+
+@pytest.mark.parametrize("content", [COLUMNS, MARKDOWN, BARE, COLUMNS.replace("6.266e-06", "6.266e-0.6")])
+def test_the_question_in_any_layout_is_the_same_bug(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As columns, as a table of Markdown, without a header, and with its typo."""
+    path = tmp_path / "lstm.txt"
+    path.write_text(content)
+    assert main(["diagnose", str(path), "--constant", "timesteps=39"]) == 1
+    out = capsys.readouterr().out
+    assert "lstm  BUG: scale  n = 39" in out
+    assert ("6.266e-0.6' is no number" in out) == ("e-0.6" in content)
+    assert ("column 1 was read as numerical and column 2 as backprop" in out) == (content is BARE)
+
+
+def test_notes_are_part_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was assumed and left out is there for programs, too."""
+    path = tmp_path / "lstm.txt"
+    path.write_text(COLUMNS.replace("6.266e-06", "6.266e-0.6"))
+    main(["diagnose", str(path), "--json"])
+    assert json.loads(capsys.readouterr().out)["notes"] == ["skipped line 8: '6.266e-0.6' is no number"]
+
+
 def run(*arguments: str, content: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     """`gradguard diagnose` in a process of its own."""
     command = [sys.executable, "-m", "gradguard", "diagnose", *arguments]
@@ -66,7 +95,8 @@ def test_the_standard_input_is_read_as_a_file() -> None:
     """A dash stands for the standard input."""
     done = run("-", "--json", content=QUESTION.encode())
     assert (done.returncode, done.stderr) == (1, b"")
-    assert json.loads(done.stdout)["tensors"]["all"]["verdict"] == "scale"
+    report = json.loads(done.stdout)
+    assert (report["tensors"]["all"]["verdict"], report["notes"]) == ("scale", [])
 
 
 def test_json_is_strict_and_alone(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
