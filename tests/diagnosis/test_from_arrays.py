@@ -130,6 +130,18 @@ def test_digits_that_were_cut_off_are_no_factor() -> None:
     assert diagnose({"w": (exact, np.trunc(4000 * exact) / 1000)}).tensors["w"].verdict is Verdict.scale
 
 
+@pytest.mark.parametrize("entries", [100, 1000, 5000])
+def test_truncation_of_many_entries_is_no_factor(entries: int) -> None:
+    """Central differences of a sine shrink all derivatives by nearly one factor; a true factor of that size is one."""
+    x = np.random.default_rng(0).uniform(-1, 1, entries)
+    weights = np.random.default_rng(1).uniform(0.5, 1, entries)
+    steps = 0.2 * weights
+    g, n = weights * np.cos(weights * x), (np.sin(weights * (x + steps)) - np.sin(weights * (x - steps))) / (2 * steps)
+    assert 0.002 < 1 - np.median(n / g) < 0.006
+    assert diagnose({"w": (g, n)}).tensors["w"].verdict.is_bug is not True
+    assert diagnose({"w": (g, g * 64 / 63)}).tensors["w"].verdict is Verdict.scale
+
+
 def test_differences_below_a_given_quantum_are_no_bug() -> None:
     """However many there are, and though all have one sign."""
     g = np.abs(np.random.default_rng(0).standard_normal(2000))

@@ -16,7 +16,7 @@ from gradguard.cli.pasted.roles import Role, name_in
 from gradguard.cli.pasted.sentences import Statement, heading_in, statements_of
 from gradguard.cli.pasted.tables import GRADIENTS, NUMBERS, Header, header_of_line, items_of, rows_of
 from gradguard.cli.pasted.tokens import Kind, Token, tokens_of
-from gradguard.cli.pasted.unlabelled import columns_without_header, is_comparison, most_common_width
+from gradguard.cli.pasted.unlabelled import is_comparison, most_common_width, places_without_header
 from gradguard.report import counted
 
 SWAP = "to swap them, put the line `analytic,numeric` first"
@@ -256,14 +256,13 @@ class Lines:
         return self._by_position(kept)
 
     def _by_position(self, rows: dict[Key, list[list[str]]]) -> tuple[dict[Key, Columns], list[str]]:
-        tensors: dict[Key, Columns] = {}
-        found = ""
-        for key, numbers in rows.items():
-            first, second, found = columns_without_header(numbers)
-            is_swapped = self._order == (Role.analytic, Role.numeric)
-            tensors[key] = Columns(second, first) if is_swapped else Columns(first, second)
-        assumed = found.format("was read as numerical", "as backprop")
-        notes = [f"the text does not say which is which: {assumed}; {SWAP}"] if found and not self._order else []
+        if not rows:
+            return {}, []
+        places = places_without_header(list(rows.values()))
+        found = {key: places.of(numbers) for key, numbers in rows.items()}
+        notes = [] if self._order else [f"the text does not say which is which: {places}; {SWAP}"]
+        is_swapped = self._order == (Role.analytic, Role.numeric)
+        tensors = {key: Columns(*(reversed(pair) if is_swapped else pair)) for key, pair in found.items()}
         return _with_entries_together(tensors), notes
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,29 +13,55 @@ from gradguard.cli.output import Failure
 from gradguard.diagnosis import units_of_texts
 from gradguard.report import counted
 
-MIN_WIDTH_OF_ARRAYS = 4  # two lines with as many numbers or more are two arrays, not two rows
 DERIVED_TOLERANCE = 0.02  # relative: comparisons are printed with two digits or more
 DERIVED_SHARE = 0.9  # of the rows in which a column must be what its formula gives
 
 
-def columns_without_header(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[str], str]:
-    """The first and the second gradient in rows of one width, and in words where each was found.
+Rows = Sequence[Sequence[str]]
 
-    Columns that count the rows, or that compare the two gradients, are left out.
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where two gradients are in rows of numbers.
+
+    Attributes:
+        first: The place of the one that comes first.
+        second: The place of the other.
+        are_rows: Whether they are two rows, rather than two columns.
+    """
+
+    first: int
+    second: int
+    are_rows: bool = False
+
+    def of(self, rows: Rows) -> tuple[list[str], list[str]]:
+        """The two gradients."""
+        lines = rows if self.are_rows else list(zip(*rows, strict=True))
+        return list(lines[self.first]), list(lines[self.second])
+
+    def __str__(self) -> str:
+        kind = "row" if self.are_rows else "column"
+        return f"{kind} {self.first + 1} was read as numerical and {kind} {self.second + 1} as backprop"
+
+
+def places_without_header(tensors: Sequence[Rows]) -> Places:
+    """Where the two gradients are in the rows of each tensor, which are of one width.
+
+    They are the two columns beside those that count the rows or compare the two. Where there are no such columns, two
+    rows are two gradients.
 
     Raises:
-        Failure: There are not exactly two columns left.
+        Failure: It is not clear which numbers are the gradients.
     """
-    width = len(rows[0])
-    if len(rows) == 2 and width >= MIN_WIDTH_OF_ARRAYS:
-        return list(rows[0]), list(rows[1]), "the first array {0} and the second {1}"
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    kept = [place for place in range(width) if width == 2 or not _counts(columns[place])]
+    columns = [list(column) for column in zip(*itertools.chain(*tensors), strict=True)]
+    kept = [place for place in range(len(columns)) if len(columns) == 2 or not _counts(columns[place])]
     for first, second in itertools.combinations(kept, 2):
         others = [place for place in kept if place not in (first, second)]
         if all(is_comparison(columns[place], columns[first], columns[second]) for place in others):
-            return columns[first], columns[second], f"column {first + 1} {{0}} and column {second + 1} {{1}}"
-    raise Failure(f"holds rows of {counted(width, 'number')} without a header; {EXAMPLE}")
+            return Places(first, second)
+    if len(columns) > 1 and all(len(rows) == 2 for rows in tensors):
+        return Places(0, 1, are_rows=True)
+    raise Failure(f"holds rows of {counted(len(columns), 'number')} without a header; {EXAMPLE}")
 
 
 def most_common_width(rows: Sequence[Sequence[object]]) -> int:
@@ -43,8 +70,10 @@ def most_common_width(rows: Sequence[Sequence[object]]) -> int:
 
 
 def _counts(column: Sequence[str]) -> bool:
-    """Whether a column numbers the rows."""
-    return len(column) > 1 and bool((np.diff(np.array(column, np.float64)) == 1).all())
+    """Whether a column numbers the rows, those of each tensor anew."""
+    if not all(number.isdecimal() for number in column):
+        return False
+    return all(second == first + 1 or second < 2 for first, second in itertools.pairwise(map(int, column)))
 
 
 def is_comparison(column: Sequence[str], numeric: Sequence[str], analytic: Sequence[str]) -> bool:

@@ -19,6 +19,8 @@ from gradguard.statistics import ALARM_Z, DEFAULT_RULES, DerivativePairs, norm
 # Of n, and of the largest n, where no error bar is given: one step for all entries suits few of them. The two best rows
 # of a printed table, differenced at a step of 5e-3 and wrong by one factor, differ in n/g by 1.5 %.
 ASSUMED_TRUNCATION = 5e-3
+MAX_COMMON_TRUNCATION = 2e-2  # the factor that truncation may seem to be on all entries together
+MAX_SCATTER_OF_FACTOR = 0.2  # of n - g: what a true factor leaves, where the numbers have enough digits to show it
 MAX_VALUE = 1e150  # of n, g and error bars: far beyond any gradient, and its square is still finite
 
 Pair = tuple[Any, Any]  # of whatever `read_numbers` reads
@@ -105,7 +107,7 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
     deviation = np.hypot(bars, rounding)
     difference = numerical - backprop
     z = np.divide(difference, deviation, out=np.zeros(backprop.size), where=deviation > 0)
-    finest = np.maximum(smallest, np.maximum(n.unit, g.unit).ravel())
+    finest = np.maximum(smallest, np.maximum(n.unit, g.unit).ravel())  # cut-off digits all err to one side
     return Evidence(
         name=name,
         shape=n.values.shape,
@@ -121,9 +123,22 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
         nonsmooth=False,
         confirmed_at_short_steps=True,
         blocks={},
-        # Digits that were cut off rather than rounded all err to one side, which would look like a factor.
-        rules=dataclasses.replace(DEFAULT_RULES, factor_test=bool((np.abs(difference) > finest).any())),
+        rules=dataclasses.replace(
+            DEFAULT_RULES,
+            factor_test=bool((np.abs(difference) > finest).any())
+            and (error is not None or not _is_like_truncation(numerical, backprop)),
+        ),
     )
+
+
+def _is_like_truncation(n: Float64, g: Float64) -> bool:
+    """Whether n - g is a small factor that does not hold for every entry, as truncation is when it shrinks all of them.
+
+    It does not average out, so that a thousand entries would make it certain.
+    """
+    factor = float(n @ g) / (float(g @ g) or 1.0)
+    is_small = abs(factor - 1) < MAX_COMMON_TRUNCATION
+    return is_small and norm(n - factor * g) > MAX_SCATTER_OF_FACTOR * norm(n - g)
 
 
 def _assumed_truncation(n: Float64) -> Float64:

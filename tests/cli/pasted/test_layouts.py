@@ -195,6 +195,15 @@ def test_tensors_are_told_apart_by_their_names(layout: str) -> None:
     assert tensors["b1"].numeric == tensors["b1"].analytic
 
 
+def test_columns_are_the_same_in_all_tensors() -> None:
+    """A tensor of two rows with a place and an error beside the gradients is no pair of arrays."""
+    rows = [(0.2469, 0.12345), (0.4382, 0.2191), (-0.6, -0.3)]
+    first = "".join(f"{i} {n} {g} 0.3333\n" for i, (n, g) in enumerate(rows))
+    second = "".join(f"{i} {g} {g} 0.0\n" for i, (_, g) in enumerate(rows[:2]))
+    tensors = parse(f"W1\n{first}b1\n{second}", "all").tensors
+    assert (tensors["W1"].numeric, tensors["b1"].numeric) == (["0.2469", "0.4382", "-0.6"], ["0.12345", "0.2191"])
+
+
 def test_names_of_parameters_are_no_labels() -> None:
     """`backbone` and `relu1` begin like words for gradients and errors."""
     for name in (
