@@ -17,6 +17,7 @@ from gradguard.arrays.types import Array, Float64
 LATTICE_SLACK = 3.0  # ulps by which a change of a loss may miss its lattice: both losses were rounded again since
 LOSS_CHANCE = 1e-6  # largest chance at which changes of a loss that lie on no lattice may seem to
 MAX_MULTIPLE = 64  # quanta that the smallest value of a column may be
+MIN_EQUAL_SIZES = 2  # values of one size beside zeros, from which that size is the quantum
 MAX_SIZE_RATIO = 2.0**40  # of a column's largest value to its smallest: whole float32 quanta reach no further
 COLUMN_CHANCE = 2e-3  # largest chance at which values of a column that lie on no lattice may seem to
 FLOAT32_ROUNDING = 2.0**-23  # relative rounding of a value that passed through float32
@@ -110,16 +111,28 @@ def _common_spacing(changes: Float64, slack: Float64) -> Float64:
     return common
 
 
-def quantum_of_column(values: Float64) -> float:
+def quantum_of_column(values: Float64, unit: Float64) -> float:
     """The largest number of which all values of a column are whole multiples, within rounding; 0 if there is none.
+
+    Equal values count once, since gradients may repeat. Among zeros and values of both signs they count one by one: a
+    loss that moves by a few quanta makes few values, again and again. Of one size beside zeros, that size is the
+    quantum, unless it is a whole number, which is rather a count.
 
     Args:
         values: Numerical derivatives, shape (m,), perhaps printed with few digits.
+        unit: The unit of their last printed decimal, shape (m,); 0 where it is not known.
     """
-    sizes = np.unique(np.abs(values[np.isfinite(values) & (values != 0)]))
+    chosen = np.isfinite(values) & (values != 0)
+    sizes, first = np.unique(np.abs(values[chosen]), return_index=True)
+    if sizes.size == 1 and MIN_EQUAL_SIZES <= chosen.sum() < values.size and sizes[0] != np.rint(sizes[0]):
+        return float(sizes[0])
     if sizes.size < 2 or sizes[-1] > MAX_SIZE_RATIO * sizes[0]:
         return 0.0
-    slack = np.maximum([_half_a_digit(float(size)) for size in sizes], FLOAT32_ROUNDING * sizes)
+    if (values == 0).any() and values.min() < 0 < values.max():
+        sizes, first = np.sort(np.abs(values[chosen])), np.argsort(np.abs(values[chosen]))
+    units = unit[chosen][first]
+    half = np.where(units > 0, units / 2, [_half_a_digit(float(size)) for size in sizes])
+    slack = np.maximum(half, FLOAT32_ROUNDING * sizes)
     quanta = (_common_divisor(sizes, slack, multiple) for multiple in range(1, MAX_MULTIPLE + 1))
     return next((quantum for quantum in quanta if quantum), 0.0)
 
@@ -137,7 +150,7 @@ def _common_divisor(sizes: Float64, slack: Float64, multiple: int) -> float:
     width of its interval in quanta.
 
     Args:
-        sizes: Distinct sizes in rising order, shape (m,).
+        sizes: Sizes in rising order, shape (m,).
         slack: How far rounding may have moved each, shape (m,).
         multiple: Quanta in the smallest size.
     """

@@ -142,6 +142,24 @@ def test_truncation_of_many_entries_is_no_factor(entries: int) -> None:
     assert diagnose({"w": (g, g * 64 / 63)}).tensors["w"].verdict is Verdict.scale
 
 
+@pytest.mark.parametrize("form", ["", ".7f", ".3e", "g"])
+@pytest.mark.parametrize("quanta", [0.4, 1.0, 3.0, 30.0])
+def test_differences_below_the_quantum_of_the_loss_are_no_bug(quanta: float, form: str) -> None:
+    """The quantum shows in n, printed or not, be it that the loss moves by none or one, or by many."""
+    quantum = 2.0**-23 / 0.01
+    for seed in range(10):
+        g = quanta * quantum * np.random.default_rng(seed).standard_normal(40)
+        n = [format(value, form) for value in quantum * np.rint(g / quantum)]
+        assert diagnose({"w": (g, n)}).tensors["w"].verdict.is_bug is not True
+        assert diagnose({"w": (g, list(map(float, n)))}).tensors["w"].verdict.is_bug is not True
+
+
+def test_gradients_that_repeat_are_no_quanta() -> None:
+    """Equal entries of one sign, and ones beside zeros, leave a factor of 2 as clear as it is."""
+    for n in ([0.25] * 6 + [0.5] * 6, [1.0, 0.0, 1.0, 1.0, 0.0], [0.1234, 0.1234, 0.5678]):
+        assert diagnose({"w": (np.divide(n, 2), n)}).tensors["w"].verdict is Verdict.scale
+
+
 def test_differences_below_a_given_quantum_are_no_bug() -> None:
     """However many there are, and though all have one sign."""
     g = np.abs(np.random.default_rng(0).standard_normal(2000))

@@ -98,7 +98,8 @@ def _with_format(tensor: TensorReport, g: Numbers) -> TensorReport:
 
 def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum: float | None) -> Evidence:
     numerical, backprop = n.values.ravel(), g.values.ravel()
-    smallest = quantum_of_column(numerical) if quantum is None and error is None else quantum or 0.0
+    is_unknown = quantum is None and error is None
+    smallest = quantum_of_column(numerical, n.unit.ravel()) if is_unknown else quantum or 0.0
     bars = np.hypot(smallest, _assumed_truncation(numerical) if error is None else error.ravel())
     bars = np.hypot(bars, n.unit.ravel() / ALARM_Z)
     relative = DEFAULT_RULES.backprop_rounding * g.roundoff

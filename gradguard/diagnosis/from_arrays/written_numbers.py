@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.arrays import Float64
 
@@ -36,18 +37,18 @@ def float_text(text: str) -> str:
 def units_of_texts(texts: Sequence[str]) -> Float64:
     """The unit of the last decimal of each number of a column, (m,); 0 where all are whole numbers, which are exact.
 
-    Trailing zeros may have been dropped, so numbers without an exponent have the finest unit among them.
+    A column has either as many decimals throughout, trailing zeros perhaps dropped, or as many significant digits.
 
     Args:
         texts: The numbers, as `float_text` returns them.
     """
     found = [_FLOAT.fullmatch(text) for text in texts]
-    decimals = np.array([_decimals(match) for match in found], np.int64)
-    exponents = np.array([_exponent(match) for match in found], np.int64)
+    places = np.array([_places(match) for match in found], np.int64)
     is_fixed = np.array([match is not None and not match["exponent"] for match in found], np.bool_)
-    decimals[is_fixed] = decimals[is_fixed].max(initial=0)
-    units: Float64 = np.where(is_fixed & (decimals == 0), 0.0, 10.0 ** (exponents - decimals))
-    return units
+    places[is_fixed] = places[is_fixed].max(initial=0)
+    units = _units(np.array(texts, np.float64), places, max(map(_significant_digits, found), default=0))
+    exact: Float64 = np.where(is_fixed & (places == 0), 0.0, units)
+    return exact
 
 
 def units_of_floats(values: Float64, dtype: np.dtype[np.generic]) -> Float64:
@@ -57,23 +58,36 @@ def units_of_floats(values: Float64, dtype: np.dtype[np.generic]) -> Float64:
         values: Shape (m,).
         dtype: The dtype they arrived in: 0.1 is a short number in float32, too.
     """
-    exact = np.zeros(values.size)
-    if dtype.kind != "f" or not _are_short(values[:SAMPLE].astype(dtype)) or not _are_short(values.astype(dtype)):
-        return exact
-    found = [_FLOAT.fullmatch(text.removesuffix(".0")) for text in values.astype(dtype).astype(str)]
-    places = max((_decimals(match) - _exponent(match) for match in found), default=0)
-    return exact + 10.0**-places if places > 0 else exact
+    if dtype.kind != "f" or not _are_short(values[:SAMPLE], dtype) or not _are_short(values, dtype):
+        return np.zeros(values.size)
+    found = _shortest(values, dtype)
+    places = max(map(_places, found), default=0)
+    if places <= 0:
+        return np.zeros(values.size)
+    return _units(values, np.full(values.size, places), max(map(_significant_digits, found)))
 
 
-def _are_short(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+def _units(values: Float64, places: NDArray[np.int64], digits: int) -> Float64:
+    """The units of numbers with so many decimal places each, and so many significant digits at most; (m,)."""
+    sizes = np.where(np.isfinite(values) & (values != 0), np.abs(values), np.nan)
+    units: Float64 = np.fmax(10.0**-places, 10.0 ** (np.floor(np.log10(sizes)) + 1 - digits))
+    return units
+
+
+def _shortest(values: Float64, dtype: np.dtype[np.generic]) -> list[re.Match[str] | None]:
+    """Each value with the fewest digits that its dtype needs."""
+    return [_FLOAT.fullmatch(text.removesuffix(".0")) for text in values.astype(dtype).astype(str)]
+
+
+def _are_short(values: Float64, dtype: np.dtype[np.generic]) -> bool:
     """Whether all values are finite and have few significant digits."""
-    digits = (text.partition("e")[0].replace(".", "").strip("-0") for text in values.astype(str))
-    return all(each.isdigit() and len(each) <= MAX_PRINTED_DIGITS for each in digits if each)
+    return all(found and _significant_digits(found) <= MAX_PRINTED_DIGITS for found in _shortest(values, dtype))
 
 
-def _decimals(match: re.Match[str] | None) -> int:
-    return len(match["decimals"] or match["only"] or "") if match else 0
+def _significant_digits(found: re.Match[str] | None) -> int:
+    return len(found["digits"].replace(".", "").lstrip("+-0")) if found else 0
 
 
-def _exponent(match: re.Match[str] | None) -> int:
-    return int(match["exponent"] or 0) if match else 0
+def _places(found: re.Match[str] | None) -> int:
+    """How many decimal places a number has; below zero where it ends in zeros that are not written."""
+    return len(found["decimals"] or found["only"] or "") - int(found["exponent"] or 0) if found else 0
