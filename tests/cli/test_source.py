@@ -40,6 +40,7 @@ def complaint(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ("epoch 1 loss 2.3\nepoch 2 loss 2.1\n", ["holds no pairs", EXAMPLE]),
         ("0.1\n0.2\n0.3\n", ["1 number without a header", EXAMPLE]),
         ("0.12 0.57 0.91\n0.36 0.25 0.47\n0.83 0.62 0.22\n", ["3 numbers without a header", EXAMPLE]),
+        ("x: array([0.2, 0.4, 0.6])\ny: array([0.1, 0.2, 0.3])\n", ["3 numbers without a header", EXAMPLE]),
         ("numeric: 0.1 0.2\n", ["2 numerical and 0 backprop values", EXAMPLE]),
         ("W numeric: [0.1 0.2]\nW backprop: [0.1]\n", ["2 numerical and 1 backprop values of W", "as many of both"]),
         ("numeric,analytic\n1_000,2\n", ["line 2", "numeric is '1_000'", EXAMPLE]),

@@ -5,6 +5,7 @@ row of the table under a header, one or more labels with their numbers, or a row
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -12,7 +13,7 @@ from decimal import Decimal
 from gradguard.cli.columns import EXAMPLE, Columns, Pasted, skipped
 from gradguard.cli.output import Failure
 from gradguard.cli.pasted.delimited import Table, delimiter_of
-from gradguard.cli.pasted.roles import Role, name_in
+from gradguard.cli.pasted.roles import GRADIENT, Role, name_in
 from gradguard.cli.pasted.sentences import Statement, heading_in, statements_of
 from gradguard.cli.pasted.tables import GRADIENTS, NUMBERS, Header, header_of_line, items_of, rows_of
 from gradguard.cli.pasted.tokens import Kind, Token, tokens_of
@@ -106,6 +107,7 @@ class Lines:
         self._order: tuple[Role, Role] | None = None
         self._header: Header | None = None
         self._role: Role | None = None
+        self._is_block = False
         self._key: Key = ("", "")
         self._factor = ""
 
@@ -130,16 +132,20 @@ class Lines:
         labels = [statement for statement in statements_of(tokens) if statement.role in (*GRADIENTS, Role.other)]
         if labels:
             self._header, self._role, self._key = None, labels[-1].role, (self._key[0], labels[-1].name)
+            self._is_block = True
         elif heading := heading_in(tokens):
             self._role, self._key = None, (heading, "")
 
     def _read_numbers(self, line: int, tokens: Sequence[Token]) -> None:
-        statements = list(statements_of(tokens))
+        statements = _completed(list(statements_of(tokens)))
         roles = {statement.role for statement in statements if statement.role in GRADIENTS}
         if self._header is not None and len(roles) < 2:
             self._read_row(line, tokens, self._header)
         elif roles or (self._role is not None and not statements[0].words):
             self._read_statements(line, statements, is_open=_is_open(tokens))
+        elif self._is_block and self._role in GRADIENTS and len(statements) == 1 and statements[0].name:
+            self._key = (self._key[0], statements[0].name)  # a tensor in a block of one of the gradients
+            self._add_to_run(line, self._role, statements[0])
         else:
             self._read_unlabelled(line, tokens)
 
@@ -148,11 +154,15 @@ class Lines:
         for statement in statements:
             if statement.words or statement.role:
                 self._role, self._key = statement.role, (self._key[0], statement.name)
+                self._is_block = False
             if self._role in GRADIENTS:
-                run = self._runs.setdefault(self._key, {}).setdefault(self._role, [])
-                run += [(line, self._scaled(token)) for token in statement.numbers]
+                self._add_to_run(line, self._role, statement)
         if not is_open and len({statement.role for statement in statements} & set(GRADIENTS)) == 2:
             self._role = None
+
+    def _add_to_run(self, line: int, role: Role, statement: Statement) -> None:
+        run = self._runs.setdefault(self._key, {}).setdefault(role, [])
+        run += [(line, self._scaled(token)) for token in statement.numbers]
 
     def _read_row(self, line: int, tokens: Sequence[Token], header: Header) -> None:
         items, width = items_of(tokens), len(header.roles)
@@ -264,6 +274,17 @@ class Lines:
         is_swapped = self._order == (Role.analytic, Role.numeric)
         tensors = {key: Columns(*(reversed(pair) if is_swapped else pair)) for key, pair in found.items()}
         return _with_entries_together(tensors), notes
+
+
+def _completed(statements: list[Statement]) -> list[Statement]:
+    """The statements; beside one numerical gradient, "W1 grad: 0.1" is the other."""
+    roles = [statement.role for statement in statements]
+    unclear = [
+        k for k, each in enumerate(statements) if not each.role and GRADIENT & set(map(str.casefold, each.words))
+    ]
+    if roles.count(Role.numeric) == 1 and Role.analytic not in roles and len(unclear) == 1:
+        statements[unclear[0]] = dataclasses.replace(statements[unclear[0]], role=Role.analytic)
+    return statements
 
 
 def _is_open(tokens: Sequence[Token]) -> bool:

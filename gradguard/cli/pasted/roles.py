@@ -16,7 +16,7 @@ class Role(enum.Enum):
 
 
 # Pieces of words, in any compound: numericalGrad, grad_approx.
-NUMERIC = re.compile(r"numer\w*|approx\w*|finite|central|centered|estimated?|perturbed|empirical")
+NUMERIC = re.compile(r"numer\w*|approx\w*|fd|finite|central|centered|estimated?|perturbed|empirical")
 ANALYTIC = re.compile(
     r"analy\w*|backprop\w*|bprop|auto(?:grad|diff|matic)|symbolic|theor\w*|computed?|manual|handwritten"
 )

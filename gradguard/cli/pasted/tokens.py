@@ -84,7 +84,7 @@ def _raw_tokens(text: str) -> Iterator[Token]:
         if name in ("special", "numeral"):
             yield replace(_numeral(found[name]), is_apart=len(space) > 1)
         elif name not in ("rule", "other", "space"):
-            yield Token(Kind[name], found[name], len(space) > 1)
+            yield Token(Kind[name], found[name].rstrip(".'/-") if name == "word" else found[name], len(space) > 1)
 
 
 def _numeral(text: str) -> Token:
@@ -118,9 +118,10 @@ def _end_of_index(tokens: Sequence[Token], start: int) -> int:
     if _kind_at(tokens, end) is not Kind.closes:
         return 0
     before, after = _kind_at(tokens, start - 1), _kind_at(tokens, end + 1)
-    is_before_row = after is Kind.number and before in (None, Kind.word)
+    is_before_row = after is Kind.number and before in (None, Kind.word, Kind.closes)
+    is_before_index = after is Kind.opens and before is Kind.word and _end_of_index(tokens, end + 1) > 0  # W[0][1]
     is_slice = Kind.separates in (tokens[start + 1].kind, tokens[end - 1].kind)  # R's [1,] and [,2]
-    return end + 1 if after is Kind.binds or is_before_row or is_slice else 0
+    return end + 1 if after is Kind.binds or is_before_row or is_before_index or is_slice else 0
 
 
 def _kind_at(tokens: Sequence[Token], position: int) -> Kind | None:

@@ -14,6 +14,7 @@ from gradguard.diagnosis import units_of_texts
 from gradguard.report import counted
 
 DERIVED_TOLERANCE = 0.02  # relative: comparisons are printed with two digits or more
+MAX_SLACK = 0.05  # of a relative error: digits that leave more open would let any column pass for one
 DERIVED_SHARE = 0.9  # of the rows in which a column must be what its formula gives
 
 
@@ -47,18 +48,17 @@ class Places:
 def places_without_header(tensors: Sequence[Rows]) -> Places:
     """Where the two gradients are in the rows of each tensor, which are of one width.
 
-    They are the two columns beside those that count the rows or compare the two. Where there are no such columns, two
-    rows are two gradients.
+    They are two columns, perhaps behind those that count the rows, and before those that compare the two. Where there
+    are no such columns, two rows are two gradients.
 
     Raises:
         Failure: It is not clear which numbers are the gradients.
     """
     columns = [list(column) for column in zip(*itertools.chain(*tensors), strict=True)]
     kept = [place for place in range(len(columns)) if len(columns) == 2 or not _counts(columns[place])]
-    for first, second in itertools.combinations(kept, 2):
-        others = [place for place in kept if place not in (first, second)]
-        if all(is_comparison(columns[place], columns[first], columns[second]) for place in others):
-            return Places(first, second)
+    gradients, others = kept[:2], kept[2:]
+    if len(gradients) == 2 and all(is_comparison(columns[k], *(columns[place] for place in gradients)) for k in others):
+        return Places(gradients[0], gradients[1])
     if len(columns) > 1 and all(len(rows) == 2 for rows in tensors):
         return Places(0, 1, are_rows=True)
     raise Failure(f"holds rows of {counted(len(columns), 'number')} without a header; {EXAMPLE}")
@@ -73,7 +73,8 @@ def _counts(column: Sequence[str]) -> bool:
     """Whether a column numbers the rows, those of each tensor anew."""
     if not all(number.isdecimal() for number in column):
         return False
-    return all(second == first + 1 or second < 2 for first, second in itertools.pairwise(map(int, column)))
+    pairs = itertools.pairwise(map(int, column))
+    return all(second == first + 1 or second < min(first, 2) for first, second in pairs)
 
 
 def is_comparison(column: Sequence[str], numeric: Sequence[str], analytic: Sequence[str]) -> bool:
@@ -88,9 +89,11 @@ def is_comparison(column: Sequence[str], numeric: Sequence[str], analytic: Seque
             np.abs(n),
             np.abs(g),
         )
-        formulas = [(np.abs(n - g) / size, unit / size) for size in (1.0, *sizes)]
-        formulas += [(np.abs(n / g), unit / np.abs(g)), (np.abs(g / n), unit / np.abs(n))]
-        formulas += [(100 * formula, 100 * slack) for formula, slack in formulas[1:]]
+        relative = [(np.abs(n - g) / size, unit / size) for size in sizes]
+        relative += [(np.abs(n / g), unit / np.abs(g)), (np.abs(g / n), unit / np.abs(n))]
+        relative = [(formula, np.minimum(slack, MAX_SLACK)) for formula, slack in relative]
+        formulas = [(np.abs(n - g), unit), *relative]
+        formulas += [(100 * formula, 100 * slack) for formula, slack in relative]
         return any(_agrees(np.abs(found), formula, slack) for formula, slack in formulas)
 
 

@@ -178,6 +178,10 @@ TWO_TENSORS = {
     "names in sentences": pair("", "{name}[{i}]: numerical {n}, analytic {g}", ""),
     "Karpathy's": pair("", "OK checking param {name} index ({i}, 3) (val = +0.1), analytic = {g}, numerical = {n}", ""),
     "DL4J's": pair("", "Param {i} ({name}) FAILED: grad= {g}, numericalGrad= {n}, relError= 0.3", ""),
+    "blocks": "numeric:\n  W1: [0.2469, 0.4382, -0.6]\n  b1: [0.12345, 0.2191, -0.3]\n"
+    "analytic:\n  W1: [0.12345, 0.2191, -0.3]\n  b1: [0.12345, 0.2191, -0.3]",
+    "a word for one of the two": pair("", "{name} grad: {g}, {name} numerical grad: {n}", ""),
+    "places in brackets of their own": pair("", "{name}[{i}][0]: n={n} g={g}", ""),
     "named arrays": "numerical gradient of W1: [0.2469 0.4382 -0.6]\nanalytic gradient of W1: [0.12345 0.2191 -0.3]\n"
     "numerical gradient of b1: [0.12345 0.2191 -0.3]\nanalytic gradient of b1: [0.12345 0.2191 -0.3]",
     "arrays, one of each without a role": "W1 = [0.12345 0.2191 -0.3]\nW1_num = [0.2469 0.4382 -0.6]\n"
