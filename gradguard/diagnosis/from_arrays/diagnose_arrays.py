@@ -100,20 +100,15 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
     numerical, backprop = n.values.ravel(), g.values.ravel()
     is_unknown = quantum is None and error is None
     smallest = quantum_of_column(numerical, n.unit.ravel()) if is_unknown else quantum or 0.0
-    bars = np.hypot(smallest, _assumed_truncation(numerical) if error is None else error.ravel())
-    bars = np.hypot(bars, n.unit.ravel() / ALARM_Z)
-    relative = DEFAULT_RULES.backprop_rounding * g.roundoff
-    own = np.full(backprop.size, relative * float(np.abs(backprop).max()))
-    rounding = np.hypot(own, g.unit.ravel() / ALARM_Z)
-    deviation = np.hypot(bars, rounding)
-    difference = numerical - backprop
-    z = np.divide(difference, deviation, out=np.zeros(backprop.size), where=deviation > 0)
     finest = np.maximum(smallest, np.maximum(n.unit, g.unit).ravel())  # cut-off digits all err to one side
+    may_be_factor = bool((np.abs(numerical - backprop) > finest).any())
+    if error is None and may_be_factor:
+        may_be_factor = not _is_like_truncation(numerical, backprop)
     return Evidence(
         name=name,
         shape=n.values.shape,
         norm=norm(backprop),
-        entries=DerivativePairs(numerical, backprop, bars, rounding, z, own),
+        entries=_pairs(g, n, np.hypot(smallest, _assumed_truncation(numerical) if error is None else error.ravel())),
         index=tuple(np.ndindex(n.values.shape)),
         directions=DerivativePairs.none(),
         unresolved=0,
@@ -124,12 +119,25 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
         nonsmooth=False,
         confirmed_at_short_steps=True,
         blocks={},
-        rules=dataclasses.replace(
-            DEFAULT_RULES,
-            factor_test=bool((np.abs(difference) > finest).any())
-            and (error is not None or not _is_like_truncation(numerical, backprop)),
-        ),
+        rules=dataclasses.replace(DEFAULT_RULES, factor_test=may_be_factor),
     )
+
+
+def _pairs(g: Numbers, n: Numbers, error: Float64) -> DerivativePairs:
+    """The derivatives with their error bars, to which printing adds: at ALARM_Z bars it is off by a whole unit.
+
+    Args:
+        g: Backprop.
+        n: Numerical.
+        error: The error bars of n before it was printed, (m,).
+    """
+    numerical, backprop = n.values.ravel(), g.values.ravel()
+    bars = np.hypot(error, n.unit.ravel() / ALARM_Z)
+    own = np.full(backprop.size, DEFAULT_RULES.backprop_rounding * g.roundoff * float(np.abs(backprop).max()))
+    rounding = np.hypot(own, g.unit.ravel() / ALARM_Z)
+    deviation = np.hypot(bars, rounding)
+    z = np.divide(numerical - backprop, deviation, out=np.zeros(backprop.size), where=deviation > 0)
+    return DerivativePairs(numerical, backprop, bars, rounding, z, own)
 
 
 def _is_like_truncation(n: Float64, g: Float64) -> bool:
