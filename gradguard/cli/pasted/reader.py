@@ -222,9 +222,7 @@ class Lines:
         if not self._tables:
             return self._without_labels()
         for rows in self._rows.values():
-            self.problems += [
-                f"line {line}: no label says what its {counted(len(row), 'number')} are" for line, row in rows
-            ]
+            self.problems += [f"line {line}: {counted(len(row), 'number')} without a label" for line, row in rows]
         return _with_entries_together(self._tables), []
 
     def _pair_runs(self) -> None:

@@ -44,8 +44,8 @@ _TOKEN = re.compile(
     |(?P<binds>:?=+|:)
     |(?P<special>[-+]?(?:nan|inf(?:inity)?)(?!\w))
     |(?P<numeral>[-+]?\.?\d[\w.]*(?:(?<=[eEdDfF])[-+][\w.]+|[-+](?=[\w.])[\w.]+)*)
+    |(?P<separates>[,;|&]|(?:vs|versus)(?!\w)\.?)
     |(?P<word>[^\W\d][\w.'/-]*)
-    |(?P<separates>[,;|&])
     |(?P<opens>[(\[{])
     |(?P<closes>[)\]}])
     |(?P<other>\S))""",

@@ -131,6 +131,7 @@ UNLABELLED = {
     "a relative error": lines("", "{n} {g} {r:.3e}"),
     "arrow and error": lines("", "{n}, {g} => {r:e}"),
     "arrow": lines("", "{n} -> {g}"),
+    "versus": lines("", "{n} vs. {g}"),
     "places and errors": lines("", "{i} {n} {g} {d:.3e} {r:.3e}"),
     "pairs": str(list(zip(N, G, strict=True))),
     "nested lists": str([list(pair) for pair in zip(N, G, strict=True)]),
@@ -232,6 +233,12 @@ def test_a_typo_is_skipped_with_a_note(header: str) -> None:
     _, n, _, notes = read_only_tensor(f"{header}0.2 0.1\n0.4 6.266e-0.6\n0.6 0.3\n")
     assert n == [0.2, 0.6]
     assert f"skipped line {3 if header else 2}: '6.266e-0.6' is no number" in notes
+
+
+def test_numbers_without_a_label_among_labelled_ones_are_noted() -> None:
+    """They are not silently left out."""
+    _, n, _, notes = read_only_tensor("numeric 0.2 analytic 0.1\n0.3 0.4\nnumeric 0.6 analytic 0.3\n")
+    assert (n, notes) == ([0.2, 0.6], "skipped line 2: 2 numbers without a label")
 
 
 def test_a_typo_in_an_array_takes_its_partner_along() -> None:
