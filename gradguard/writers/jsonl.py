@@ -9,8 +9,8 @@ from typing import Any
 from gradguard.report import Report
 from gradguard.writers.files import make_folder
 
-# Every line starts with this, and no other file is taken for a log of gradguard.
-_LINE_START = b'{"step": '
+LINE_START = b'{"step": '
+"""The start of every line; no other file is taken for a log of gradguard."""
 
 
 class JSONLWriter:
@@ -26,7 +26,7 @@ class JSONLWriter:
     Raises:
         IsADirectoryError: `path` is a directory.
         NotADirectoryError: The folder of `path` is a file.
-        ValueError: `path` is a file that does not hold reports.
+        ValueError: `path` is a file that does not hold reports, or a pipe or a device.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -35,6 +35,8 @@ class JSONLWriter:
             raise IsADirectoryError(f"expected a file to append reports to, got the directory {self.path}")
         make_folder(self.path.parent)
         if self.path.exists():
+            if not self.path.is_file():
+                raise ValueError(f"expected a file to append reports to, got {self.path}, which is a pipe or a device")
             _check_holds_reports(self.path)
             _repair_end(self.path)
         self._incomplete = False
@@ -75,16 +77,6 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ]
 
 
-def starts_as_log(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts like one that `JSONLWriter` writes.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    with Path(path).open("rb") as file:
-        return file.read(len(_LINE_START)) == _LINE_START
-
-
 def _parse_line(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:
     try:
         report = json.loads(line, parse_constant=_refuse)
@@ -109,8 +101,8 @@ def _is_whole(line: bytes) -> bool:
 
 def _check_holds_reports(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(len(_LINE_START))
-    if not _LINE_START.startswith(start):
+        start = file.read(len(LINE_START))
+    if not LINE_START.startswith(start):
         raise ValueError(
             f"expected a new file, or one that JSONLWriter wrote, got {path}, which starts with {start!r}: "
             "reports are not appended to it; choose another path"

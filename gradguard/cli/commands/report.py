@@ -11,7 +11,7 @@ from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, print_json, pr
 from gradguard.report import one_line
 
 if TYPE_CHECKING:
-    from gradguard.runs import Finding, Log, Story
+    from gradguard.runs import Finding, Log, Skipped, Story
 
 DESCRIPTION = """\
 Reads the logs of gradguard, event files or JSON lines, and summarizes each run: when its gradients were right, when
@@ -20,7 +20,8 @@ they were wrong, and why.
 EPILOG = """\
 exit status:
   0 no bug, and one of the last 3 checks found each tensor right, 1 a bug at some check, 2 some tensors were not looked
-  at or could not be judged at the last 3 checks, or an error (no log that can be read, or a wrong command line)
+  at or could not be judged at the last 3 checks, a file could not be read in whole, or an error (no log that can be
+  read, or a wrong command line)
 
 example:
   gradguard report runs --html report.html
@@ -42,31 +43,41 @@ def run(options: argparse.Namespace) -> int:
         story_of,
     )
 
+    skipped: list[Skipped] = []
     try:
-        logs = read_logs(options.logdir, details=options.html is not None)
+        logs = read_logs(options.logdir, details=options.html is not None, skip=skipped.append)
     except (OSError, ValueError, ImportError) as error:
         raise Failure(f"cannot read {options.logdir!r}: {error}") from error
     with_checks = [log for log in logs if log.checks or log.unreadable]  # not those with a sweep only
     if not with_checks:
         raise Failure(
             f"{options.logdir!r} holds no log of gradguard; expected event files that TensorBoardWriter wrote (version "
-            "0.1 or later), or lines that JSONLWriter wrote"
+            "0.1 or later), or lines that JSONLWriter wrote",
+            details="".join(f"{line}\n" for line in _skipped_lines(skipped)),
         )
     stories = {log.run: story_of(log.checks) for log in with_checks}
-    status = worst_status(story.state.status for story in stories.values())
+    statuses = [story.state.status for story in stories.values()]
+    status = worst_status([*statuses, *(CANNOT_TELL for one in skipped if one.is_loss)])
     if options.html is not None:
         _write_page(options.html, logs)
     if options.json:
-        print_json({"status": status, "runs": {log.run: _as_dict(log, stories[log.run]) for log in with_checks}})
+        runs = {log.run: _as_dict(log, stories[log.run]) for log in with_checks}
+        print_json({"status": status, "runs": runs, "skipped": [dataclasses.asdict(one) for one in skipped]})
     else:
         print_text("\n\n".join(summary(log, stories[log.run]) for log in with_checks))
+        if skipped:
+            print_text("\n" + "\n".join(_skipped_lines(skipped)))
         if options.html is not None:
             print_text(f"\nThe page: {options.html}")
     return status
 
 
+def _skipped_lines(skipped: Iterable["Skipped"]) -> list[str]:
+    return [one_line(f"Skipped {one.path}: {one.reason}.") for one in skipped]
+
+
 def worst_status(statuses: Iterable[int]) -> int:
-    """The exit status of several runs: a bug in any run counts most, then a run that could not be judged."""
+    """The exit status of several runs: a bug in any run counts most, then what could not be judged or read."""
     distinct = set(statuses)
     return BUG if BUG in distinct else CANNOT_TELL if CANNOT_TELL in distinct else FINE
 

@@ -5,15 +5,16 @@ import io
 import itertools
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Protocol
 
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gradguard.writers.files import make_folder
+from gradguard.writers.tensorboard.checksum import masked_crc32c
 
 _counter = itertools.count()
 
@@ -50,9 +51,8 @@ class LocalEventFile:
         self._path = Path(self._file.name)
         self._pid = os.getpid()
         self._complete_bytes = 0
-        self._records = RecordWriter(self._file)
         # Stays in the buffer until the first event, so that no file is left without an event.
-        self._records.write(_version().SerializeToString())
+        self._file.write(as_record(_version().SerializeToString()))
 
     def can_continue(self) -> bool:
         """Whether this process opened the file and it still exists."""
@@ -64,8 +64,8 @@ class LocalEventFile:
         Raises:
             OSError: The event may be incomplete. No reader sees anything after it, so the file must not be continued.
         """
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+        self._file.write(as_record(event.SerializeToString()))
+        self._file.flush()
         self._complete_bytes = self._file.tell()
 
     def close(self) -> None:
@@ -121,6 +121,12 @@ def is_remote(logdir: str) -> bool:
 def open_event_file(logdir: str) -> EventFile:
     """Create a new event file in a log directory."""
     return RemoteEventFile(logdir) if is_remote(logdir) else LocalEventFile(Path(logdir))
+
+
+def as_record(data: bytes) -> bytes:
+    """The data as event files hold it: between its length and its checksum, the length with a checksum of its own."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))))
 
 
 def _create(folder: Path) -> io.BufferedWriter:
