@@ -2,8 +2,8 @@
 
 from gradguard.report.plain import Plain, finite_or_name, finite_or_none, to_plain
 from gradguard.report.progress import EvaluationBar
-from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport
-from gradguard.report.text import counted, listed, one_line, percent, printable
+from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport, alike
+from gradguard.report.text import counted, listed, listed_briefly, log_message, one_line, percent, printable
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 
@@ -17,10 +17,13 @@ __all__ = [
     "TensorReport",
     "Thresholds",
     "Verdict",
+    "alike",
     "counted",
     "finite_or_name",
     "finite_or_none",
     "listed",
+    "listed_briefly",
+    "log_message",
     "one_line",
     "percent",
     "printable",

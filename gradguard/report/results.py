@@ -1,7 +1,7 @@
 """The results of a check as values, which print as a table and which writers receive whole."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,13 +134,14 @@ class Alert:
 
     Attributes:
         step: The training step.
-        level: `logging.INFO` (recovered, or a confirmed error too small to be relevant), `WARNING` (a threshold is
-            crossed, or a tensor is suspected) or `ERROR` (a confirmed bug).
+        level: `logging.INFO` (a confirmed error too small to be relevant), `WARNING` (a threshold is crossed, a tensor
+            is suspected, or what was an error or a warning has recovered) or `ERROR` (a confirmed bug).
         tensor: The tensor's name, or "" when it concerns the whole check.
         verdict: The verdict that caused it.
         message: One line: what, where, how sure, the likely cause, what to do.
         finding: The message without its step and tensor at the beginning and its advice at the end; "" in a log of a
             version that did not keep it.
+        subject: What it is about; equal subjects of one check and level are one fault. "" where that is not known.
     """
 
     step: int
@@ -149,6 +150,15 @@ class Alert:
     verdict: Verdict
     message: str
     finding: str = ""
+    subject: str = ""
+
+
+def alike(alerts: Iterable[Alert]) -> list[tuple[Alert, ...]]:
+    """The alerts of a check in groups of one level and one subject each, in the order of their first ones."""
+    groups: dict[tuple[int, str], list[Alert]] = {}
+    for alert in alerts:
+        groups.setdefault((alert.level, alert.subject or alert.message), []).append(alert)
+    return [tuple(group) for group in groups.values()]
 
 
 @dataclass(frozen=True, slots=True)

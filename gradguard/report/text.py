@@ -1,8 +1,14 @@
 """Names and lists of names, fit to be shown: names come from files and from other people's code."""
 
+import textwrap
 from collections.abc import Sequence
 
 MAX_NAMES = 8  # in a sentence; the last of more are counted
+MAX_LOG_LINE = 180  # characters: with the level and the name of the logger before it, a line has less than 200
+MAX_LOG_LINES = 4  # of one message
+MAX_NAME_IN_LOG = 60  # characters, of a name and of a list of names
+LOG_PREFIX = "gradguard: "
+MORE = "(more in guard.report)"
 
 
 def printable(name: str) -> str:
@@ -25,6 +31,37 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MAX_NAMES:
         return f"{', '.join(names[: MAX_NAMES - 1])} and {len(names) - MAX_NAMES + 1} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def listed_briefly(names: Sequence[str]) -> str:
+    """At least one name, as many as fit into `MAX_NAME_IN_LOG` characters and one at least; the others are counted."""
+    for count in range(min(len(names), MAX_NAMES), 1, -1):
+        text = listed(names) if count == len(names) else f"{', '.join(names[:count])} and {len(names) - count} more"
+        if len(text) <= MAX_NAME_IN_LOG:
+            return text
+    first = names[0]
+    if len(first) > MAX_NAME_IN_LOG:
+        half = (MAX_NAME_IN_LOG - 3) // 2
+        first = f"{first[:half]}...{first[-half:]}"
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
+
+
+def log_message(text: str, more: str = MORE) -> str:
+    """The text as a message in a log: at most `MAX_LOG_LINES` lines of `MAX_LOG_LINE` characters; each says who writes.
+
+    Args:
+        text: What to log.
+        more: What stands at the end of a text that is cut off.
+    """
+    return textwrap.fill(
+        one_line(text),
+        MAX_LOG_LINE,
+        initial_indent=LOG_PREFIX,
+        subsequent_indent=f"{LOG_PREFIX}  ",
+        max_lines=MAX_LOG_LINES,
+        placeholder=f" ... {more}",
+        break_on_hyphens=False,
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -114,9 +114,15 @@ def _baseline(tensor: Record) -> float | None:
 
 
 def _alerts(records: Sequence[Record]) -> list[Record]:
-    """The alerts, newest first, each with its advice."""
-    alerts = [alert for record in records for alert in record["alerts"]]
-    return [alert | {"advice": _advice(alert["verdict"])} for alert in reversed(alerts[-MAX_ALERTS:])]
+    """The faults that alerted, newest first, each with its advice: the alert of its first tensor, and the others."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for alert in (alert for record in records for alert in record["alerts"]):
+        key = alert["step"], alert["level"], alert["subject"] or alert["message"]
+        groups.setdefault(key, []).append(alert)
+    return [
+        first | {"others": [alert["tensor"] for alert in others], "advice": _advice(first["verdict"])}
+        for first, *others in reversed(list(groups.values())[-MAX_ALERTS:])
+    ]
 
 
 def _advice(verdict: str) -> str:

@@ -94,7 +94,7 @@ def _entry(raw: Mapping[str, Any]) -> Record:
 
 
 def _alert(raw: Mapping[str, Any]) -> Record:
-    return _numbers(raw, ("step", "level")) | _texts(raw, ("tensor", "verdict", "message", "finding"))
+    return _numbers(raw, ("step", "level")) | _texts(raw, ("tensor", "verdict", "message", "finding", "subject"))
 
 
 def _changes(raw: object) -> list[tuple[int, str]]:

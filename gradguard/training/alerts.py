@@ -1,11 +1,22 @@
-"""Alerts: one when a tensor goes wrong, one when what is wrong changes, and one when it is right again."""
+"""Alerts: one when a tensor goes wrong, one when what is wrong changes, one when it is right again; and their log."""
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gradguard.diagnosis import SMALL_ERROR
-from gradguard.report import Alert, Report, TensorReport, Thresholds, Verdict, counted, listed, one_line
+from gradguard.report import (
+    Alert,
+    Report,
+    TensorReport,
+    Thresholds,
+    Verdict,
+    alike,
+    counted,
+    listed_briefly,
+    log_message,
+    one_line,
+)
 from gradguard.screening import SUSPECTED
 from gradguard.screening.reports import UNSCREENED, UNSEEN
 from gradguard.statistics import ALARM_Z, EXPLAINED_FLOORS
@@ -14,6 +25,8 @@ NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with
 NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"
 MORE_CHECKS = "a smaller every_n_steps makes more checks, and a larger max_overhead gives them more time"
 WHOLE_CHECK = ""  # the tensor of an alert that concerns all of them
+RECOVERED = "recovered"
+MAX_MESSAGES = 5  # in the log, of a check; the last one counts the alerts that are left
 LOG_RATIO_UNITS = 4  # log(ratio) is rounded to quarters: a factor that changes by e^(1/4), 28 %, is another factor
 
 
@@ -52,7 +65,7 @@ class Alerts:
             return self._of_whole_check(step, first)
         alerts = (self._new(step, tensor) for tensor in tensors.values())
         # All tensors of a suspected group say the same, which is one alert.
-        told = {(alert.finding if alert.finding.startswith(SUSPECTED) else alert): alert for alert in alerts if alert}
+        told = {(alert.finding if alert.subject == SUSPECTED else alert): alert for alert in alerts if alert}
         return tuple(told.values())
 
     def _of_whole_check(self, step: int, tensor: TensorReport) -> tuple[Alert, ...]:
@@ -61,27 +74,69 @@ class Alerts:
             return ()
         self.standing[WHOLE_CHECK] = (logging.WARNING, str(tensor.verdict))
         finding = one_line(_warning(tensor, tensor.verdict))
-        return (Alert(step, logging.WARNING, WHOLE_CHECK, tensor.verdict, f"step {step}: {finding}", finding),)
+        return (
+            Alert(
+                step,
+                logging.WARNING,
+                WHOLE_CHECK,
+                tensor.verdict,
+                f"step {step}: {finding}",
+                finding,
+                str(tensor.verdict),
+            ),
+        )
 
     def _new(self, step: int, tensor: TensorReport) -> Alert | None:
         level, subject = _level_and_subject(tensor, self._thresholds)
         if level == logging.NOTSET:
             if tensor.verdict.is_bug is None:  # a check that cannot tell is no recovery
                 return None
-            if self.standing.pop(tensor.name, None) is None:
+            before, _ = self.standing.pop(tensor.name, (logging.NOTSET, ""))
+            if before == logging.NOTSET:
                 return None
-            return _alert(step, logging.INFO, tensor, f"recovered, {tensor.explanation}")
+            # Who was told of a bug is told of its end: without a configured logger, only warnings are shown.
+            level = min(before, logging.WARNING)
+            return _alert(step, level, tensor, RECOVERED, f"{RECOVERED}, {tensor.explanation}")
         if self.standing.get(tensor.name) == (level, subject):
             return None
         self.standing[tensor.name] = (level, subject)
         if level == logging.ERROR:
-            return _alert(step, level, tensor, _bug(tensor), tensor.verdict.advice)
-        return _alert(step, level, tensor, _warning(tensor, subject))
+            return _alert(step, level, tensor, subject, _bug(tensor), tensor.verdict.advice)
+        return _alert(step, level, tensor, subject, _warning(tensor, subject))
 
 
-def _alert(step: int, level: int, tensor: TensorReport, finding: str, advice: str = "") -> Alert:
+def _alert(step: int, level: int, tensor: TensorReport, subject: str, finding: str, advice: str = "") -> Alert:
     message = f"step {step} {tensor.name}: {'; '.join(filter(None, [finding, advice]))}"
-    return Alert(step, level, tensor.name, tensor.verdict, one_line(message), one_line(finding))
+    return Alert(step, level, tensor.name, tensor.verdict, one_line(message), one_line(finding), subject)
+
+
+def log_messages(alerts: Iterable[Alert]) -> Iterator[tuple[int, str]]:
+    """The level and the text of what the log gets of the alerts of a check: one message for each fault.
+
+    A fault in many tensors has the numbers of the first. Of many faults the gravest are told, and the others counted.
+    """
+    groups = sorted(alike(alerts), key=lambda group: -group[0].level)
+    single = groups if len(groups) <= MAX_MESSAGES else groups[: MAX_MESSAGES - 1]
+    for group in single:
+        yield group[0].level, log_message(_of_group(group))
+    others = [alert for group in groups[len(single) :] for alert in group]
+    if others:
+        names = listed_briefly(_names(others))
+        text = f"step {others[0].step} {names}: {counted(len(others), 'more alert')}, in guard.report.alerts"
+        yield others[0].level, log_message(text)
+
+
+def _of_group(group: Sequence[Alert]) -> str:
+    """A fault as the log tells it: step, tensors, finding and advice."""
+    alert = group[0]
+    first, *others = _names(group)
+    where = listed_briefly([first]) + (f", likewise {listed_briefly(others)}" if others else "")
+    advice = alert.verdict.advice if alert.level >= logging.ERROR else ""
+    return f"{f'step {alert.step} {where}'.rstrip()}: {'; '.join(filter(None, [alert.finding, advice]))}"
+
+
+def _names(alerts: Iterable[Alert]) -> list[str]:
+    return [one_line(alert.tensor) for alert in alerts]
 
 
 def _level_and_subject(tensor: TensorReport, thresholds: Thresholds) -> tuple[int, str]:
@@ -156,10 +211,11 @@ def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -
     if unseen:
         count = f"{len(unseen)} of {counted(len(everything), 'tensor')}"
         what_to_do = MORE_CHECKS if tensors else "the warnings of the checks say why"
-        yield one_line(f"no check of this training could look at {count}: {listed(unseen)}; {what_to_do}")
+        yield log_message(f"no check of this training could look at {count}: {listed_briefly(unseen)}; {what_to_do}")
     suspected = [name for name in everything if name in tensors and tensors[name].cause_key == SUSPECTED]
     if suspected:
-        yield one_line(f"the last check suspects {listed(suspected)}, and no check came to look closer; {MORE_CHECKS}")
+        names = listed_briefly(suspected)
+        yield log_message(f"the last check suspects {names}, and no check came to look closer; {MORE_CHECKS}")
 
 
 def _was_never_judged(tensor: TensorReport) -> bool:

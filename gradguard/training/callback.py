@@ -17,8 +17,8 @@ from gradguard.examination import Deadline
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
-from gradguard.report import Alert, EvaluationBar, Report, Thresholds, Verdict
-from gradguard.training.alerts import Alerts, GradientError, open_at_the_end
+from gradguard.report import Alert, EvaluationBar, Report, Thresholds, Verdict, log_message
+from gradguard.training.alerts import Alerts, GradientError, log_messages, open_at_the_end
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
 from gradguard.training.monitor import CheckMonitor, CheckRequest
@@ -262,13 +262,11 @@ class GradGuard(CloseOnExit):
         if self.report is not None:
             return open_at_the_end(self._shapes, self._monitor.memory.tensors)
         if self._last_step is None:
-            return ("no gradient was checked: after_backward was never called",)
+            return (log_message("no gradient was checked: after_backward was never called"),)
         if self._was_due:  # and raised
             return ()
-        return (
-            f"no gradient was checked: no check was due up to step {self._last_step}; every_n_steps and start_step "
-            "say when one is",
-        )
+        when = f"no check was due up to step {self._last_step}; every_n_steps and start_step say when one is"
+        return (log_message(f"no gradient was checked: {when}"),)
 
     def __getstate__(self) -> dict[str, Any]:
         snapshots = [("snapshot", snapshot) for snapshot in self._snapshot.snapshots]
@@ -360,8 +358,8 @@ class GradGuard(CloseOnExit):
                 seconds=report.seconds,
             )
         )
-        for alert in report.alerts if self._ranks.is_first else ():
-            LOG.log(alert.level, "%s", alert.message)
+        for level, message in log_messages(report.alerts) if self._ranks.is_first else ():
+            LOG.log(level, "%s", message)
         self._dispatcher.write(report)
 
     def _deliver_alerts(self, report: Report) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
 
-from gradguard.report import Report
+from gradguard.report import Report, log_message
 from gradguard.writers.protocol import Resumable, Writer
 from gradguard.writers.registry import LOGDIR_WRITER, load_writer
 
@@ -103,7 +103,8 @@ def _write(destination: _Destination, report: Report, handlers: SignalHandlers) 
         destination.failed_checks += 1
     elif destination.failed_checks:
         checks = "1 check is" if destination.failed_checks == 1 else f"{destination.failed_checks} checks are"
-        LOG.info("step %d: %s works again; its records of %s lost", report.step, destination.name, checks)
+        told = f"step {report.step}: {destination.name} works again; its records of {checks} lost"
+        LOG.warning("%s", log_message(told))  # as visible as the warning that it failed
         destination.failed_checks = 0
 
 
@@ -120,7 +121,7 @@ def _succeeds(
         if handlers.raised(error):
             raise
         if consequence:
-            message = f"{destination.name} failed ({type(error).__name__}: {error}); {consequence}"
+            message = f"gradguard: {destination.name} failed ({type(error).__name__}: {error}); {consequence}"
             warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel_of_user())
         return False
     return True

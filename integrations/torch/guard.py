@@ -29,7 +29,7 @@ from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss import takes_parameters
 from gradguard.perturbation import Snapshot, combined_snapshot, snapshot_rng
-from gradguard.report import Report
+from gradguard.report import Report, log_message
 from gradguard.training import CloseOnExit, GradGuard, HistoryRow
 
 LOG = logging.getLogger("gradguard")
@@ -105,7 +105,8 @@ class TorchGuard(CloseOnExit):
         snapshots = [self._state.capture_all, streams.capture, snapshot_rng(np.random), snapshot_rng(random)]
         self.guard = GradGuard(self._params, snapshot=[*snapshots, user_snapshot], **options)
         if self.skipped and self._params.ranks.is_first:
-            LOG.info("not checked: %s", "; ".join(f"{name} ({why})" for name, why in self.skipped.items()))
+            skipped = "; ".join(f"{name} ({why})" for name, why in self.skipped.items())
+            LOG.info("%s", log_message(f"not checked: {skipped}", more="(more in guard.skipped)"))
         capture = combined_snapshot([self._state.capture, streams.capture, user_snapshot])
         # A `DistributedDataParallel` changes buffers and inputs before it calls the module in it.
         called = module if wrapper is None else wrapper.module

@@ -1,12 +1,15 @@
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gradguard import Alert, GradientError, Report, TensorReport, Thresholds, Verdict, check
-from gradguard.training.alerts import Alerts
+from gradguard.training.alerts import Alerts, log_messages
 
 
 def measured(factor: float = 1.0, **constants: float) -> TensorReport:
@@ -117,12 +120,12 @@ def test_news_may_lie_in_a_digit(wrong: TensorReport) -> None:
         assert len(told(alerts, 1, after)) == 1
 
 
-def test_recovery_is_told_once_at_info(healthy: TensorReport, wrong: TensorReport) -> None:
+def test_recovery_is_told_once_at_warning(healthy: TensorReport, wrong: TensorReport) -> None:
     """With the numbers that show it; and the same bug is news when it comes back."""
     alerts = Alerts(Thresholds())
     told(alerts, 0, wrong)
     (alert,) = told(alerts, 1, healthy)
-    assert (alert.step, alert.level, alert.tensor, alert.verdict) == (1, logging.INFO, "w", Verdict.ok)
+    assert (alert.step, alert.level, alert.tensor, alert.verdict) == (1, logging.WARNING, "w", Verdict.ok)
     assert "recovered" in alert.message
     assert healthy.explanation in alert.message
     assert told(alerts, 2, healthy) == ()
@@ -165,7 +168,7 @@ def test_a_threshold_that_is_crossed_for_sure_is_a_warning(
     assert alert.level == logging.WARNING
     assert f"step 7 w: {what} is {changes[what]:.3g}" in alert.message
     assert told(alerts, 8, crossed) == ()
-    assert [alert.level for alert in told(alerts, 9, healthy)] == [logging.INFO]
+    assert [alert.level for alert in told(alerts, 9, healthy)] == [logging.WARNING]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +241,62 @@ def test_a_gradient_error_carries_the_alert_and_the_report(wrong: TensorReport) 
     assert str(error) == alert.message
     assert error.alert is alert
     assert error.report is report
+
+
+def many(wrong: TensorReport, names: Sequence[str], **changes: Any) -> list[TensorReport]:
+    """Reports of tensors with the same fault."""
+    return [dataclasses.replace(wrong, name=name, **changes) for name in names]
+
+
+def lines_of(alerts: Sequence[Alert]) -> list[tuple[int, list[str]]]:
+    """The level and the lines of each message that the log gets."""
+    return [(level, message.splitlines()) for level, message in log_messages(alerts)]
+
+
+def test_one_fault_in_many_tensors_is_one_message(wrong: TensorReport, healthy: TensorReport) -> None:
+    """With the first tensors and the number of the others; its end, too. The alerts themselves name each tensor."""
+    alerts, names = Alerts(Thresholds()), [f"encoder.layer.{i}.attention.weight" for i in range(200)]
+    wrongs = told(alerts, 5, *many(wrong, names))
+    assert [alert.tensor for alert in wrongs] == names
+    ((level, lines),) = lines_of(wrongs)
+    assert level == logging.ERROR
+    assert lines[0].startswith(f"gradguard: step 5 {names[0]}, likewise {names[1]} and 198 more: BUG, scale: n = 39")
+    ((level, lines),) = lines_of(told(alerts, 9, *many(healthy, names)))
+    assert level == logging.WARNING
+    assert ": recovered, " in lines[0]
+
+
+def test_two_faults_are_two_messages(wrong: TensorReport) -> None:
+    """The gravest first, whatever the order of the tensors."""
+    small = many(wrong, ["c"], verdict=Verdict.nondeterministic)
+    alerts = told(Alerts(Thresholds()), 5, *small, *many(wrong, ["a", "b"]), *many(wrong, ["d"], ratio=-4.0))
+    assert [lines[0].split(":")[1] for _, lines in lines_of(alerts)] == [
+        " step 5 a, likewise b",
+        " step 5 d",
+        " step 5 c",
+    ]
+
+
+def test_many_faults_are_a_few_messages(wrong: TensorReport) -> None:
+    """Where each tensor has a factor of its own, the first are told, and the others counted."""
+    wrongs = [dataclasses.replace(wrong, name=f"t{i}", ratio=1.5**i, cause_key=f"{i}") for i in range(1, 100)]
+    messages = lines_of(told(Alerts(Thresholds()), 5, *wrongs))
+    assert [level for level, _ in messages] == [logging.ERROR] * 5
+    assert messages[-1][1] == [
+        "gradguard: step 5 t5, t6, t7, t8, t9, t10, t11, t12 and 87 more: 95 more alerts, in guard.report.alerts"
+    ]
+
+
+@given(name=st.text(max_size=300), text=st.text(max_size=2000), count=st.integers(1, 30))
+def test_every_line_says_who_writes_and_has_less_than_200_characters(name: str, text: str, count: int) -> None:
+    """Whatever a tensor is called and whatever is to be said of it."""
+    alerts = [Alert(7, logging.ERROR, f"{name}{i}", Verdict.scale, text, text, "scale") for i in range(count)]
+    ((_, message),) = log_messages(alerts)
+    assert len(message.split("\n")) <= 4
+    for line in message.split("\n"):
+        assert line.startswith("gradguard: ")
+        assert len(line) < 200
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def test_a_bug_that_comes_and_goes_is_told_once_each_time(precision: str, caplog
     assert set(guard.history[3].alarms) == {"Wh", "b"}
     told = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "gradguard"]
     errors = [message for level, message in told if level == "ERROR"]
-    assert [message.split(":")[0] for message in errors] == ["step 3 Wh", "step 3 b"]
+    assert [message.split(":")[1] for message in errors] == [" step 3 Wh, likewise b"]
     assert all("`timesteps`" in message and "number of timesteps" in message for message in errors)
-    endings = [message for level, message in told if level == "INFO"]
-    assert {message.split(":")[0] for message in endings} == {"step 6 Wh", "step 6 b"}
+    endings = [message for level, message in told if level == "WARNING"]
+    assert [message.split(":")[1] for message in endings] == [" step 6 Wh, likewise b"]
     assert all("recovered" in message for message in endings)
-    assert len(told) == 4
+    assert len(told) == 2
     assert [len(report.alerts) for report in reports] == [0, 0, 0, 2, 0, 0, 2, 0, 0]
 
 
@@ -133,7 +133,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_recovers(caplog: pytest.LogCa
         grads = overflow(step, training.grads())
         reports.append(guard.after_backward(step, grads))
     assert [str(report.tensors["V"].verdict) for report in reports if report] == ["ok", "nonfinite", "ok", "ok"]
-    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert "nan or inf" in caplog.records[0].getMessage()
 
 
@@ -150,7 +150,7 @@ def test_a_loss_that_is_nan_is_no_bug_of_the_gradients(when: int, caplog: pytest
         assert report is not None
         verdicts.append(report.verdict)
     assert [verdict.is_bug for verdict in verdicts] == [None if step == when else False for step in range(3)]
-    assert {record.levelname for record in caplog.records} == {"WARNING", "INFO"}
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert "diverged" in caplog.records[0].getMessage()
 
 
@@ -163,8 +163,8 @@ def test_arrays_that_the_loss_does_not_read_are_a_warning(caplog: pytest.LogCapt
     assert not any(report.verdict.is_bug for report in reports)
     assert reports[0].verdict is Verdict.inconclusive
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-    assert len(caplog.records) == 3
-    assert "not the ones that the loss reads" in caplog.records[0].getMessage()
+    assert len(caplog.records) == 1
+    assert "not the ones that the loss reads" in caplog.records[0].getMessage().replace("\ngradguard:  ", "")
 
 
 def test_a_gradient_without_an_effect_stays_a_bug(caplog: pytest.LogCaptureFixture) -> None:

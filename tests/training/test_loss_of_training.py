@@ -59,7 +59,8 @@ def test_it_is_one_warning_in_a_training(caplog: pytest.LogCaptureFixture) -> No
     (alert,) = alerts
     assert (alert.step, alert.level, alert.tensor, alert.verdict) == (0, logging.WARNING, "", Verdict.other_loss)
     assert alert.message.startswith(f"step 0: other_loss: {reports[0].tensors['Wh'].explanation}; one of these: ")
-    assert caplog.messages.count(alert.message) == 1
+    (message,) = caplog.messages
+    assert message.startswith("gradguard: step 0: other_loss: ")
 
 
 def test_a_resumed_training_does_not_warn_again() -> None:
@@ -82,7 +83,7 @@ def test_a_bug_is_neither_forgotten_nor_told_anew(caplog: pytest.LogCaptureFixtu
         reports = training.train(guard, range(6), too_early=range(3, 4), broken=averaged)
     assert [is_other(report) for report in reports] == [False, False, False, True, False, False]
     assert all(report.tensors["Wh"].verdict is Verdict.scale for report in reports if not is_other(report))
-    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2  # Wh and b, once each
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1  # Wh and b together, once
     assert reports[3].tensors["Wh"].measured_at is None
 
 

@@ -55,7 +55,7 @@ def test_a_callable_is_handed_every_alert() -> None:
     guard = guard_of(training, on_alert=alerts.append)
     reports = training.run(guard, range(3), lambda step, grads: averaged(step, grads) if step == 1 else grads)
     assert alerts == [alert for report in reports for alert in report.alerts]
-    assert [alert.level for alert in alerts] == [logging.ERROR] * 2 + [logging.INFO] * 2
+    assert [alert.level for alert in alerts] == [logging.ERROR] * 2 + [logging.WARNING] * 2
 
     def refuse(alert: Alert) -> None:
         raise StopError(alert.message)

@@ -2,8 +2,10 @@
 import {card, h} from './dom.js';
 import {level, mark} from './words.js';
 
-// Levels of Python's logging: INFO, WARNING, ERROR.
+// Levels of Python's logging: INFO, WARNING, ERROR. A recovery is a warning in the log, so that it is shown there.
 const LEVELS = {20: 'recovered', 30: 'warning', 40: 'bug'};
+const RIGHT = ['ok', 'explained'];
+const MAX_NAMES = 8; // of tensors with the same fault
 
 export function alerts(overview, choose) {
   if (!overview.alerts.length) {
@@ -19,6 +21,12 @@ export function alerts(overview, choose) {
   );
 }
 
+function likewise(others) {
+  if (!others.length) return '';
+  const left = others.length - MAX_NAMES;
+  return `, likewise ${others.slice(0, MAX_NAMES).join(', ')}${left > 0 ? ` and ${left} more` : ''}:`;
+}
+
 // The finding is the message without step, tensor and advice, which stand beside it; logs of older versions have none.
 function item(alert, i, {steps}, choose) {
   const isLinked = steps.includes(alert.step) && alert.tensor;
@@ -26,7 +34,7 @@ function item(alert, i, {steps}, choose) {
   const kind = level(alert.verdict);
   return h(
     'li',
-    {class: LEVELS[alert.level] ?? 'warning'},
+    {class: alert.level < 40 && RIGHT.includes(kind) ? 'recovered' : (LEVELS[alert.level] ?? 'warning')},
     h('b', {class: `mark ${kind}`, 'aria-hidden': 'true'}, mark(alert.verdict)),
     h(
       'div',
@@ -39,6 +47,7 @@ function item(alert, i, {steps}, choose) {
           : alert.tensor || !alert.finding
             ? ''
             : `step ${alert.step}`,
+        likewise(alert.others),
         ' ',
         alert.finding || alert.message,
       ),

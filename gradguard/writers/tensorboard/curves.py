@@ -18,7 +18,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.report import Alert, Report, TensorReport
+from gradguard.report import Alert, Report, TensorReport, alike
 
 _Curve: TypeAlias = tuple[str, float, str]
 
@@ -155,11 +155,12 @@ def _chart(name: str) -> layout_pb2.Chart:
 
 
 def alert_table(alerts: Iterable[Alert]) -> str:
-    """Alerts as a Markdown table that shows names and messages as plain text."""
+    """Alerts as a Markdown table, a row for each fault, that shows names and messages as plain text."""
+    groups = ((group[0], ", ".join(alert.tensor for alert in group)) for group in alike(alerts))
     rows = [
         ("level", "tensor", "verdict", "message"),
         ("---", "---", "---", "---"),
-        *(tuple(map(cell, (_level(alert), alert.tensor, alert.verdict, alert.message))) for alert in alerts),
+        *(tuple(map(cell, (_level(alert), names, alert.verdict, alert.message))) for alert, names in groups),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
