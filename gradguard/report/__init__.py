@@ -1,5 +1,6 @@
 """What a check returns: verdicts and results as values, and how they become text and plain data."""
 
+from gradguard.report.history import Changes, CheckHistory, HistoryRow
 from gradguard.report.plain import Plain, finite_or_name, finite_or_none, to_plain
 from gradguard.report.progress import EvaluationBar
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport, alike
@@ -10,8 +11,11 @@ from gradguard.report.verdict import Verdict
 __all__ = [
     "Alert",
     "BlockReport",
+    "Changes",
+    "CheckHistory",
     "Entry",
     "EvaluationBar",
+    "HistoryRow",
     "Plain",
     "Report",
     "TensorReport",

@@ -11,7 +11,7 @@ from gradguard.runs.event_file import MAX_RECORD_BYTES, read_events
 from gradguard.runs.files import NotAFileError, Skip, Skipped, open_regular, reason_of, walk
 from gradguard.runs.schema import read_check, read_sweep
 from gradguard.writers.jsonl import LINE_START
-from gradguard.writers.record import CHECK_TAG, SWEEP_TAG, Record, unpacked
+from gradguard.writers.record import CHECK_TAG, SWEEP_TAG, Completion, Record, unpacked
 
 RECORD_TAGS = (CHECK_TAG, SWEEP_TAG)
 MAX_LINE_BYTES = MAX_RECORD_BYTES
@@ -85,9 +85,10 @@ def _fullest_log(paths: Iterable[str], run: str, details: bool, skip: Skip) -> L
 def _log(run: str, records: Iterable[tuple[str, Record | None]], details: bool) -> Log:
     """A run from its records in the order of writing; a lower step erases the records after it, as in TensorBoard."""
     checks: list[Record] = []
-    unreadable, sweep = 0, None
+    unreadable, sweep, completion = 0, None, Completion()
     for tag, content in records:
-        check = read_check(content, details=details) if tag == CHECK_TAG else None
+        whole = completion.complete(content) if tag == CHECK_TAG and content is not None else None
+        check = read_check(whole, details=details)
         if tag == SWEEP_TAG:
             sweep = read_sweep(content) or sweep
         elif check is None:

@@ -7,7 +7,7 @@ from typing import Any
 from tensorboard.data.provider import RunTagFilter
 
 from gradguard.runs import read_check, read_sweep
-from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Record, unpacked
+from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Completion, Record, unpacked
 
 MAX_CHECKS = 500  # of a run; TensorBoard keeps 100 unless --samples_per_plugin says more
 
@@ -50,11 +50,8 @@ class Runs:
 
     def check(self, run: str, step: str) -> Record | None:
         """One check with all details; None if TensorBoard no longer keeps it."""
-        series = self._series(run)
-        at_step = {
-            tag: [datum for datum in series.get(tag, ()) if str(datum.step) == step] for tag in (CHECK_TAG, ALERT_TAG)
-        }
-        return next(iter(as_run(at_step, details=True).checks), None)
+        checks = as_run(self._series(run), details=True).checks
+        return next((check for check in checks if str(check["step"]) == step), None)
 
     def _series(self, run: str) -> Mapping[str, Iterable[Any]]:
         chosen = RunTagFilter(runs=[run], tags=[CHECK_TAG, ALERT_TAG, SWEEP_TAG])
@@ -65,15 +62,16 @@ class Runs:
 
 def as_run(series: Mapping[str, Iterable[Any]], *, details: bool) -> Run:
     """The records in a run's time series, by tag; `details` keeps blocks and single entries."""
-    read = [
-        (datum.step, read_check(_content(datum), details=details))
-        for tag in (CHECK_TAG, ALERT_TAG)
-        for datum in series.get(tag, ())
-    ]
-    checks = {step: check for step, check in read if check is not None}
-    unreadable = {step for step, check in read if check is None} - checks.keys()
+    data = [datum for tag in (CHECK_TAG, ALERT_TAG) for datum in series.get(tag, ())]
+    read: dict[int, Record | None] = {}
+    for datum in data:
+        read[datum.step] = read.get(datum.step) or _content(datum)
+    completion = Completion()
+    completed = {step: completion.complete(content) for step, content in sorted(read.items()) if content is not None}
+    checks = {step: read_check(content, details=details) for step, content in completed.items()}
+    known = [check for check in checks.values() if check is not None]
     sweeps = [sweep for sweep in _sweeps(series.get(SWEEP_TAG, ())) if sweep is not None]
-    return Run([checks[step] for step in sorted(checks)], len(unreadable), sweeps[-1] if sweeps else None)
+    return Run(known, len(read) - len(known), sweeps[-1] if sweeps else None)
 
 
 def _sweeps(data: Iterable[Any]) -> Iterator[Record | None]:

@@ -1,7 +1,7 @@
 """The guard of a training: when it checks, what it alerts, and what a checkpoint keeps of it."""
 
 from gradguard.training.alerts import GradientError
-from gradguard.training.callback import CloseOnExit, GradGuard, HistoryRow
+from gradguard.training.callback import CloseOnExit, GradGuard
 from gradguard.training.ranks import SINGLE_PROCESS, Ranks
 
-__all__ = ["SINGLE_PROCESS", "CloseOnExit", "GradGuard", "GradientError", "HistoryRow", "Ranks"]
+__all__ = ["SINGLE_PROCESS", "CloseOnExit", "GradGuard", "GradientError", "Ranks"]

@@ -4,9 +4,7 @@ import copy
 import dataclasses
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +15,7 @@ from gradguard.examination import Deadline
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
-from gradguard.report import Alert, EvaluationBar, Report, Thresholds, Verdict, log_message
+from gradguard.report import Alert, CheckHistory, EvaluationBar, Report, Thresholds, log_message
 from gradguard.training.alerts import Alerts, GradientError, log_messages, open_at_the_end
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
@@ -25,35 +23,10 @@ from gradguard.training.monitor import CheckMonitor, CheckRequest
 from gradguard.training.ranks import ranks_of
 from gradguard.training.schedule import Budget, Schedule, make_schedule, require_step
 from gradguard.writers.dispatch import Dispatcher
+from gradguard.writers.files import MAX_MEGABYTES
 from gradguard.writers.protocol import Writer
 
 LOG = logging.getLogger("gradguard")
-MAX_HISTORY_ROWS = 10_000
-"""Latest checks in `GradGuard.history`: those of a million steps at the default `every_n_steps=100`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
-    """The summary of one check.
-
-    Attributes:
-        step: The training step.
-        verdict: The gravest verdict of any tensor.
-        verdicts: The verdict of each tensor.
-        ratios: The ratio n/g of each tensor (n: numerical derivative, g: backprop).
-        alarms: The tensors that a probe or the evidence accused at this check; those already known to be wrong are left
-            out.
-        evaluations: How often the check evaluated the loss.
-        seconds: How long it took.
-    """
-
-    step: int
-    verdict: Verdict
-    verdicts: Mapping[str, Verdict]
-    ratios: Mapping[str, float]
-    alarms: tuple[str, ...]
-    evaluations: int
-    seconds: float
 
 
 class CloseOnExit:
@@ -94,14 +67,15 @@ class GradGuard(CloseOnExit):
             does so if the copies have provably the same loss.
         snapshot: A callable that captures state which an evaluation of the loss changes, and returns the callable
             that restores it; or several of these.
-        logdir: The directory of the run's TensorBoard event file; None for no event file.
+        logdir: The directory of the run's TensorBoard event files; None for no event file.
+        max_log_megabytes: The size of these files together. Details of older checks are dropped, changes are kept.
         writers: Further writers of the reports.
         on_alert: "log", "raise" (a confirmed bug raises `GradientError`), or a callable that takes each `Alert`.
         seed: Seed of the random directions and entries.
 
     Attributes:
         report: The latest report; None before the first check.
-        history: A row for each of the latest checks.
+        history: A row for each check, 10,000 at most: of older checks, rows without a change are thinned.
 
     Raises:
         TypeError: An argument is of a kind that cannot be checked; the message names it.
@@ -123,6 +97,7 @@ class GradGuard(CloseOnExit):
         precision: str = "auto",
         snapshot: Snapshot | Iterable[Snapshot] | None = None,
         logdir: str | os.PathLike[str] | None = None,
+        max_log_megabytes: float = MAX_MEGABYTES,
         writers: Iterable[Writer] = (),
         on_alert: str | Callable[[Alert], object] = "log",
         seed: int = 0,
@@ -147,7 +122,7 @@ class GradGuard(CloseOnExit):
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)  # raises where an array cannot be perturbed in place
         settings = {f"thresholds.{name}": value for name, value in dataclasses.asdict(thresholds).items()}
-        self._dispatcher = Dispatcher(logdir, writers, {"seed": seed} | settings)
+        self._dispatcher = Dispatcher(logdir, writers, {"seed": seed} | settings, max_log_megabytes)
         self._access = ExclusiveAccess()
         self._loss_writes_gradients: bool | None = None  # None before the first check
         self._float64_copies: dict[str, Array] = {}  # of the parameters, from check to check
@@ -155,7 +130,7 @@ class GradGuard(CloseOnExit):
         self._was_due = False  # whether a check was due at any step so far
         self._closed = False
         self.report: Report | None = None
-        self.history: deque[HistoryRow] = deque(maxlen=MAX_HISTORY_ROWS)
+        self.history = CheckHistory()
 
     def after_backward(
         self,
@@ -347,17 +322,7 @@ class GradGuard(CloseOnExit):
     def _record(self, report: Report, alarms: tuple[str, ...]) -> None:
         """Put the report into the history and hand it to the writers; log its alerts."""
         self.report = report
-        self.history.append(
-            HistoryRow(
-                step=report.step,
-                verdict=report.verdict,
-                verdicts={name: tensor.verdict for name, tensor in report.tensors.items()},
-                ratios={name: tensor.ratio for name, tensor in report.tensors.items()},
-                alarms=alarms,
-                evaluations=report.evaluations,
-                seconds=report.seconds,
-            )
-        )
+        self.history.add(report, alarms)
         for level, message in log_messages(report.alerts) if self._ranks.is_first else ():
             LOG.log(level, "%s", message)
         self._dispatcher.write(report)

@@ -13,6 +13,7 @@ from traceback import walk_tb
 from types import CodeType
 
 from gradguard.report import Report, log_message
+from gradguard.writers.files import require_megabytes
 from gradguard.writers.protocol import Resumable, Writer
 from gradguard.writers.registry import LOGDIR_WRITER, load_writer
 
@@ -59,17 +60,27 @@ class Dispatcher:
         logdir: The folder of this run for TensorBoard; None for no event file.
         writers: Further writers.
         settings: The settings of the guard, by which TensorBoard compares runs.
+        max_log_megabytes: The bound on the event files.
 
     Raises:
         TypeError: `writers` is not iterable, or holds something that is not a writer.
+        ValueError: `max_log_megabytes` is no number above 0.
         OSError: `logdir` cannot be created.
     """
 
     def __init__(
-        self, logdir: str | os.PathLike[str] | None, writers: Iterable[Writer], settings: Mapping[str, float]
+        self,
+        logdir: str | os.PathLike[str] | None,
+        writers: Iterable[Writer],
+        settings: Mapping[str, float],
+        max_log_megabytes: float,
     ) -> None:
-        logdir_writers = [] if logdir is None else [load_writer(LOGDIR_WRITER)(logdir, settings=settings)]
-        self._destinations = [_Destination(writer) for writer in (*logdir_writers, *_require_writers(writers))]
+        require_megabytes("max_log_megabytes", max_log_megabytes)
+        several = _require_writers(writers)
+        if logdir is not None:
+            make = load_writer(LOGDIR_WRITER)
+            several.insert(0, make(logdir, settings=settings, max_megabytes=max_log_megabytes))
+        self._destinations = [_Destination(writer) for writer in several]
 
     def write(self, report: Report) -> None:
         """Hand the report of a check to every writer."""
@@ -121,7 +132,7 @@ def _succeeds(
         if handlers.raised(error):
             raise
         if consequence:
-            message = f"gradguard: {destination.name} failed ({type(error).__name__}: {error}); {consequence}"
+            message = f"{destination.name} failed ({type(error).__name__}: {error}); {consequence}"
             warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel_of_user())
         return False
     return True

@@ -1,15 +1,20 @@
-"""Records of checks for the GradGuard tab: each is a report of bounded size with the earlier changes of its verdicts.
+"""Records of checks: what each check measured or screened anew, and reports completed from records.
 
-TensorBoard keeps a sample of a run's checks, which always holds the latest one. Each record therefore says when the
-verdict of each tensor changed, when each was last found right, and which checks were the last, so that the summary of a
-run is exact however few checks TensorBoard keeps.
+A record holds all numbers of the tensors that its check measured, and of the others the few that a screen gives. What
+is older is in the record of the check that measured it, whose step is in `measured_at`; `Completion` puts it together.
+
+TensorBoard keeps a sample of a run's checks, which always holds the latest one. Each record in an event file therefore
+says when the verdict of each tensor changed, when each was last found right, and which checks were the last, so that
+the summary of a run is exact however few checks TensorBoard keeps.
 """
 
+import dataclasses
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gradguard.report import Report, to_plain
+from gradguard.report import Report, TensorReport, finite_or_none, to_plain
 
 PLUGIN = "gradguard"
 """The name of the plugin and of its data in TensorBoard."""
@@ -30,6 +35,13 @@ MAX_CHANGES = 50  # of a tensor's verdict; the latest are kept
 MAX_ENTRIES = 2000  # sampled entries of all tensors together
 MAX_CHARACTERS = 2000  # of an explanation or cause
 SIGNIFICANT_DIGITS = 9  # enough to distinguish any two float32 numbers
+SCREEN_DIGITS = 6  # of the numbers of a screen, whose errors are larger
+MAX_UNPACKED_BYTES = 2**27  # of a packed record: a damaged one may claim any size
+_ZLIB_START = b"x"
+
+_NUMBERS_OF_SCREEN = ("ratio", "ratio_error", "ratio_drift", "evidence", "smallest_visible")
+_DATES = ("measured_at", "screened_at")
+_TEXTS = ("explanation", "cause", "cause_key", "faulty_block", "factors")
 
 Record: TypeAlias = dict[str, Any]
 
@@ -56,7 +68,7 @@ class History:
                 self._add_verdict(name, report.step, str(tensor.verdict))
             if tensor.has_verdict_of(report.step) and tensor.verdict.is_bug is False:
                 self._right[name] = report.step
-        record = _bounded(report.to_dict(), max(1, MAX_ENTRIES // max(1, len(report.tensors))))
+        record = _bounded(looked_at_anew(report), max(1, MAX_ENTRIES // max(1, len(report.tensors))))
         changes = {name: list(changes) for name, changes in self._changes.items()}
         whole_run = {"changes": changes, "right": dict(self._right), "last": list(self._last)}
         return record | {"began": self._began, "checks": self._checks} | whole_run
@@ -70,34 +82,100 @@ class History:
             del changes[:-MAX_CHANGES]
 
 
+def looked_at_anew(report: Report) -> Record:
+    """What a check measured or screened, as plain values: a report without what earlier records hold."""
+    tensors = {name: _anew(tensor, report.step) for name, tensor in report.tensors.items()}
+    plain: Record = dataclasses.replace(report, tensors={}).to_dict()
+    return plain | {"tensors": tensors}
+
+
+def _anew(tensor: TensorReport, step: int) -> Record:
+    """All that is not empty of a tensor that was measured; what a screen says of any other."""
+    if tensor.measured_at == step or (tensor.measured_at is None and tensor.sampled):
+        plain = to_plain(tensor, finite_or_none)
+        # Without a date, a reader takes a tensor for one of an old version, which measured all of them.
+        return {key: value for key, value in plain.items() if key in _DATES or not _is_left_out(key, value)}
+    numbers = {key: finite_or_none(_rounded(getattr(tensor, key), SCREEN_DIGITS)) for key in _NUMBERS_OF_SCREEN}
+    dates = {key: getattr(tensor, key) for key in _DATES}
+    anew = {"verdict": str(tensor.verdict), **numbers, **dates}
+    if tensor.measured_at is None:
+        anew["shape"] = list(tensor.shape)
+    # A right tensor is described by its numbers, a wrong one by its own measurement until it is looked at again.
+    if tensor.verdict.is_bug is not False and tensor.has_verdict_of(step):
+        anew |= {key: to_plain(getattr(tensor, key), finite_or_none) for key in _TEXTS}
+    return anew
+
+
+def _is_left_out(key: str, value: object) -> bool:
+    return key == "name" or value is None or value in ("", [], {})
+
+
+class Completion:
+    """Completes the records of a run: each tensor gets what the record of its last own measurement says.
+
+    Where that record is missing, the tensor lacks those numbers.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[str, Mapping[str, Any]] = {}
+
+    def complete(self, record: Record) -> Record:
+        """The next record, as it was read, completed; what is no mapping stays as it is."""
+        tensors, step = record.get("tensors"), record.get("step")
+        if not isinstance(tensors, Mapping):
+            return record
+        whole = {name: self._whole(name, tensor) for name, tensor in tensors.items()}
+        mappings = {name: tensor for name, tensor in whole.items() if isinstance(tensor, Mapping)}
+        self._measured |= {name: tensor for name, tensor in mappings.items() if tensor.get("measured_at") == step}
+        return record | {"tensors": whole}
+
+    def _whole(self, name: str, tensor: object) -> object:
+        before = self._measured.get(name)
+        if before is None or not isinstance(tensor, Mapping):
+            return tensor
+        is_of_before = tensor.get("measured_at") == before["measured_at"] and "sampled" not in tensor
+        return {**before, **tensor} if is_of_before else tensor
+
+
 def packed(record: Mapping[str, Any]) -> bytes:
-    """A record as compact JSON."""
-    return json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
+    """A record as compressed JSON."""
+    text = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
+    # NumPy strips zero bytes from the end of a string, and compressed data may end with one.
+    return zlib.compress(text, 1) + b"\n"
 
 
 def unpacked(data: bytes | str) -> Record | None:
-    """The record, or None if the data is not a JSON object."""
+    """The record, compressed or not, or None if the data is not a JSON object."""
     try:
+        if isinstance(data, bytes) and data.startswith(_ZLIB_START):
+            data = zlib.decompressobj().decompress(data, MAX_UNPACKED_BYTES)
         record = json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, zlib.error):
         return None
     return record if isinstance(record, dict) else None
 
 
 def _bounded(report: Record, max_entries: int) -> Record:
     tensors = {name: _bounded_tensor(tensor, max_entries) for name, tensor in report["tensors"].items()}
-    shortened = report | {"explanation": report["explanation"][:MAX_CHARACTERS], "tensors": tensors}
-    bounded: Record = to_plain(shortened, _rounded)
-    return bounded
+    others = report | {"explanation": report["explanation"][:MAX_CHARACTERS], "tensors": {}}
+    return {**_with_fewer_digits(others), "tensors": tensors}
 
 
 def _bounded_tensor(tensor: Record, max_entries: int) -> Record:
-    entries = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // max_entries))]
-    texts = {key: tensor[key][:MAX_CHARACTERS] for key in ("cause", "cause_key", "explanation", "faulty_block")}
-    others = {key: value for key, value in tensor.items() if key not in ("name", "ratios")}
-    worst = tensor["worst"] if len(entries) > len(tensor["worst"]) else []  # else `entries` already holds them
-    return others | texts | {"entries": entries, "worst": worst}
+    texts = {key: tensor[key][:MAX_CHARACTERS] for key in _TEXTS if isinstance(tensor.get(key), str)}
+    bounded = {key: value for key, value in tensor.items() if key != "ratios"} | texts
+    if "entries" in tensor:
+        bounded["entries"] = tensor["entries"][:: max(1, -(-len(tensor["entries"]) // max_entries))]
+        if len(bounded["entries"]) <= len(tensor.get("worst", ())):  # `entries` already holds them
+            bounded.pop("worst", None)
+        return _with_fewer_digits(bounded)
+    return bounded
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+def _with_fewer_digits(plain: Record) -> Record:
+    rounded: Record = to_plain(plain, lambda value: _rounded(value, SIGNIFICANT_DIGITS))
+    return rounded
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")

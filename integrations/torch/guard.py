@@ -3,7 +3,6 @@
 import itertools
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -29,8 +28,8 @@ from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss import takes_parameters
 from gradguard.perturbation import Snapshot, combined_snapshot, snapshot_rng
-from gradguard.report import Report, log_message
-from gradguard.training import CloseOnExit, GradGuard, HistoryRow
+from gradguard.report import CheckHistory, Report, log_message
+from gradguard.training import CloseOnExit, GradGuard
 
 LOG = logging.getLogger("gradguard")
 
@@ -119,7 +118,7 @@ class TorchGuard(CloseOnExit):
         return self.guard.report
 
     @property
-    def history(self) -> deque[HistoryRow]:
+    def history(self) -> CheckHistory:
         """A row for each of the latest checks."""
         return self.guard.history
 

@@ -94,7 +94,7 @@ def test_a_logdir_that_cannot_be_written_costs_its_records_and_one_warning(
     unblock(training.logdir)
     assert training.run(2) == []
     assert [record.getMessage() for record in caplog.records] == [
-        "step 5: TensorBoardWriter works again; its records of 3 checks are lost"
+        "gradguard: step 5: TensorBoardWriter works again; its records of 3 checks are lost"
     ]
     training.guard.close()
     assert event_steps(training.logdir) == [0, 1, 5, 6]

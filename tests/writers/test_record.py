@@ -1,12 +1,22 @@
 """The record of a check in an event file: packed, bounded, and with the changes of all checks before it."""
 
-import json
+import zlib
 
 import pytest
 from reports import MakeReport, MakeTensor
+from tensorboard.util.tensor_util import make_ndarray, make_tensor_proto
 
 from gradguard import Entry, Verdict
-from gradguard.writers.record import MAX_CHANGES, MAX_ENTRIES, History, packed, unpacked
+from gradguard.writers.record import (
+    MAX_CHANGES,
+    MAX_ENTRIES,
+    MAX_UNPACKED_BYTES,
+    Completion,
+    History,
+    looked_at_anew,
+    packed,
+    unpacked,
+)
 
 
 def test_a_record_is_bounded_however_large_the_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
@@ -14,8 +24,10 @@ def test_a_record_is_bounded_however_large_the_check(make_report: MakeReport, ma
     entries = tuple(Entry((i, i), 1 / 3, 1 / 7, 1e-9 / 3) for i in range(300))
     tensors = [make_tensor(f"t{i}", entries=entries, explanation="x" * 10_000) for i in range(50)]
     data = packed(History().record(make_report(0, *tensors)))
+    whole = unpacked(data)
+    assert whole is not None
     assert len(data) < 400_000
-    assert sum(len(tensor["entries"]) for tensor in json.loads(data)["tensors"].values()) <= MAX_ENTRIES
+    assert sum(len(tensor["entries"]) for tensor in whole["tensors"].values()) <= MAX_ENTRIES
 
 
 def test_changes_are_kept_from_check_to_check(make_report: MakeReport, make_tensor: MakeTensor) -> None:
@@ -72,3 +84,70 @@ def test_a_verdict_that_never_rests_keeps_its_latest_changes(make_report: MakeRe
 def test_what_is_no_record_is_none(data: bytes) -> None:
     """Whatever stands there, reading it raises nothing."""
     assert unpacked(data) is None
+
+
+def test_a_record_holds_what_its_check_looked_at(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """All of a tensor that was measured, and a few numbers of one that was screened, or that nobody looked at."""
+    seen = [
+        make_tensor("W", measured_at=20),
+        make_tensor("V", measured_at=7, screened_at=20),
+        make_tensor("b", measured_at=7),
+    ]
+    record = looked_at_anew(make_report(20, *seen))
+    assert {"discrepancy", "floor", "ratios", "explanation"} <= record["tensors"]["W"].keys()
+    for name in ("V", "b"):
+        assert record["tensors"][name].keys().isdisjoint({"discrepancy", "floor", "entries", "explanation", "noise"})
+        assert record["tensors"][name]["measured_at"] == 7
+    assert record["tensors"]["V"]["ratio"] == seen[1].ratio
+
+
+def test_two_hundred_screened_tensors_are_a_small_record(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """However much was measured of them before."""
+    history = History()
+    entries = tuple(Entry((i, i), 1 / 3, 1 / 7, 1e-9 / 3) for i in range(8))
+    for step in range(100):
+        tensors = [
+            make_tensor(
+                f"t{i}", entries=entries, measured_at=i if i <= step else 0, screened_at=step, ratio=1 + 1e-5 * i
+            )
+            for i in range(200)
+        ]
+        record = history.record(make_report(step, *tensors))
+    assert len(packed(record)) < 20_000
+
+
+def test_a_record_is_completed_from_the_check_that_measured(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """The numbers of that check, the ratio of the latest screen, and the sentences of who said the verdict."""
+    small = {
+        "verdict": Verdict.inconclusive,
+        "cause_key": "screen_too_coarse",
+        "explanation": "too small",
+        "cause": "so",
+    }
+    told = [
+        make_report(0, make_tensor("W", discrepancy=1e-3)),
+        make_report(1, make_tensor("W", measured_at=0, screened_at=1, ratio=1.5, **small)),
+        make_report(2, make_tensor("W", measured_at=0, screened_at=2, ratio=1.25)),
+        make_report(3, make_tensor("W", measured_at=2, screened_at=3, ratio=1.75)),
+    ]
+    completion = Completion()
+    first, coarse, fine, lost = (completion.complete(looked_at_anew(report))["tensors"]["W"] for report in told)
+    assert first["explanation"] == fine["explanation"] == told[0].tensors["W"].explanation
+    assert (coarse["explanation"], coarse["cause"], coarse["verdict"]) == ("too small", "so", "inconclusive")
+    assert "cause" not in fine
+    assert [tensor["discrepancy"] for tensor in (first, coarse, fine)] == [1e-3] * 3
+    assert [tensor["ratio"] for tensor in (coarse, fine, lost)] == [1.5, 1.25, 1.75]
+    assert "discrepancy" not in lost  # of a check whose record is missing
+
+
+def test_a_record_of_any_bytes_is_read_back() -> None:
+    """Whatever byte the compressed text ends with, on its way through a tensor of TensorBoard."""
+    for i in range(600):
+        record = {"step": i}
+        assert unpacked(make_ndarray(make_tensor_proto(packed(record))).item()) == record
+
+
+def test_a_record_that_claims_to_be_huge_is_none() -> None:
+    """A few bytes may unpack to gigabytes; no more than a record can have is unpacked."""
+    zeros = zlib.compress(b"[" + b" " * (MAX_UNPACKED_BYTES + 1000) + b"]")
+    assert unpacked(zeros) is None

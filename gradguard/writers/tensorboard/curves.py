@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from tensorboard.compat.proto import summary_pb2
+from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
@@ -59,18 +59,22 @@ _CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
 }
 
 
-def summarize(report: Report, *, charted: Sequence[str] | None = None) -> summary_pb2.Summary:
+def summarize(report: Report, *, described: set[str], charted: Sequence[str] = ()) -> summary_pb2.Summary:
     """The summaries of a report for TensorBoard.
 
     Args:
         report: The report of a check.
-        charted: The tensors to draw a band chart of: all that have a discrepancy, in the first report of a file and
-            when a curve is new; None otherwise. The curves then have descriptions, since TensorBoard keeps the
-            description of a tag's first event.
+        described: The curves whose description is in the file already, to which those of this report are added:
+            TensorBoard keeps the description of a tag's first event, and later points need none.
+        charted: The tensors to draw a band chart of, where these are not those of the file's last layout.
     """
     summary = summary_pb2.Summary()
     for tag, value, description in _curves(report):
-        summary.MergeFrom(scalar_pb(tag, value, description=None if charted is None else description))
+        if tag in described:
+            summary.value.add(tag=tag, tensor=_scalar(value))
+        else:
+            described.add(tag)
+            summary.MergeFrom(scalar_pb(tag, value, description=description))
     for name, tensor in _measured(report):
         summary.MergeFrom(_histogram(name, tensor))
     if report.alerts:
@@ -78,6 +82,11 @@ def summarize(report: Report, *, charted: Sequence[str] | None = None) -> summar
     if charted:
         summary.MergeFrom(_layout(charted))
     return summary
+
+
+def _scalar(value: float) -> tensor_pb2.TensorProto:
+    shape = tensor_shape_pb2.TensorShapeProto()
+    return tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[value], tensor_shape=shape)
 
 
 def _curves(report: Report) -> Iterator[_Curve]:

@@ -13,7 +13,8 @@ from typing import Protocol
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gradguard.writers.files import make_folder
+from gradguard.writers.files import Written, make_folder
+from gradguard.writers.tensorboard.bounded import ClosedFile
 from gradguard.writers.tensorboard.checksum import masked_crc32c
 
 _counter = itertools.count()
@@ -25,8 +26,8 @@ class EventFile(Protocol):
     def can_continue(self) -> bool:
         """Whether this process opened the file and it still exists."""
 
-    def add(self, event: event_pb2.Event) -> None:
-        """Append one event and pass it to the operating system."""
+    def add(self, event: event_pb2.Event, is_change: bool = False) -> None:
+        """Append one event and pass it to the operating system; `is_change`: as in `Written`."""
 
     def close(self) -> None:
         """Finish the file."""
@@ -51,6 +52,7 @@ class LocalEventFile:
         self._path = Path(self._file.name)
         self._pid = os.getpid()
         self._complete_bytes = 0
+        self._written: list[Written] = []
         # Stays in the buffer until the first event, so that no file is left without an event.
         self._file.write(as_record(_version().SerializeToString()))
 
@@ -58,15 +60,27 @@ class LocalEventFile:
         """Whether this process opened the file and it still exists."""
         return self._pid == os.getpid() and self._path.exists()
 
-    def add(self, event: event_pb2.Event) -> None:
+    @property
+    def size(self) -> int:
+        """Of the complete events, in bytes."""
+        return self._complete_bytes
+
+    @property
+    def closed(self) -> "ClosedFile":
+        """What the file holds, once it is closed."""
+        return ClosedFile(self._path, self._complete_bytes, tuple(self._written))
+
+    def add(self, event: event_pb2.Event, is_change: bool = False) -> None:
         """Append one event and pass it to the operating system.
 
         Raises:
             OSError: The event may be incomplete. No reader sees anything after it, so the file must not be continued.
         """
-        self._file.write(as_record(event.SerializeToString()))
+        record = as_record(event.SerializeToString())
+        self._file.write(record)
         self._file.flush()
         self._complete_bytes = self._file.tell()
+        self._written.append(Written(event.step, len(record), is_change))
 
     def close(self) -> None:
         """Finish the file."""
@@ -97,7 +111,7 @@ class RemoteEventFile:
         """Whether this process opened the file: the writer's thread does not exist in a forked process."""
         return self._pid == os.getpid()
 
-    def add(self, event: event_pb2.Event) -> None:
+    def add(self, event: event_pb2.Event, is_change: bool = False) -> None:  # noqa: ARG002 - none is ever dropped
         """Append one event and send it."""
         self._writer.add_event(event)
         self._writer.flush()

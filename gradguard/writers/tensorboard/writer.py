@@ -3,47 +3,48 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-from gradguard.report import Report
+from gradguard.report import Changes, Report
 from gradguard.sweeps import Sweep
-from gradguard.writers.files import make_folder
+from gradguard.writers.files import MAX_MEGABYTES, make_folder, require_megabytes
 from gradguard.writers.record import History
+from gradguard.writers.tensorboard.bounded import ClosedFiles
 from gradguard.writers.tensorboard.curves import summarize
-from gradguard.writers.tensorboard.event_file import EventFile, is_remote, open_event_file
+from gradguard.writers.tensorboard.event_file import EventFile, LocalEventFile, is_remote, open_event_file
 from gradguard.writers.tensorboard.records import summarize_record, summarize_sweep_record
 from gradguard.writers.tensorboard.sweeps import summarize_sweep
 
 Settings: TypeAlias = Mapping[str, str | float | bool]
 
 
-@dataclass(frozen=True, slots=True)
-class KnownTensors:
-    """The tensors of a run so far.
+CHART_GROWTH = 1.25  # of the number of measured tensors, at which the layout of the charts is written again
+
+
+@dataclass(slots=True)
+class _InFile:
+    """What an event file holds already.
 
     Attributes:
-        names: The names of all.
-        measured: The names of those that were measured at some check: they have a discrepancy.
+        described: The curves that have a description.
+        charted: The tensors that have a band chart.
     """
 
-    names: tuple[str, ...] = ()
-    measured: tuple[str, ...] = ()
-
-    def with_those_of(self, report: Report) -> "KnownTensors":
-        """These and the tensors of a report."""
-        measured = [name for name, tensor in report.tensors.items() if tensor.measured_at == report.step]
-        return KnownTensors(
-            tuple(dict.fromkeys([*self.names, *report.tensors])), tuple(dict.fromkeys([*self.measured, *measured]))
-        )
+    described: set[str] = field(default_factory=set)
+    charted: tuple[str, ...] = ()
 
 
 class TensorBoardWriter:
     """Writes reports as TensorBoard events: curves, bands, histograms, alerts, and records for the GradGuard tab.
+
+    Only what a check measured or screened is written, and the files are bounded: where they would exceed
+    `max_megabytes`, details of older checks are dropped, evenly over the steps. Alerts and changes between right and
+    wrong are kept as long as they fit by themselves. The bound is for each process; remote files have none.
 
     One check is one event, passed to the operating system before `write` returns. A forked child and an unpickled copy
     write their own files. After a failed write, or if the file is removed, the next report starts a new file.
@@ -51,21 +52,32 @@ class TensorBoardWriter:
     Args:
         logdir: The directory of the run, created if it is missing, or a `scheme://` path that fsspec supports.
         settings: The settings of the guard, such as its seed; TensorBoard's HParams tab compares runs by them.
+        max_megabytes: The size of all files of this writer, in units of 10^6 bytes.
 
     Raises:
+        ValueError: `max_megabytes` is no number above 0.
         NotADirectoryError: `logdir` or one of its parents is a file.
         OSError: `logdir` cannot be created.
         ImportError, ValueError: No installed package can write to the `scheme://` path.
     """
 
-    def __init__(self, logdir: str | os.PathLike[str], *, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str],
+        *,
+        settings: Settings | None = None,
+        max_megabytes: float = MAX_MEGABYTES,
+    ) -> None:
+        self._closed_files = ClosedFiles(require_megabytes("max_megabytes", max_megabytes))
         self.logdir = os.fspath(logdir)
         self._settings = dict(settings or {})
         self._history = History()
         self._file: EventFile | None = None
         self._last_step: int | None = None
-        self._known = KnownTensors()
-        self._described: KnownTensors | None = None  # in this file; None before its first report
+        self._changes = Changes()
+        self._names: dict[str, None] = {}  # of all tensors so far, in order
+        self._measured: dict[str, None] = {}  # of those that have a discrepancy
+        self._in_file = _InFile()
         if is_remote(self.logdir):
             self._file = open_event_file(self.logdir)
         else:
@@ -83,12 +95,14 @@ class TensorBoardWriter:
         self._check_step(report.step)
         file = self._open()
         summary = summarize_record(self._history.record(report))
-        known = self._known.with_those_of(report)
-        summary.MergeFrom(summarize(report, charted=None if known == self._described else known.measured))
-        if self._settings and self._described is None:
+        if self._settings and not self._in_file.described:
             summary.MergeFrom(hparams_pb(self._settings | {"precision": report.precision}))
-        self._add(file, event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary))
-        self._last_step, self._known, self._described = report.step, known, known
+        charted = self._newly_charted(report)
+        summary.MergeFrom(summarize(report, described=self._in_file.described, charted=charted))
+        event = event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary)
+        self._add(file, event, self._changes.is_change(report))
+        self._in_file.charted = charted or self._in_file.charted
+        self._last_step = report.step
 
     def write_sweep(self, sweep: Sweep, step: int | None = None) -> None:
         """Write a sweep over step sizes as one event: explanation and tables as text, and the curves as a picture.
@@ -108,7 +122,7 @@ class TensorBoardWriter:
         self._check_step(at)
         summary = summarize_sweep(sweep)
         summary.MergeFrom(summarize_sweep_record(sweep))
-        self._add(self._open(), event_pb2.Event(wall_time=time.time(), step=at, summary=summary))
+        self._add(self._open(), event_pb2.Event(wall_time=time.time(), step=at, summary=summary), True)
         self._last_step = at
 
     def resume(self) -> None:
@@ -124,6 +138,8 @@ class TensorBoardWriter:
         file, self._file = self._file, None
         if file is not None and file.can_continue():
             file.close()
+            if isinstance(file, LocalEventFile):
+                self._closed_files.add(file.closed)
         elif file is not None:
             file.abandon()
 
@@ -139,17 +155,30 @@ class TensorBoardWriter:
             return self._file
         self.close()
         self._file = open_event_file(self.logdir)
-        self._described = None
+        self._in_file = _InFile()
         return self._file
 
-    def _add(self, file: EventFile, event: event_pb2.Event) -> None:
+    def _newly_charted(self, report: Report) -> tuple[str, ...]:
+        """The tensors of the next layout of the charts; none where the one in the file still does."""
+        self._names |= dict.fromkeys(report.tensors)
+        measured = (name for name, tensor in report.tensors.items() if tensor.measured_at == report.step)
+        self._measured |= dict.fromkeys(measured)
+        charted = self._in_file.charted
+        is_whole = len(self._measured) == len(self._names) > len(charted)
+        # A layout is long: with one at each tensor that is measured first, they would be most of the file.
+        return tuple(self._measured) if is_whole or len(self._measured) > CHART_GROWTH * len(charted) else ()
+
+    def _add(self, file: EventFile, event: event_pb2.Event, is_change: bool) -> None:
         try:
-            file.add(event)
+            file.add(event, is_change)
         except BaseException:
             # No reader sees anything after an incomplete event, so this file must not be continued.
             self._file = None
             file.discard_incomplete()
             raise
+        if isinstance(file, LocalEventFile) and file.size >= self._closed_files.max_file_bytes:
+            self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        # The files stay with the original, as those of a parent do: a copy thins only its own.
+        return {**self.__dict__, "_file": None, "_closed_files": ClosedFiles(self._closed_files.max_bytes)}

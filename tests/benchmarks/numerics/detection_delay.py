@@ -32,8 +32,8 @@ from benchmarks.support.parallel import in_parallel
 from benchmarks.support.tables import Row, table
 from gradguard import GradGuard
 from gradguard.demo.genome import batches, read_genome
+from gradguard.report import HistoryRow
 from gradguard.testing import LSTM, Batch, random_batch
-from gradguard.training.callback import HistoryRow
 
 USUAL_TIME = "about 2 to 3 h"
 

@@ -56,7 +56,9 @@ def write(folder: Path, tensors: int, checks: int) -> None:
     names = [f"layer{number // 2}/{'Wb'[number % 2]}" for number in range(tensors)]
     right = [report(names, seed, "") for seed in range(DISTINCT)]
     wrong = [report(names, seed, names[-1]) for seed in range(DISTINCT)]
-    kinds = [[(summarize(one), History().record(one)) for one in several] for several in (right, wrong)]
+    kinds = [
+        [(summarize(one, described=set()), History().record(one)) for one in several] for several in (right, wrong)
+    ]
     start = {name: [(0, "ok")] for name in names}
     changes = (start, {**start, names[-1]: [(0, "ok"), (checks // 2, "scale")]})
     file = LocalEventFile(folder)
