@@ -19,6 +19,29 @@ def is_visible(error: float, thresholds: Thresholds) -> bool:
     return error <= ERRORS_PER_DISCREPANCY * thresholds.discrepancy
 
 
+def sentences(cause_key: str, visible: float) -> tuple[str, str]:
+    """The explanation and the cause of a tensor of which only a screen tells something.
+
+    Args:
+        cause_key: `UNSEEN`, `UNSCREENED`, or "" where the screen found it right.
+        visible: The smallest relative error that the screen would have shown.
+    """
+    if cause_key == UNSCREENED:
+        return (
+            "not looked at yet: groups of tensors take turns in a large model, and no step suited its group so far",
+            "the next checks go on with it",
+        )
+    if cause_key != UNSEEN:
+        return f"the whole model was screened: a scale error above {visible:.1g} of this gradient would show", ""
+    shown = (
+        f"but only a scale error above {visible:.1g} would show"
+        if math.isfinite(visible)
+        else "and the gradient of this tensor is too small to show"
+    )
+    cause = "its gradient is small beside those of the other tensors; its own numbers are measured in its turn"
+    return f"the whole model was screened without an alarm, {shown}", cause
+
+
 def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thresholds: Thresholds) -> TensorReport:
     """The report of a tensor that a screen covered without an alarm, and of which nothing else was ever measured.
 
@@ -29,17 +52,9 @@ def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thres
         step: The training step.
         thresholds: What counts as agreement.
     """
-    if is_visible(visible, thresholds):
-        says = f"the whole model was screened: a scale error above {visible:.1g} of this gradient would show"
-        report = unmeasured_tensor(name, shape, Verdict.ok, says, "", deep=False)
-    else:
-        says = (
-            f"the whole model was screened without an alarm, but only a scale error above {visible:.1g} would show"
-            if math.isfinite(visible)
-            else "the whole model was screened without an alarm, and the gradient of this tensor is too small to show"
-        )
-        cause = "its gradient is small beside those of the other tensors; its own numbers are measured in its turn"
-        report = unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=UNSEEN, deep=False)
+    verdict, key = (Verdict.ok, "") if is_visible(visible, thresholds) else (Verdict.inconclusive, UNSEEN)
+    says, cause = sentences(key, visible)
+    report = unmeasured_tensor(name, shape, verdict, says, cause, cause_key=key, deep=False)
     return dataclasses.replace(report, discrepancy=math.nan, floor=math.inf, smallest_visible=visible, screened_at=step)
 
 
@@ -59,8 +74,7 @@ def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> Tens
 
 def unscreened(name: str, shape: tuple[int, ...]) -> TensorReport:
     """The report of a tensor that no screen covered yet."""
-    says = "not looked at yet: groups of tensors take turns in a large model, and no step suited its group so far"
-    cause = "the next checks go on with it"
+    says, cause = sentences(UNSCREENED, math.inf)
     return unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=UNSCREENED, deep=False)
 
 

@@ -96,8 +96,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The reports in a file that `JSONLWriter` wrote, oldest first, each as `Report.to_dict` gave it.
 
     What a tensor's own measurement says comes from the line of the check that made it; where there is no such line, it
-    is None or empty, and so is the explanation of a right tensor. The numbers of screens have 6 digits. An incomplete
-    last line is skipped: the process died, or is writing.
+    is None or empty. The numbers of screens have 6 digits. An incomplete last line is skipped: the process died, or is
+    writing.
 
     Raises:
         ValueError: Another line is not the JSON of a report; the message says which.

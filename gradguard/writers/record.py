@@ -10,11 +10,13 @@ the summary of a run is exact however few checks TensorBoard keeps.
 
 import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gradguard.report import Report, TensorReport, finite_or_none, to_plain
+from gradguard.report import Report, TensorReport, Verdict, finite_or_none, to_plain
+from gradguard.screening.reports import UNSCREENED, UNSEEN, sentences
 
 PLUGIN = "gradguard"
 """The name of the plugin and of its data in TensorBoard."""
@@ -41,6 +43,7 @@ _ZLIB_START = b"x"
 
 _NUMBERS_OF_SCREEN = ("ratio", "ratio_error", "ratio_drift", "evidence", "smallest_visible")
 _DATES = ("measured_at", "screened_at")
+_SAID_BY_NUMBERS = (UNSEEN, UNSCREENED)  # causes whose sentences a reader makes of the numbers
 _TEXTS = ("explanation", "cause", "cause_key", "faulty_block", "factors")
 
 Record: TypeAlias = dict[str, Any]
@@ -100,8 +103,10 @@ def _anew(tensor: TensorReport, step: int) -> Record:
     anew = {"verdict": str(tensor.verdict), **numbers, **dates}
     if tensor.measured_at is None:
         anew["shape"] = list(tensor.shape)
+    if tensor.cause_key in _SAID_BY_NUMBERS:
+        anew["cause_key"] = tensor.cause_key
     # A right tensor is described by its numbers, a wrong one by its own measurement until it is looked at again.
-    if tensor.verdict.is_bug is not False and tensor.has_verdict_of(step):
+    elif tensor.verdict.is_bug is not False and tensor.has_verdict_of(step):
         anew |= {key: to_plain(getattr(tensor, key), finite_or_none) for key in _TEXTS}
     return anew
 
@@ -130,11 +135,25 @@ class Completion:
         return record | {"tensors": whole}
 
     def _whole(self, name: str, tensor: object) -> object:
-        before = self._measured.get(name)
-        if before is None or not isinstance(tensor, Mapping):
+        if not isinstance(tensor, Mapping) or "sampled" in tensor:
             return tensor
-        is_of_before = tensor.get("measured_at") == before["measured_at"] and "sampled" not in tensor
-        return {**before, **tensor} if is_of_before else tensor
+        before = self._measured.get(name, {})
+        if tensor.get("measured_at") is None or tensor["measured_at"] != before.get("measured_at"):
+            before = {}
+        if before and "cause_key" not in tensor:
+            return {**before, **tensor}
+        own = {key: value for key, value in before.items() if key not in _TEXTS}
+        return {**own, **_sentences(tensor), **tensor}
+
+
+def _sentences(tensor: Mapping[str, Any]) -> Record:
+    """The sentences that a record leaves out, of a tensor of which only a screen tells something."""
+    key, visible = tensor.get("cause_key", ""), tensor.get("smallest_visible")
+    is_right = key == "" and tensor.get("verdict") == Verdict.ok and isinstance(visible, float)
+    if "explanation" in tensor or not (is_right or key in _SAID_BY_NUMBERS):
+        return {}
+    explanation, cause = sentences(key, visible if isinstance(visible, float) else math.inf)
+    return {"explanation": explanation, "cause": cause}
 
 
 def packed(record: Mapping[str, Any]) -> bytes:

@@ -1,12 +1,17 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from reports import MakeReport, MakeTensor
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard import Report, Verdict, sweep
 from gradguard.runs.logs import read_logs
 from gradguard.writers import JSONLWriter, TensorBoardWriter
+from gradguard.writers.record import CHECK_TAG
+from gradguard.writers.tensorboard.event_file import LocalEventFile
 
 
 def write_events(folder: Path, *reports: Report) -> Path:
@@ -49,6 +54,28 @@ def test_both_kinds_of_logs_tell_the_same(tmp_path: Path, make_report: MakeRepor
     for ours, theirs in zip(events.checks, lines.checks, strict=True):
         for name in ("W", "V"):
             assert ours["tensors"][name] == theirs["tensors"][name] | {"worst": ours["tensors"][name]["worst"]}
+
+
+def test_logs_of_versions_that_wrote_whole_reports_are_read(
+    tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """Lines and uncompressed records with all numbers of every tensor, also where a later version continues them."""
+    late = make_tensor("V", measured_at=0, screened_at=10, discrepancy=0.25)
+    reports = [make_report(0), make_report(10, make_tensor("W"), late)]
+    path = tmp_path / "lines" / "log.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(f"{json.dumps(report.to_dict())}\n" for report in reports))
+    file = LocalEventFile(tmp_path / "events")
+    for report in reports:
+        content = make_tensor_proto(json.dumps(report.to_dict()).encode())
+        summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=CHECK_TAG, tensor=content)])
+        file.add(event_pb2.Event(step=report.step, summary=summary))
+    file.close()
+    write_lines(path, make_report(20))
+    events, lines = read_logs(str(tmp_path))
+    assert [check["step"] for check in lines.checks] == [0, 10, 20]
+    assert events.checks == lines.checks[:2]
+    assert [check["tensors"]["V"]["discrepancy"] for check in lines.checks] == [2.8e-5, 0.25, 2.8e-5]
 
 
 def test_the_fuller_log_of_a_run_is_read(tmp_path: Path, make_report: MakeReport) -> None:

@@ -42,6 +42,7 @@ OPTIONS: list[Any] = [
         ["'w'", "(2,)", "strides (0,)"],
     ),
     ({"thresholds": 0.1}, TypeError, ["thresholds", "float", "Thresholds"]),
+    ({"max_log_megabytes": 0}, ValueError, ["max_log_megabytes", "0", "math.inf"]),
     ({"writers": [None]}, TypeError, ["writers", "NoneType", "write"]),
     ({"writers": Failing()}, TypeError, ["writers", "Failing"]),
 ]

@@ -1,15 +1,18 @@
 """Who is told, and where it is written."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import lstm_training
+import numpy as np
 import pytest
 from failing_writer import Failing
 from lstm_training import TIMESTEPS, WATCHED, StopError, Training, averaged, guard_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gradguard import Alert, GradientError, JSONLWriter
+from gradguard import Alert, GradGuard, GradientError, JSONLWriter, Report
 from gradguard.cli import main
 from gradguard.writers import read_jsonl
 
@@ -118,3 +121,45 @@ def test_what_a_check_did_not_measure_is_not_written_as_of_that_check(tmp_path: 
         assert (f"at step {tensor.measured_at}" in row) == (tensor.measured_at != reports[-1].step)
     assert rows[-1] == f"3 of 3 tensors screened, {reports[-1].measured} measured"
     assert main(["report", str(tmp_path)]) == 0
+
+
+class Hours(dict[str, Any]):
+    """Parameters whose processes share a clock that only this test moves."""
+
+    is_first = True
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(params)
+        self.now = 0.0
+
+    @property
+    def ranks(self) -> "Hours":
+        """The processes: one, which is this object."""
+        return self
+
+    def clock(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def checking(self, step: int) -> AbstractContextManager[None]:  # noqa: ARG002 - of the protocol
+        """Nothing to agree about."""
+        return nullcontext()
+
+    def write(self, report: Report) -> None:  # noqa: ARG002 - of the protocol
+        """A record that takes as long as a slow network disk may."""
+        self.now += 100
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def test_the_time_that_writing_takes_counts_as_overhead() -> None:
+    """Checks that take no time and records that take 100 seconds: at one per cent, one in 10,000 seconds."""
+    params = Hours(w=np.array([0.3, 0.7]))
+    guard = GradGuard(params, lambda: np.sin(params["w"]).sum(), every_n_steps=1, writers=[params])
+    for step in range(40):
+        guard.after_backward(step, {"w": np.cos(params["w"])})
+        params.now += 1000
+    first, *later = [row.step for row in guard.history]
+    assert first == 0
+    assert 1 < len(later) <= 0.01 * params.now / 100 + 1
