@@ -1,7 +1,7 @@
 """The files of writers: their folders, and which of their records are dropped where they grow too large."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MAX_MEGABYTES = 100.0
@@ -30,19 +30,26 @@ def chosen(records: Sequence[Written], max_bytes: float) -> list[bool]:
     If the changes alone do not fit, they are thinned too.
     """
     if sum(record.size for record in records if record.is_change) > max_bytes:
-        return _evenly([Written(record.step, record.size, False) for record in records], max_bytes)
-    return _evenly(records, max_bytes)
+        records = [replace(record, is_change=False) for record in records]
+    keep = _evenly(records, max_bytes)
+    if _kept_size(records, keep) > max_bytes:  # a training that was set back again and again
+        keep = _evenly([replace(record, step=place) for place, record in enumerate(records)], max_bytes)
+    return keep
 
 
 def _evenly(records: Sequence[Written], max_bytes: float) -> list[bool]:
+    """All changes, and others so many steps apart that all fit, if there is such a distance."""
+    steps = [record.step for record in records]
     gap = 1
     while True:
         keep = _at_least_apart(records, gap)
-        size = sum(record.size for record, is_kept in zip(records, keep, strict=True) if is_kept)
-        span = max(record.step for record in records) - min(record.step for record in records) if records else 0
-        if size <= max_bytes or gap > span:
+        if _kept_size(records, keep) <= max_bytes or gap > max(steps) - min(steps):
             return keep
         gap *= 2
+
+
+def _kept_size(records: Sequence[Written], keep: Sequence[bool]) -> int:
+    return sum(record.size for record, is_kept in zip(records, keep, strict=True) if is_kept)
 
 
 def _at_least_apart(records: Sequence[Written], gap: int) -> list[bool]:

@@ -22,7 +22,7 @@ from gradguard.writers.record import Completion, looked_at_anew
 LINE_START = b'{"step": '
 """The start of every line; no other file is taken for a log of gradguard."""
 ROOM = 0.75  # of the bound that a file takes after a thinning
-_HEAD = re.compile(rb'\{"step": (-?\d+), ("is_change": true)?')
+_HEAD = re.compile(rb'\{"step": (-?\d{1,18}), ("is_change": true)?')
 
 
 class JSONLWriter:

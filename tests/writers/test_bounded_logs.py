@@ -192,6 +192,12 @@ def test_changes_are_dropped_last() -> None:
     assert 10 * sum(chosen([Written(step, 10, True) for step in range(100)], 300)) <= 300
 
 
+def test_a_training_that_is_set_back_again_and_again_is_bounded_too() -> None:
+    """Each time it begins at the same step, so that no distance of steps makes the records few enough."""
+    written = [Written(step, 10, False) for _ in range(100) for step in range(2)]
+    assert 0 < 10 * sum(chosen(written, 300)) <= 300
+
+
 @pytest.mark.parametrize("megabytes", [0, -1, float("nan"), "100", True, None])
 def test_a_bound_that_is_none_is_refused(tmp_path: Path, megabytes: object) -> None:
     """The message names the option."""
