@@ -11,6 +11,7 @@ from gradguard.checks.model import ModelCheck, NotSameLossError, check_model
 from gradguard.diagnosis import History, revise_across_tensors, summary, worst_verdict
 from gradguard.differences import RoundedValue
 from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss
+from gradguard.intended import expected_sentence, how_to_declare, require_expected, undeclared_entries
 from gradguard.loss import Loss, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
 from gradguard.perturbation import Rollback, Snapshot, combined_snapshot
@@ -32,6 +33,7 @@ class CheckOptions:
     entries: int | str | None = None
     seed: int = 0
     value: object = None
+    expected: Mapping[str, str] | None = None
 
 
 def check(
@@ -46,6 +48,7 @@ def check(
     precision: str = "auto",
     snapshot: Snapshot | Iterable[Snapshot] | None = None,
     entries: int | str | None = None,
+    expected: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Report:
     """Check the gradients of a loss once; no training loop is needed.
@@ -69,6 +72,9 @@ def check(
             that restores it; or several of these.
         entries: How many entries of each tensor to measure, or "all". By default 12 of a wrong tensor and 8 of any
             other; no further one is begun once that has taken two seconds and as many evaluations as the rest.
+        expected: The tensors whose gradient differs on purpose, each with the reason, such as
+            `{"Wh": "truncated BPTT"}`; a block as in "Wh:forget" and patterns such as "encoder.*" are allowed too.
+            They are measured, and where they differ the verdict is `expected`, which is no bug.
         seed: Seed of the random directions and entries.
 
     Returns:
@@ -78,7 +84,7 @@ def check(
         TypeError: Something is of a kind that cannot be checked; the message names it.
         ValueError: Names, shapes, sizes or an option's value do not fit; the message says what was expected.
     """
-    options = CheckOptions(constants, blocks, reduction, precision, snapshot, entries, seed, value)
+    options = CheckOptions(constants, blocks, reduction, precision, snapshot, entries, seed, value, expected)
     return checked(params, grads, loss, options)
 
 
@@ -100,15 +106,27 @@ def checked(
     gradients = read_gradients(grads, arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     masks, known = block_masks(options.blocks, shapes), require_constants(options.constants)
+    declared = require_expected(options.expected, shapes, masks)
     entries = require_entries(options.entries)
     value = None if options.value is None else RoundedValue.of(options.value)
     state = Rollback(gradients, combined_snapshot(options.snapshot))
 
     def measure() -> tuple[MeasurementContext, ModelCheck]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)
-        target = CheckTarget(params, arrays, loss, reduction, state, rules=rules, value=value, on_evaluations=bar.add)
+        target = CheckTarget(
+            params,
+            arrays,
+            loss,
+            reduction,
+            state,
+            rules=rules,
+            value=value,
+            on_evaluations=bar.add,
+            inside=undeclared_entries(declared, masks),
+        )
         histories = dict.fromkeys(arrays, History(known, shapes=shapes))
-        plan = CheckPlan(Effort(entries=ENTRIES if entries is None else entries), masks, histories, Thresholds())
+        effort = Effort(entries=ENTRIES if entries is None else entries)
+        plan = CheckPlan(effort, masks, histories, Thresholds(), declared=declared)
         deadline = Deadline(time.perf_counter, started)
         for_charts = None if entries is not None else CHART_SECONDS
         context = target.context(precision)
@@ -140,7 +158,14 @@ def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], 
         precision=context.objective.space.precision,
         evaluations=context.objective.evaluations,
         seconds=seconds,
-        explanation=summary(tensors, step),
+        explanation=_explanation(tensors, step),
         loss=context.loss,
         screened=sum(tensor.screened_at == step for tensor in tensors.values()),
     )
+
+
+def _explanation(tensors: Mapping[str, TensorReport], step: int) -> str:
+    """The summary, with what is declared to differ, and how to declare what could be meant."""
+    hint = how_to_declare(tensors.values())
+    hint = f"{hint[0].upper()}{hint[1:]}." if hint else ""
+    return " ".join(filter(None, [summary(tensors, step), expected_sentence(tensors), hint]))

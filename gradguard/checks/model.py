@@ -25,6 +25,7 @@ from gradguard.examination import (
     repeats_needed,
     unmeasurable,
 )
+from gradguard.intended import not_measured
 from gradguard.measurement import MeasurementContext, TensorMeasurement
 from gradguard.perturbation import groups_to_move
 from gradguard.references import References
@@ -99,13 +100,16 @@ def check_model(
         return ModelCheck(nondeterministic(context, names))
     if context.near is None or not left:
         return found
+    declared = [name for name in left if name in plan.declared]
+    left = {name: array for name, array in left.items() if name not in plan.declared}
     found.screens = [Screen.of(context, group, context.near) for group in groups_to_move(left)]
     results = [screen.probe_all(context, rng) for screen in found.screens]
-    if all(result.loss_unchanged for result in results):
+    if results and all(result.loss_unchanged for result in results):
         return ModelCheck(found.reports | independent(context, list(left)) | detached(context, list(left)))
     following = deadline.restarted()
     for screen, result in zip(found.screens, results, strict=True):
         _follow(context, found, screen, result, plan, rng, following)
+    explain_declared(context, found, declared, plan, rng, following)
     if not any(report.verdict is Verdict.nondeterministic for report in found.reports.values()):
         _measure_charts(context, found, plan, rng, deadline, chart_seconds)
     in_doubt = [report for report in found.reports.values() if report.verdict is Verdict.nondeterministic]
@@ -193,6 +197,27 @@ def explain(
     found.reports |= {name: suspected(name, shapes[name], group) for group in left for name in group}
     found.located += located.wrong
     found.left += tuple(left)
+
+
+def explain_declared(
+    context: MeasurementContext,
+    found: ModelCheck,
+    names: Sequence[str],
+    plan: CheckPlan,
+    rng: np.random.Generator,
+    deadline: Deadline,
+) -> None:
+    """Examine tensors that are declared to differ: no screen covers them, since it would alarm at every check.
+
+    Raises:
+        NotSameLossError: As in `explain`.
+    """
+    located, left = found.located, found.left
+    explain(context, found, Located(tuple(names), {}, ()), plan, rng, deadline)
+    found.located, found.left = located, left
+    for name in names:
+        if name not in found.explained:
+            found.reports[name] = not_measured(name, context.arrays[name].shape, plan.declared[name])
 
 
 def _measure_charts(

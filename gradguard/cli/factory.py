@@ -22,7 +22,7 @@ from gradguard.cli.output import Failure
 Result = TypeVar("Result")
 
 REQUIRED = ("params", "grads", "loss")
-OPTIONAL = ("constants", "blocks", "snapshot", "reduction", "value")
+OPTIONAL = ("constants", "blocks", "snapshot", "reduction", "value", "expected")
 EXPECTED = f"({', '.join(REQUIRED)}), or a mapping with these keys and perhaps {', '.join(OPTIONAL)}"
 LIBRARY_FOLDERS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gradguard, np, importlib))
 MAX_NAMES_IN_MESSAGE = 10  # a longer list hides the sentence before it
@@ -40,6 +40,7 @@ class Case:
     snapshot: Any = None
     reduction: str | None = None
     value: Any = None
+    expected: Mapping[str, str] | None = None
 
 
 @contextlib.contextmanager

@@ -55,13 +55,15 @@ def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str
     if model.unclear:
         reasons = "; ".join(f"{_names(alike)}: {alike[0].explanation}" for alike in _alike(model.unclear))
         return f"This check cannot tell: {reasons}."
+    if not model.right and tensors:
+        return "No bug."
+    other = "" if len(model.right) == len(tensors) else "other "
     of_now = [tensor for tensor in model.right if tensor.measured_at == step and not math.isnan(tensor.discrepancy)]
     furthest = max(of_now, key=lambda tensor: tensor.discrepancy, default=None)
     if furthest is None or furthest.discrepancy == 0:
-        return "No bug: the gradients agree with the differences of the loss."
-    return (
-        f"No bug: float precision explains every difference (the largest, on {furthest.name}: {furthest.explanation})."
-    )
+        return f"No bug: the {other}gradients agree with the differences of the loss."
+    largest = f"the largest, on {furthest.name}: {furthest.explanation}"
+    return f"No bug: float precision explains every {other}difference ({largest})."
 
 
 def _findings(wrong: Sequence[TensorReport]) -> list[str]:

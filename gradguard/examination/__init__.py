@@ -2,7 +2,7 @@
 
 from gradguard.examination.effort import ENTRIES, EXPLAIN, EXPLAIN_DRIFT, Deadline, Effort
 from gradguard.examination.examine import KnownSteps
-from gradguard.examination.own_numbers import probe_tensor
+from gradguard.examination.own_numbers import probe_tensor, ratio_along_gradient
 from gradguard.examination.preflight import (
     REPEATS_BEFORE,
     detached,
@@ -33,6 +33,7 @@ __all__ = [
     "nondeterministic",
     "other_loss",
     "probe_tensor",
+    "ratio_along_gradient",
     "repeats_needed",
     "unmeasurable",
 ]

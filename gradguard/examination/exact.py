@@ -93,7 +93,7 @@ class _Examination:
     def _evidence(self, tensor: TensorUnderTest) -> Evidence | None:
         """The evidence on one tensor; None where the derivative is not proven for it."""
         context, gradient, name = self.context, tensor.gradient, tensor.name
-        along: list[Probe] = [directions.aligned(gradient, self.rng), directions.gaussian(gradient, self.rng)]
+        along: list[Probe] = [tensor.aligned(self.rng), tensor.gaussian(self.rng)]
         slopes = self.reference.along(tensor, along)
         points = tensor.measure(along, np.full(len(along), PROOF_STEP * tensor.typical))
         if context.near is None or not is_proven(points, slopes.n, context.near.sigma):

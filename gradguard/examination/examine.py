@@ -91,8 +91,8 @@ def _plans(
     gradient = tensor.gradient
     drawn = directions.stratified_entries(gradient, effort.entries, rng)
     entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
-    through = [directions.aligned(gradient, rng) for _ in range(effort.aligned)]
-    through += [directions.gaussian(gradient, rng) for _ in range(effort.gaussian)]
+    through = [tensor.aligned(rng) for _ in range(effort.aligned)]
+    through += [tensor.gaussian(rng) for _ in range(effort.gaussian)]
     entry_steps, pilots_of_entries = _started(tensor.steps_of_entries, known.entries, tensor.typical, effort)
     steps, pilots = _started(tensor.steps_of_directions, known.directions, tensor.extent, effort)
     return (

@@ -10,7 +10,7 @@ from gradguard.examination.tensor_state import TensorState
 from gradguard.measurement import TensorUnderTest
 from gradguard.perturbation import EntryProbe, Probe, directions
 from gradguard.screening import FAR_TOO_LONG_Z3, STRAYS, Stream
-from gradguard.statistics import DerivativePairs
+from gradguard.statistics import DerivativePairs, Detector
 
 GAUSSIAN_EVERY = 4  # checks of a tensor, of which one has a Gaussian direction: it sees a missing gradient
 
@@ -79,6 +79,25 @@ def probe_tensor(
         rules=tensor.context.rules,
     )
     return evidence, float(np.abs(pairs.z).max(initial=0.0))
+
+
+def ratio_along_gradient(tensor: TensorUnderTest, state: TensorState, rng: np.random.Generator) -> tuple[float, float]:
+    """N / g along the gradient of a tensor that is known to differ, by one probe.
+
+    Args:
+        tensor: The tensor.
+        state: The state of its probes; updated, without evidence.
+        rng: Draws the probe.
+
+    Returns:
+        The ratio and its standard error; nan and inf where the step does not suit the loss, or g is zero.
+    """
+    probe = _RoutineProbe(state.aligned, tensor.aligned(rng), state.amplification * tensor.own_rounding_of_direction)
+    pairs = _measured(tensor, probe, state.noise.floor_at(tensor.context.objective, tensor.context.centre))
+    state.aligned.detector = Detector()
+    if not (pairs.size and pairs.g.any()):
+        return math.nan, math.inf
+    return float(pairs.n[0] / pairs.g[0]), float(pairs.deviation[0] / abs(pairs.g[0]))
 
 
 def _planned(

@@ -1,16 +1,17 @@
 """The examination of some tensors, from measurements to their reports: preflight, measure, diagnose."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gradguard.arrays import Masks
-from gradguard.diagnosis import History, diagnose_tensor
+from gradguard.diagnosis import History
 from gradguard.examination.effort import Deadline, Effort
 from gradguard.examination.exact import exact_evidence
 from gradguard.examination.examine import KnownSteps, all_evidence, examine
 from gradguard.examination.preflight import nondeterministic, unmeasurable
+from gradguard.intended import Declared, diagnose_declared
 from gradguard.measurement import MeasurementContext, TensorMeasurement
 from gradguard.references import References
 from gradguard.report import TensorReport, Thresholds
@@ -28,6 +29,7 @@ class CheckPlan:
         histories: Earlier ratios, by tensor.
         thresholds: What counts as agreement.
         step: The training step.
+        declared: What the user declared to differ, by tensor.
     """
 
     effort: Effort
@@ -35,6 +37,7 @@ class CheckPlan:
     histories: Mapping[str, History]
     thresholds: Thresholds
     step: int = 0
+    declared: Mapping[str, Declared] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def check_tensors(
         return reports | nondeterministic(context, names), {}
     evidence |= all_evidence(measured, plan.masks)
     for name, found in evidence.items():
-        report = diagnose_tensor(found, plan.histories[name], plan.thresholds)
+        report = diagnose_declared(found, plan.histories[name], plan.thresholds, plan.declared.get(name))
         reports[name] = replace(report, measured_at=plan.step)
     return {name: reports[name] for name in names if name in reports}, measured
 

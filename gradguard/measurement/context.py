@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.arrays import Array, Float64, reductions, unit_roundoff
 from gradguard.diagnosis import Method
@@ -107,6 +108,7 @@ class MeasurementContext:
         most_repeats: How often a difference may be repeated to show that there is no kink: fewer where time is short.
         rules: The rules of the measurement.
         training_loss: The loss that the training computed, if this is another one; otherwise None.
+        inside: For some tensors, a mask over the entries that directions move; the others are measured singly only.
     """
 
     objective: Objective
@@ -123,6 +125,7 @@ class MeasurementContext:
     most_repeats: int = MOST_REPEATS
     rules: Rules = DEFAULT_RULES
     training_loss: float | None = None
+    inside: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:

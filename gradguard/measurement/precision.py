@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.arrays import Array, Float64, unit_roundoff
 from gradguard.differences import Noise, RoundedValue, estimate_noise
@@ -67,6 +68,7 @@ class CheckTarget:
         on_evaluations: Called with the number of points of each call of the loss.
         rules: The rules of the measurement.
         value: The loss that the training computed; None if it is not known.
+        inside: As in `MeasurementContext`.
     """
 
     params: Mapping[str, object]
@@ -78,6 +80,7 @@ class CheckTarget:
     on_evaluations: Callable[[int], object] = int
     rules: Rules = DEFAULT_RULES
     value: RoundedValue | None = None
+    inside: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def context(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> MeasurementContext:
         """The context in the precision asked for; with "auto", float64 where it is proven, else native.
@@ -166,6 +169,7 @@ class CheckTarget:
             reverse_pass=None if derivative is None else self._reverse_pass,
             native=None if proven.precision == "native" else self._objective(self._native()),
             rules=self.rules,
+            inside=self.inside,
         )
 
     def _near(self, objective: Objective, centre: Float64, pairs: int) -> Noise | None:

@@ -10,7 +10,7 @@ from gradguard.arrays import Array, Float64
 from gradguard.differences import FourPoint, Steps, measuring
 from gradguard.loss import Search, run_search
 from gradguard.measurement.context import FLOAT32_UNIT, MeasurementContext, Size
-from gradguard.perturbation import Probe
+from gradguard.perturbation import Direction, Probe, directions
 
 FIRST_STEP = {"native": 1e-3, "float64": 1e-4}  # in typical sizes; the best step ran from 3e-4 to 0.3 in float32
 SHORTEST_STEP = 64  # in spacings of the largest entry: a shorter step is rounded by more than 1 % of itself
@@ -80,6 +80,18 @@ class TensorUnderTest:
     def uncancelled(self) -> float:
         """The derivative of an entry if nothing cancelled on the way from the loss to it."""
         return self.context.sensitivity / (self.size.typical or 1.0)
+
+    def aligned(self, rng: np.random.Generator) -> Direction:
+        """A direction along the gradient, as far as directions through this tensor go."""
+        return self._confined(directions.aligned(self.gradient, rng), rng)
+
+    def gaussian(self, rng: np.random.Generator) -> Direction:
+        """A direction along a Gaussian vector, as far as directions through this tensor go."""
+        return self._confined(directions.gaussian(self.gradient, rng), rng)
+
+    def _confined(self, direction: Direction, rng: np.random.Generator) -> Direction:
+        inside = self.context.inside.get(self.name)
+        return direction if inside is None else directions.confined(direction, inside, rng)
 
     def measure(self, probes: Sequence[Probe], steps: Float64) -> FourPoint:
         """Four-point differences along K probes, at one step each, shape (K,)."""

@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradguard.arrays import Array, normal_unit_vector, random, reductions, stratified_positions, weighted_unit_vector
+from gradguard.arrays import (
+    Array,
+    norm_of_finite,
+    normal_unit_vector,
+    random,
+    reductions,
+    stratified_positions,
+    weighted_unit_vector,
+)
 from gradguard.perturbation.protocols import PerturbedTensor
 
 MAX_KEPT_DIRECTION = 2**15  # entries of a direction, up to which it is kept; a larger one is drawn again when needed
@@ -105,6 +114,24 @@ def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
     """A direction along a Gaussian vector: it shows entries that the gradient misses."""
     seed = int(rng.integers(2**63))
     return Direction(lambda: normal_unit_vector(gradient, np.random.default_rng(seed)))
+
+
+def confined(direction: Direction, inside: NDArray[np.bool_], rng: np.random.Generator) -> Direction:
+    """A direction without its entries outside a mask, scaled to length 1 again; a Gaussian one where none is left."""
+    seed = int(rng.integers(2**63))
+
+    def draw() -> Array:
+        vector = direction.draw()
+        vector[~inside] = 0
+        length = norm_of_finite(vector)
+        if not length > 0:
+            vector = normal_unit_vector(vector, np.random.default_rng(seed))
+            vector[~inside] = 0
+            length = norm_of_finite(vector)
+        vector /= length
+        return vector
+
+    return Direction(draw)
 
 
 def stratified_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:

@@ -48,6 +48,7 @@ class TensorReport:
             the cause is the same, however it is worded; empty when nothing is wrong.
         measured_at: The step at which its own entries and directions were measured; None if they never were.
         screened_at: The last step at which a screen of the model covered it without an alarm; None if none did.
+        expected: The reason for which the user declared that its gradient differs; "" where nothing is declared.
         factors: The numbers with a name from the user that the ratio is: labels of constants, of their products and
             quotients, and of lengths of other tensors; several when several fit.
         explanation: The verdict in a sentence, with the numbers.
@@ -114,6 +115,7 @@ class TensorReport:
     factors: tuple[str, ...] = ()
     measured_at: int | None = None
     screened_at: int | None = None
+    expected: str = ""
 
     def looked_at(self, step: int) -> bool:
         """Whether a screen covered it, or its own numbers were measured, at this step."""
@@ -218,7 +220,7 @@ def _dated(step: int, tensor: TensorReport) -> str:
     """What is said of a tensor at a step, with the dates of what is older."""
     if tensor.measured_at == step or (tensor.measured_at is None and tensor.has_verdict_of(step)):
         return tensor.explanation
-    if tensor.verdict.is_bug is False:
+    if tensor.verdict.agrees:
         return "; ".join(filter(None, [_screen(step, tensor), _own_numbers(tensor)]))
     dates = [f"screened at step {tensor.screened_at}"] if tensor.screened_at not in (None, step) else []
     dates += [] if tensor.measured_at is None else [f"its own numbers are of step {tensor.measured_at}"]

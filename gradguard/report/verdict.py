@@ -22,18 +22,21 @@ class Verdict(StrEnum):
     Attributes:
         level: How grave it is.
         advice: What to do about it; "" where the likely cause says that.
+        meant: What differs in this way on purpose; "" where nothing usual does.
     """
 
     level: Level
     advice: str
+    meant: str
 
     # Every verdict below names its level; without the default, type checkers refuse the look-up Verdict("scale").
-    def __new__(cls, value: str, level: Level = Level.unclear, advice: str = "") -> Self:
-        """A verdict that equals its name, and carries its level and its advice."""
+    def __new__(cls, value: str, level: Level = Level.unclear, advice: str = "", meant: str = "") -> Self:
+        """A verdict that equals its name, and carries its level, its advice and what may be meant by it."""
         verdict = str.__new__(cls, value)
         verdict._value_ = value
         verdict.level = level
         verdict.advice = advice
+        verdict.meant = meant
         return verdict
 
     ok = "ok", Level.ok
@@ -43,20 +46,38 @@ class Verdict(StrEnum):
         "scale",
         Level.bug,
         "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+        "a gradient scaled by hand",
     )
-    sign = "sign", Level.bug, "look for a minus that was lost, or a residual taken the wrong way round"
-    missing = "missing", Level.bug, "look at where this gradient is written, and whether it is reset afterwards"
-    spurious = "spurious", Level.bug, "look at whether the forward pass uses this tensor at all"
+    sign = (
+        "sign",
+        Level.bug,
+        "look for a minus that was lost, or a residual taken the wrong way round",
+        "gradient reversal",
+    )
+    missing = (
+        "missing",
+        Level.bug,
+        "look at where this gradient is written, and whether it is reset afterwards",
+        "a stop-gradient or detach",
+    )
+    spurious = (
+        "spurious",
+        Level.bug,
+        "look at whether the forward pass uses this tensor at all",
+        "a straight-through estimator",
+    )
     clipped = "clipped", Level.bug
     structure = (
         "structure",
         Level.bug,
         "start at the worst entries, and compare the code there with the chain rule, term by term",
+        "truncated backpropagation through time, something held constant, a straight-through estimator",
     )
     kink = "kink", Level.unclear
     nondeterministic = "nondeterministic", Level.unclear
     nonfinite = "nonfinite", Level.bug, "look for a division, logarithm or overflow in the backward pass"
     other_loss = "other_loss", Level.unclear
+    expected = "expected", Level.explained
 
     @classmethod
     def of(cls, name: str) -> "Verdict | None":
@@ -67,6 +88,11 @@ class Verdict(StrEnum):
     def is_bug(self) -> bool | None:
         """True for a wrong gradient, False for a right one, None where the check cannot tell."""
         return None if self.level is Level.unclear else self.level is Level.bug
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the gradient is that of the loss, as far as precision can tell."""
+        return self in (Verdict.ok, Verdict.float_precision)
 
     @property
     def is_factor(self) -> bool:

@@ -18,6 +18,7 @@ class Coverage:
         suspected: Tensors whose probe alarmed at the last check, which had no time to look at them more closely.
         unseen: Tensors that none of the last checks screened or measured.
         unjudged: Other tensors that none of the last checks found right or wrong.
+        expected: Tensors that differ as the user declared.
     """
 
     last: tuple[int, ...] = ()
@@ -25,6 +26,7 @@ class Coverage:
     suspected: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     unjudged: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -42,12 +44,14 @@ def coverage_of(records: Sequence[Record], wrong: Collection[str]) -> Coverage:
     last = last_steps(records)
     right = last_right(records)
     tensors = records[-1]["tensors"]
-    in_doubt = {name: tensor for name, tensor in tensors.items() if name not in wrong}
+    told = {*wrong, *(name for name, tensor in tensors.items() if is_as_declared(tensor))}
+    in_doubt = {name: tensor for name, tensor in tensors.items() if name not in told}
     suspected = [name for name, tensor in in_doubt.items() if tensor["cause_key"] == SUSPECTED]
     left = [name for name in in_doubt if name not in suspected and right.get(name) not in last]
     unseen = [name for name in left if not _was_seen(name, records, last)]
     unjudged = [name for name in left if name not in unseen]
-    return Coverage(last, tuple(tensors), tuple(suspected), tuple(unseen), tuple(unjudged))
+    expected = [name for name in tensors if name not in wrong and tensors[name]["verdict"] == Verdict.expected]
+    return Coverage(last, tuple(tensors), tuple(suspected), tuple(unseen), tuple(unjudged), tuple(expected))
 
 
 def last_steps(records: Sequence[Record]) -> tuple[int, ...]:
@@ -73,6 +77,12 @@ def looked_at(tensor: Mapping[str, object], step: int) -> bool:
 def has_verdict_of(tensor: Mapping[str, object], step: int) -> bool:
     """Whether the verdict is of this step, as `TensorReport.has_verdict_of` says."""
     return looked_at(tensor, step) or _is_undated(tensor)
+
+
+def is_as_declared(tensor: Mapping[str, object]) -> bool:
+    """Whether a tensor may differ and is no bug: it is looked at in turn only, and nothing is promised of it."""
+    known = Verdict.of(str(tensor["verdict"]))
+    return bool(tensor["expected"]) and known is not None and known.is_bug is False
 
 
 def _is_undated(tensor: Mapping[str, object]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradguard.report import Verdict
-from gradguard.runs.coverage import has_verdict_of, looked_at
+from gradguard.runs.coverage import has_verdict_of, is_as_declared, looked_at
 from gradguard.runs.story import changes_of, is_bug, story_of
 from gradguard.writers.record import Record
 
@@ -42,13 +42,14 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
 
 
 def verdicts() -> dict[str, dict[str, Any]]:
-    """What is drawn of each verdict, by its name: how grave it is, what it is called, whether it is one factor."""
+    """What is drawn of each verdict, by its name: how grave it is, what it is called, and of what kind it is."""
     return {
         str(verdict): {
             "level": verdict.level.name,
             "words": verdict.words,
             "label": verdict.label,
             "is_factor": verdict.is_factor,
+            "agrees": verdict.agrees,
         }
         for verdict in Verdict
     }
@@ -86,8 +87,11 @@ def _series(name: str, records: Sequence[Record]) -> dict[str, list[Any]]:
 def _stale_since(name: str, records: Sequence[Record]) -> int | None:
     """The step of the first check after the last one that looked at a tensor; None if the last check did.
 
-    Of a sample of checks it may be a later one than of all.
+    Of a sample of checks it may be a later one than of all. One that may differ as declared is looked at in turn only.
     """
+    last = records[-1]["tensors"].get(name)
+    if last is not None and is_as_declared(last):
+        return None
     tensors = [(record["tensors"].get(name), record["step"]) for record in records]
     stale = None
     for tensor, step in reversed(tensors):

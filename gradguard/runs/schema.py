@@ -66,7 +66,7 @@ def _tensor(raw: Mapping[str, Any], step: int, details: bool) -> Record:
     interval = [_number(bound) for bound in _list(raw.get("sign_interval"))]
     return {
         **_numbers(raw, _TENSOR_NUMBERS),
-        **_texts(raw, ("cause", "cause_key", "explanation", "faulty_block")),
+        **_texts(raw, ("cause", "cause_key", "explanation", "faulty_block", "expected")),
         "factors": [label for label in _list(raw.get("factors")) if isinstance(label, str)],
         "verdict": _verdict(raw),
         # Versions without dates measured every tensor of a report at its step.

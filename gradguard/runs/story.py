@@ -181,11 +181,16 @@ def _moments_of_tensor(changes: Sequence[Change]) -> list[Change]:
     verdicts, periods = dict(changes), _faulty_periods(changes)
     first = next((step for step, verdict in changes if is_bug(verdict) is False), None)
     was_wrong_before = first in [until for _, until in periods]
-    moments = [] if first is None or was_wrong_before else [(first, "fine")]
+    moments = [] if first is None or was_wrong_before else [(first, _told_of(verdicts[first], "fine"))]
     for since, until in periods:
         moments.append((since, f"BUG: {words(verdicts[since])}"))
-        moments += [] if until is None else [(until, "fine again")]
+        moments += [] if until is None else [(until, _told_of(verdicts[until], "fine again"))]
     return moments
+
+
+def _told_of(verdict: str, fine: str) -> str:
+    """What a tensor is that is no bug: as declared, or fine."""
+    return words(verdict) if verdict == Verdict.expected else fine
 
 
 def _faulty_periods(changes: Sequence[Change]) -> list[tuple[int, int | None]]:
@@ -246,7 +251,12 @@ def _headline(story: Story, coverage: Coverage) -> str:
     if story.state is State.unclear:
         return f"Cannot tell: {'; '.join(story.doubts)}"
     which = counted(len(coverage.tensors), "tensor")
-    return f"No bug in {which}: float precision explains all that {_checks(story)} could measure"
+    if not coverage.expected:
+        return f"No bug in {which}: float precision explains all that {_checks(story)} could measure"
+    differ = f"{listed(coverage.expected)} {'differs' if len(coverage.expected) == 1 else 'differ'} as declared"
+    if len(coverage.expected) == len(coverage.tensors):
+        return f"No bug in {which}: {differ} in {_checks(story)}".removesuffix(",")
+    return f"No bug in {which}: {differ}, and float precision explains all else that {_checks(story)} could measure"
 
 
 def _doubts(coverage: Coverage, changes: Changes) -> Iterator[str]:

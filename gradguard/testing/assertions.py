@@ -21,6 +21,7 @@ def assert_gradients(
     precision: str = "auto",
     snapshot: Snapshot | Iterable[Snapshot] | None = None,
     entries: int | str | None = None,
+    expected: Mapping[str, str] | None = None,
     seed: int = 0,
     allow_inconclusive: bool = False,
 ) -> Report:
@@ -37,6 +38,7 @@ def assert_gradients(
         precision: "native", "float64" or "auto".
         snapshot: Captures state that an evaluation of the loss changes, and returns a function that restores it.
         entries: How many entries of each tensor to measure, or "all"; a few by default.
+        expected: The tensors whose gradient differs on purpose, each with the reason; they pass.
         seed: The seed that draws the probes.
         allow_inconclusive: Whether to pass if the check cannot tell, because the loss is too noisy or has too many
             kinks. The default is to fail, since a test that cannot fail is no test. A nondeterministic loss always
@@ -62,6 +64,7 @@ def assert_gradients(
         precision=precision,
         snapshot=snapshot,
         entries=entries,
+        expected=expected,
         seed=seed,
     )
     failure = _failure(report, allow_inconclusive)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gradguard.diagnosis import SMALL_ERROR
+from gradguard.intended import CHANGED, declaration, how_to_declare
 from gradguard.report import (
     Alert,
     Report,
@@ -92,7 +93,7 @@ class Alerts:
             if tensor.verdict.is_bug is None:  # a check that cannot tell is no recovery
                 return None
             before, _ = self.standing.pop(tensor.name, (logging.NOTSET, ""))
-            if before == logging.NOTSET:
+            if before == logging.NOTSET or tensor.verdict is Verdict.expected:
                 return None
             # Who was told of a bug is told of its end: without a configured logger, only warnings are shown.
             level = min(before, logging.WARNING)
@@ -101,7 +102,8 @@ class Alerts:
             return None
         self.standing[tensor.name] = (level, subject)
         if level == logging.ERROR:
-            return _alert(step, level, tensor, subject, _bug(tensor), tensor.verdict.advice)
+            advice = "; ".join(filter(None, [tensor.verdict.advice, how_to_declare([tensor])]))
+            return _alert(step, level, tensor, subject, _bug(tensor), advice)
         return _alert(step, level, tensor, subject, _warning(tensor, subject))
 
 
@@ -131,8 +133,12 @@ def _of_group(group: Sequence[Alert]) -> str:
     alert = group[0]
     first, *others = _names(group)
     where = listed_briefly([first]) + (f", likewise {listed_briefly(others)}" if others else "")
-    advice = alert.verdict.advice if alert.level >= logging.ERROR else ""
-    return f"{f'step {alert.step} {where}'.rstrip()}: {'; '.join(filter(None, [alert.finding, advice]))}"
+    advice = [alert.verdict.advice, _declaration(alert, _names(group))] if alert.level >= logging.ERROR else []
+    return f"{f'step {alert.step} {where}'.rstrip()}: {'; '.join(filter(None, [alert.finding, *advice]))}"
+
+
+def _declaration(alert: Alert, names: Sequence[str]) -> str:
+    return declaration(names, alert.verdict.meant) if alert.verdict.meant else ""
 
 
 def _names(alerts: Iterable[Alert]) -> list[str]:
@@ -143,6 +149,8 @@ def _level_and_subject(tensor: TensorReport, thresholds: Thresholds) -> tuple[in
     """The level of an alert, NOTSET for none, and what it is about; equal subjects are one alert."""
     if tensor.verdict.is_bug:
         return logging.ERROR, _subject_of_bug(tensor)
+    if tensor.verdict is Verdict.expected:
+        return (logging.WARNING, CHANGED) if tensor.cause_key == CHANGED else (logging.NOTSET, "")
     if tensor.cause_key == SMALL_ERROR:
         return logging.INFO, SMALL_ERROR
     if tensor.cause_key == SUSPECTED:
@@ -186,7 +194,7 @@ def _bug(tensor: TensorReport) -> str:
 
 
 def _warning(tensor: TensorReport, subject: str) -> str:
-    if subject in (tensor.verdict, SUSPECTED, SMALL_ERROR):
+    if subject in (tensor.verdict, SUSPECTED, SMALL_ERROR, CHANGED):
         lead = f"{tensor.verdict}: " if subject == tensor.verdict else ""
         return f"{lead}{tensor.explanation}; {tensor.cause}"
     return (

@@ -12,6 +12,7 @@ from gradguard.arrays import Array, Blocks, block_masks, read_gradients, read_pa
 from gradguard.checks import report_of
 from gradguard.differences import RoundedValue, require_one_number
 from gradguard.examination import Deadline
+from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
@@ -71,6 +72,10 @@ class GradGuard(CloseOnExit):
         max_log_megabytes: The size of these files together. Details of older checks are dropped, changes are kept.
         writers: Further writers of the reports.
         on_alert: "log", "raise" (a confirmed bug raises `GradientError`), or a callable that takes each `Alert`.
+        expected: The tensors whose gradient differs on purpose, each with the reason, such as
+            `{"Wh": "truncated BPTT"}`; a block as in "Wh:forget" and patterns such as "encoder.*" are allowed too.
+            They take turns in being measured. The verdict is `expected`, which is no bug, and there is no alert unless
+            the difference becomes another one than at first.
         seed: Seed of the random directions and entries.
 
     Attributes:
@@ -100,6 +105,7 @@ class GradGuard(CloseOnExit):
         max_log_megabytes: float = MAX_MEGABYTES,
         writers: Iterable[Writer] = (),
         on_alert: str | Callable[[Alert], object] = "log",
+        expected: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         if not isinstance(thresholds, Thresholds):
@@ -114,6 +120,8 @@ class GradGuard(CloseOnExit):
         self._blocks = blocks
         self._shapes = _shapes(arrays)
         self._masks = block_masks(blocks, self._shapes)
+        self._expected = expected
+        self._declared = require_expected(expected, self._shapes, self._masks)
         self._reduction = require_reduction(reduction)
         self._snapshot = combined_snapshot(snapshot)
         self._on_alert = _require_on_alert(on_alert)
@@ -299,8 +307,9 @@ class GradGuard(CloseOnExit):
             self._float64_copies,
             value=computed,
             on_evaluations=bar.add,
+            inside=undeclared_entries(self._declared, self._masks),
         )
-        request = CheckRequest(self._masks, constants, step, Deadline(self._ranks.clock, start))
+        request = CheckRequest(self._masks, constants, step, Deadline(self._ranks.clock, start), self._declared)
         with bar:
             context, alarms = state.run(lambda: self._monitor.measure(target, request))
         state.require_intact()
@@ -315,6 +324,7 @@ class GradGuard(CloseOnExit):
         if shapes == self._shapes:
             return
         self._masks = block_masks(self._blocks, shapes)
+        self._declared = require_expected(self._expected, shapes, self._masks)
         for name in [name for name in self._shapes if shapes.get(name) != self._shapes[name]]:
             self._monitor.memory.forget(name)
         self._shapes = shapes

@@ -10,6 +10,7 @@ import numpy as np
 from gradguard.arrays import Masks
 from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
 from gradguard.diagnosis import History, Observation, diagnose_tensor
+from gradguard.differences import Noise
 from gradguard.examination import (
     EXPLAIN,
     EXPLAIN_DRIFT,
@@ -19,11 +20,13 @@ from gradguard.examination import (
     TensorState,
     nondeterministic,
     probe_tensor,
+    ratio_along_gradient,
     unmeasurable,
 )
+from gradguard.intended import Declared, Difference, is_another_ratio, undeclared_entries, with_change
 from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, ProvenSetup, TensorUnderTest
 from gradguard.perturbation import groups_to_move
-from gradguard.report import TensorReport, Thresholds
+from gradguard.report import TensorReport, Thresholds, Verdict
 from gradguard.screening import (
     SUSPECTED,
     Located,
@@ -65,8 +68,10 @@ class MonitorState:
         baseline: The first confirmed ratio of each tensor.
         ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
         last_fine: The last step at which nothing spoke against each tensor.
+        differences: How each tensor that is declared to differ did so when that was first measured.
         next_tensor: The position of the tensor whose own numbers are next.
         next_screen: The position of the group whose screen is next.
+        next_declared: The position among the tensors declared to differ of the one that is probed next.
     """
 
     proven: ProvenSetup | None = None
@@ -77,12 +82,14 @@ class MonitorState:
     baseline: dict[str, float] = field(default_factory=dict)
     ratios: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
     last_fine: dict[str, int] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)
     next_tensor: int = 0
     next_screen: int = 0
+    next_declared: int = 0
 
     def forget(self, name: str) -> None:
         """Forget a tensor whose shape has changed, and the screens, which covered another model."""
-        for carried_over in (self.tensors, self.states, self.last_fine):
+        for carried_over in (self.tensors, self.states, self.last_fine, self.differences):
             carried_over.pop(name, None)
         self.screens, self.left = (), ()
 
@@ -96,12 +103,14 @@ class CheckRequest:
         constants: Numbers of the training, by name.
         step: The training step.
         deadline: When the check started, by the clock of all processes.
+        declared: What the user declared to differ, by tensor.
     """
 
     masks: Masks
     constants: Mapping[str, float]
     step: int
     deadline: Deadline
+    declared: Mapping[str, Declared] = field(default_factory=dict)
 
 
 class CheckMonitor:
@@ -154,7 +163,8 @@ class CheckMonitor:
         if context.training_loss is not None:
             return context, ()
         plan = self._plan(context, request)
-        if self.memory.screens and np.isfinite(context.centre).all():
+        is_known = bool(self.memory.screens) or (proven is not None and request.declared.keys() >= set(names))
+        if is_known and np.isfinite(context.centre).all():
             found = self._routine_check(target, context, plan, request)
         else:
             found = check_model(context, plan, self.rng, request.deadline.after(EXAMINATION_SECONDS), math.inf)
@@ -169,7 +179,7 @@ class CheckMonitor:
     def _plan(self, context: MeasurementContext, request: CheckRequest) -> CheckPlan:
         shapes = {name: array.shape for name, array in context.arrays.items()}
         known = {name: History(request.constants, self.memory.ratios.get(name, ()), shapes) for name in context.arrays}
-        return CheckPlan(Effort(), request.masks, known, self._thresholds, request.step)
+        return CheckPlan(Effort(), request.masks, known, self._thresholds, request.step, request.declared)
 
     def _routine_check(
         self, target: CheckTarget, context: MeasurementContext, plan: CheckPlan, request: CheckRequest
@@ -179,12 +189,15 @@ class CheckMonitor:
         found = ModelCheck(unmeasurable(context, names))
         standing = tuple(name for name in names if name not in found.reports and self._is_standing(name))
         waiting = [name for group in self.memory.left for name in group]
-        left_out = {*found.reports, *standing, *waiting}
+        left_out = {*found.reports, *standing, *waiting, *request.declared}
         others = {name: array for name, array in context.arrays.items() if name not in left_out}
         screen, result = self._screened(context, groups_to_move(others))
         # Whatever the screen takes, a check takes the same number of evaluations.
-        entries = OWN_ENTRIES if result is None else max(0, OWN_ENTRIES + PROBES - len(result.probes))
-        own = self._own_numbers(context, found, self._in_turn(list(others), result), entries, request.step)
+        declared = [name for name in names if name in request.declared and name not in (*standing, *found.reports)]
+        entries = OWN_ENTRIES + PROBES - (PROBES if result is None else len(result.probes)) - bool(declared)
+        turns = self._in_turn([name for name in names if name in others or name in declared], result, request)
+        own = self._own_numbers(context, found, turns, max(0, entries), request)
+        own |= self._declared_again(context, [name for name in declared if name not in own])
         suspects = self._suspects(screen, result, own)
         if suspects:
             target.state.require_intact()
@@ -192,20 +205,21 @@ class CheckMonitor:
             return ModelCheck(nondeterministic(context, names))
         visible = {} if result is None or result.alarms else dict(result.visible)
         if suspects or standing:
-            moved = screen.names if screen is not None else (*standing, *waiting)
+            moved = screen.names if screen is not None else (*standing, *waiting) or tuple(own)
             deadline = request.deadline.after(EXAMINATION_SECONDS).restarted()
             context = self._prepared(context, moved, deadline)
-            visible |= self._follow(context, found, screen or self.memory.screens[0], suspects, plan, deadline)
+            visible |= self._follow(context, found, screen, suspects, plan, deadline)
             if not (found.explained and deadline.is_over):  # what is new comes before what is told already
                 explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline)
-        found.located = tuple(dict.fromkeys(name for name in found.located if name not in standing))
-        if screen is not None and found.explained - set(standing):
+        known = {*standing, *request.declared}
+        found.located = tuple(dict.fromkeys(name for name in found.located if name not in known))
+        if screen is not None and found.explained - known:
             self._keep(screen.restarted(screen.names))
         self._add_screened(context, found, visible, request.step)
-        for name in standing:  # what was told stays, where there was no time to look at it again
+        for name in known:  # what was told stays, where there was no time to look at it again
             if found.reports.get(name, self.memory.tensors[name]).cause_key == SUSPECTED:
                 del found.reports[name]
-        self.memory.left = disjoint(group for group in found.left if not set(group) & set(standing))
+        self.memory.left = disjoint(group for group in found.left if not known & set(group))
         return found
 
     def _screened(
@@ -233,7 +247,7 @@ class CheckMonitor:
         self,
         context: MeasurementContext,
         found: ModelCheck,
-        screen: Screen,
+        screen: Screen | None,
         suspects: Sequence[Suspects],
         plan: CheckPlan,
         deadline: Deadline,
@@ -243,7 +257,7 @@ class CheckMonitor:
         for effort, wrong, groups in suspects:
             located = Located(wrong, {}, ())
             if groups:
-                located = locate_twice(context, screen, groups, self.rng, deadline)
+                located = locate_twice(context, screen or self.memory.screens[0], groups, self.rng, deadline)
                 visible |= located.visible
             explain(context, found, located, plan, self.rng, deadline, self._afforded(context, effort, deadline))
         return visible
@@ -270,35 +284,61 @@ class CheckMonitor:
         tensor = self.memory.tensors.get(name)
         return tensor is not None and bool(tensor.verdict.is_bug)
 
-    def _in_turn(self, names: list[str], result: Screened | None) -> list[str]:
+    def _in_turn(self, names: list[str], result: Screened | None, request: CheckRequest) -> list[str]:
         """The tensors in turn, those first of which the screen cannot promise anything."""
         start = self.memory.next_tensor % max(1, len(names))
         turned = names[start:] + names[:start]
         if result is None or self.memory.next_screen % 2:  # else one tensor could take all turns
             return turned
-        return sorted(turned, key=lambda name: is_visible(result.visible.get(name, math.inf), self._thresholds))
+        is_promised = {name: is_visible(error, self._thresholds) for name, error in result.visible.items()}
+        return sorted(turned, key=lambda name: name in request.declared or is_promised.get(name, False))
 
     def _own_numbers(
-        self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, step: int
+        self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, request: CheckRequest
     ) -> dict[str, Effort | None]:
-        """Measure a direction and a few entries of the first tensor; the examination that it needs, if any."""
+        """Measure a direction and a few entries of the first tensor; the examination that it needs, if any.
+
+        One that is declared to differ would alarm: it is examined at once.
+        """
         memory = self.memory
         name = next((name for name in names if context.arrays[name].size), None)
         if name is None or context.near is None:
             return {}
         memory.next_tensor = list(context.arrays).index(name) + 1
+        if name in request.declared:
+            return {name: EXPLAIN}
         tensor = TensorUnderTest(context, name)
-        if name not in memory.states:
-            screens = [screen for screen in memory.screens if name in screen.names]
-            started = screens[0].usual_step if screens else 0.0
-            memory.states[name] = TensorState.at_first(tensor, started, context.near)
-        state = memory.states[name]
+        state = self._state(tensor, context.near)
         evidence, largest = probe_tensor(tensor, state, entries, self.rng)
         report = diagnose_tensor(evidence, History({}), self._thresholds)
-        found.reports[name] = dataclasses.replace(report, measured_at=step, evidence=state.evidence)
+        found.reports[name] = dataclasses.replace(report, measured_at=request.step, evidence=state.evidence)
         if largest > ALARM_Z or state.is_lost:
             return {name: EXPLAIN}
         return {name: EXPLAIN_DRIFT if state.evidence > self._level else None}
+
+    def _state(self, tensor: TensorUnderTest, near: Noise) -> TensorState:
+        """The state of the tensor's own probes."""
+        memory, name = self.memory, tensor.name
+        if name not in memory.states:
+            screens = [screen for screen in memory.screens if name in screen.names] or memory.screens
+            started = screens[0].usual_step if screens else 0.0
+            memory.states[name] = TensorState.at_first(tensor, started, near)
+        return memory.states[name]
+
+    def _declared_again(self, context: MeasurementContext, names: Sequence[str]) -> dict[str, Effort | None]:
+        """Probe the next tensor that is declared to differ; it is examined where its ratio is another one than before.
+
+        Its turn of being examined may be many checks away.
+        """
+        memory = self.memory
+        if not names or context.near is None:
+            return {}
+        name = names[memory.next_declared % len(names)]
+        memory.next_declared += 1
+        tensor, before = TensorUnderTest(context, name), memory.tensors[name]
+        ratio = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
+        is_other = before.measured_at is None or is_another_ratio((before.ratio, before.ratio_error), ratio)
+        return {name: EXPLAIN} if is_other else {}
 
     @staticmethod
     def _afforded(context: MeasurementContext, effort: Effort, deadline: Deadline) -> Effort:
@@ -356,7 +396,8 @@ class CheckMonitor:
         """Keep what the coming checks start from."""
         memory = self.memory
         shifts = {name: evidence for screen in memory.screens for name, evidence in screen.evidence.items()}
-        for name, report in found.reports.items():
+        for name, measured in found.reports.items():
+            report = self._compared(measured, request)
             own = memory.states[name].evidence if name in memory.states else 0.0
             memory.tensors[name] = dataclasses.replace(report, evidence=max(own, shifts.get(name, 0.0)))
             if not report.verdict.is_factor:
@@ -365,7 +406,7 @@ class CheckMonitor:
                 newest = Observation(report.ratio, report.ratio_error, request.constants)
                 memory.ratios[name] = (*memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
             is_of_now = request.step in (report.measured_at, report.screened_at)
-            if is_of_now and report.verdict.is_bug is False and memory.tensors[name].evidence < FINE_EVIDENCE:
+            if is_of_now and report.verdict.agrees and memory.tensors[name].evidence < FINE_EVIDENCE:
                 memory.last_fine[name] = request.step
             is_confirmed = report.deep and report.measured_at == request.step and report.verdict.is_bug is False
             if name not in memory.baseline and is_confirmed and report.ratio > 0:
@@ -374,6 +415,14 @@ class CheckMonitor:
         never = [name for name in context.arrays if name not in memory.tensors]
         for name in never:
             memory.tensors[name] = unscreened(name, context.arrays[name].shape)
+
+    def _compared(self, report: TensorReport, request: CheckRequest) -> TensorReport:
+        """The report of a tensor that differs as declared, compared with the difference that was seen first."""
+        if report.verdict is not Verdict.expected or report.measured_at != request.step:
+            return report
+        agreeing = undeclared_entries({report.name: request.declared[report.name]}, request.masks).get(report.name)
+        now = Difference.of(report, request.step, agreeing)
+        return with_change(report, self.memory.differences.setdefault(report.name, now), now, self._thresholds)
 
     def _last_fine(self, tensor: TensorReport) -> int | None:
         return self.memory.last_fine.get(tensor.name) if tensor.verdict.is_bug else None

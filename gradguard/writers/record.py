@@ -35,7 +35,7 @@ SWEEP_CURVES = ("discrepancy", "floor", "noise", "truncation")
 LAST_CHECKS = 3
 MAX_CHANGES = 50  # of a tensor's verdict; the latest are kept
 MAX_ENTRIES = 2000  # sampled entries of all tensors together
-MAX_CHARACTERS = 2000  # of an explanation or cause
+MAX_CHARACTERS = 2000  # of a text
 SIGNIFICANT_DIGITS = 9  # enough to distinguish any two float32 numbers
 SCREEN_DIGITS = 6  # of the numbers of a screen, whose errors are larger
 MAX_UNPACKED_BYTES = 2**27  # of a packed record: a damaged one may claim any size
@@ -44,7 +44,7 @@ _ZLIB_START = b"x"
 _NUMBERS_OF_SCREEN = ("ratio", "ratio_error", "ratio_drift", "evidence", "smallest_visible")
 _DATES = ("measured_at", "screened_at")
 _SAID_BY_NUMBERS = (UNSEEN, UNSCREENED)  # causes whose sentences a reader makes of the numbers
-_TEXTS = ("explanation", "cause", "cause_key", "faulty_block", "factors")
+_TEXTS = ("explanation", "cause", "cause_key", "faulty_block", "factors", "expected")
 
 Record: TypeAlias = dict[str, Any]
 

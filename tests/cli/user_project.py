@@ -69,6 +69,11 @@ class Models:
         return right()
 
 
+def meant():
+    params, grads, loss = right()
+    return {"params": params, "grads": grads | {"V": -grads["V"]}, "loss": loss, "expected": {"V": "reversal"}}
+
+
 def raises():
     return broken_inside()
 

@@ -158,7 +158,7 @@ def test_a_report_does_not_change_and_travels(report: Report) -> None:
 @pytest.mark.parametrize(
     ("verdicts", "is_bug"),
     [
-        ({"ok", "float_precision"}, False),
+        ({"ok", "float_precision", "expected"}, False),
         ({"inconclusive", "kink", "nondeterministic", "other_loss"}, None),
         ({"scale", "sign", "missing", "spurious", "clipped", "structure", "nonfinite"}, True),
     ],

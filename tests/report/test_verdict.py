@@ -11,7 +11,7 @@ from gradguard.report.verdict import Level
     ("level", "verdicts", "is_bug"),
     [
         (Level.ok, {"ok"}, False),
-        (Level.explained, {"float_precision"}, False),
+        (Level.explained, {"float_precision", "expected"}, False),
         (Level.unclear, {"inconclusive", "kink", "nondeterministic", "other_loss"}, None),
         (Level.bug, {"scale", "sign", "missing", "spurious", "clipped", "structure", "nonfinite"}, True),
     ],

@@ -99,7 +99,8 @@ def test_the_page_learns_every_verdict_from_the_server(address: str) -> None:
     """How grave each is and what it is called comes with the runs."""
     verdicts = fetch(address, "gradguard/runs")["verdicts"]
     assert list(verdicts) == [str(verdict) for verdict in Verdict]
-    assert verdicts["scale"] == {"level": "bug", "words": "scale", "label": "BUG: scale", "is_factor": True}
+    scale = {"level": "bug", "words": "scale", "label": "BUG: scale", "is_factor": True, "agrees": False}
+    assert verdicts["scale"] == scale
     assert verdicts["float_precision"]["words"] == "float precision"
 
 

@@ -109,6 +109,7 @@ def test_its_arguments_reach_the_check() -> None:
         "precision": "native",
         "snapshot": snapshot_rng(np.random.default_rng()),
         "entries": 3,
+        "expected": {"V": "on purpose"},
         "seed": 5,
     }
     assert set(options) == set(inspect.signature(check).parameters) - {"params", "grads", "loss"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradguard import Alert, GradientError, Report, TensorReport, Thresholds, Verdict, check
+from gradguard.intended import how_to_declare
 from gradguard.training.alerts import Alerts, log_messages
 
 
@@ -103,7 +104,7 @@ def test_the_finding_of_an_alert_is_its_message_without_what_stands_beside_it(
     """Before it the step and the tensor, behind it the advice."""
     alerts = Alerts(Thresholds())
     (bug,), (recovered,) = told(alerts, 7, wrong), told(alerts, 8, healthy)
-    assert bug.message == f"step 7 w: {bug.finding}; {Verdict.scale.advice}"
+    assert bug.message == f"step 7 w: {bug.finding}; {Verdict.scale.advice}; {how_to_declare([wrong])}"
     assert bug.finding.startswith("BUG, scale: n = 39")
     assert recovered.message == f"step 8 w: {recovered.finding}"
 

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
                 precision=options.precision,
                 snapshot=case.snapshot,
                 entries=options.entries,
+                expected=case.expected,
                 seed=options.seed,
             )
         )

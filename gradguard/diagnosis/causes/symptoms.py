@@ -107,7 +107,7 @@ class Model:
     @property
     def right(self) -> list[TensorReport]:
         """The tensors whose gradient agrees."""
-        return [tensor for tensor in self.tensors.values() if tensor.verdict.is_bug is False]
+        return [tensor for tensor in self.tensors.values() if tensor.verdict.agrees]
 
     @cached_property
     def norms(self) -> dict[str, float]:

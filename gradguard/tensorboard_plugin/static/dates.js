@@ -1,5 +1,5 @@
 // Of which step the numbers of a tensor are: those of an earlier step are never shown as of the chosen one.
-import {level, number} from './words.js';
+import {agrees, number} from './words.js';
 
 // The step of its own numbers where that is an earlier one; null where they are of this step, or were never measured.
 export function earlierStep(report, step) {
@@ -22,8 +22,7 @@ export function withDate(text, report, step) {
 export function explanation(report, step) {
   const {measured_at: measured, screened_at: screened} = report;
   if (measured === step || (measured == null && (screened == null || screened === step))) return report.explanation;
-  const isRight = ['ok', 'explained'].includes(level(report.verdict));
-  const parts = isRight
+  const parts = agrees(report.verdict)
     ? [
         screened == null ? 'not looked at since' : promise(report, step),
         measured != null && report.discrepancy != null

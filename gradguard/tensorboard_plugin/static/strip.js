@@ -1,11 +1,11 @@
 // The verdicts over the steps: one row for each tensor. Height and hatching show the level without colour.
 import {h} from './dom.js';
-import {MARKS, label, level, words} from './words.js';
+import {MARKS, agrees, label, level, words} from './words.js';
 
 const LEGEND = [
   ['bug', 'bug'],
   ['unclear', 'cannot tell'],
-  ['explained', 'float precision explains it'],
+  ['explained', 'float precision explains it, or meant'],
   ['ok', 'ok'],
 ];
 const MAX_TICKS = 400;
@@ -94,7 +94,7 @@ function span(from, to, verdict, scale) {
   const left = scale.at(from);
   const width = scale.at(to) - left;
   const style = {left: `${left}%`, width: `${width}%`};
-  const name = ['bug', 'unclear'].includes(level(verdict)) ? words(verdict) : '';
+  const name = agrees(verdict) ? '' : words(verdict);
   const fits = name.length * PERCENT_PER_LETTER < width;
   const title = `${label(verdict)} from step ${from}`;
   return h('span', {class: `span ${level(verdict)}`, style, title}, name && fits ? h('em', {}, name) : null);

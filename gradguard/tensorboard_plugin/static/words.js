@@ -2,7 +2,7 @@
 
 export const MARKS = {ok: '✔', explained: '≈', unclear: '?', bug: '✖'};
 
-// By name, as Python serves them: level, words, label, is_factor. Another version may have logged one that is not here.
+// By name, as Python serves them: level, words, label, is_factor, agrees. Another version may have logged one that is not here.
 let verdicts = {};
 
 export function setVerdicts(served) {
@@ -23,6 +23,11 @@ export function words(verdict) {
 
 export function label(verdict) {
   return verdicts[verdict]?.label ?? words(verdict);
+}
+
+// Whether the gradient is that of the loss, as far as precision can tell.
+export function agrees(verdict) {
+  return verdicts[verdict]?.agrees ?? false;
 }
 
 // Whether one number, n / g, describes the whole error.

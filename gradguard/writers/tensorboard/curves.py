@@ -24,7 +24,7 @@ _Curve: TypeAlias = tuple[str, float, str]
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
-_VERDICT = "Level: 0 agrees, 1 float precision explains it, 2 cannot tell, 3 a bug"
+_VERDICT = "Level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug"
 
 _Metrics: TypeAlias = Mapping[str, tuple[Callable[[TensorReport], float], str]]
 
