@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from gradguard.arrays import gates
 from gradguard.checks.check import check
+from gradguard.containers import attributes
 from gradguard.diagnosis import diagnose
 from gradguard.loss import batched
 from gradguard.perturbation import snapshot_attributes, snapshot_rng
@@ -31,6 +32,7 @@ __all__ = [
     "Thresholds",
     "Verdict",
     "Writer",
+    "attributes",
     "batched",
     "check",
     "diagnose",

@@ -15,8 +15,6 @@ from gradguard.arrays.sharded import ShardedArray
 from gradguard.arrays.types import Array, Float64, Region
 from gradguard.arrays.validation import (
     is_whole,
-    read_gradients,
-    read_parameters,
     require_constants,
     require_entries,
     require_movable,
@@ -40,8 +38,6 @@ __all__ = [
     "normal_unit_vector",
     "quanta_of_losses",
     "quantum_of_column",
-    "read_gradients",
-    "read_parameters",
     "require_constants",
     "require_entries",
     "require_movable",

@@ -4,84 +4,10 @@ import math
 import sys
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradguard.arrays.types import Array
-
-
-def read_parameters(params: Mapping[str, object]) -> dict[str, Array]:
-    """The arrays of `params` by name: the user's own objects, not copies.
-
-    Raises:
-        TypeError: `params` is not a mapping, or an entry is no array of floating-point numbers.
-        ValueError: `params` is empty.
-    """
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params is a {type(params).__name__}; expected a mapping from names to arrays")
-    if not params:
-        raise ValueError("params is empty; expected a mapping from names to arrays")
-    for name, value in params.items():
-        if not isinstance(name, str):
-            raise TypeError(f"params has the name {name!r}, a {type(name).__name__}; expected names that are strings")
-        if isinstance(value, np.generic):
-            raise TypeError(
-                f"parameter {name!r} is a NumPy scalar, which cannot be moved; expected an array: np.array(x)"
-            )
-    return {name: _floating(name, "parameter", value) for name, value in params.items()}
-
-
-def read_gradients(grads: Mapping[str, object], arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The gradients by name, in the order of the arrays and of their shapes.
-
-    Raises:
-        TypeError: `grads` is not a mapping, or an entry is no array of floating-point numbers.
-        ValueError: a name is missing or unknown, or a shape differs.
-    """
-    if not isinstance(grads, Mapping):
-        raise TypeError(f"grads is a {type(grads).__name__}; expected a mapping with the names of params")
-    expected, passed = ", ".join(arrays), ", ".join(map(str, grads))
-    for name in arrays:
-        if name not in grads:
-            raise ValueError(f"grads has no entry {name!r}; given: {passed or 'none'}; expected: {expected}")
-    for name in grads:
-        if name not in arrays:
-            raise ValueError(f"grads has an entry {name!r} that params has not; expected: {expected}")
-    read = {name: _floating(name, "gradient", grads[name]) for name in arrays}
-    for name, gradient in read.items():
-        if gradient.shape != arrays[name].shape:
-            raise ValueError(
-                f"the gradient of {name!r} has shape {gradient.shape}; expected {arrays[name].shape}, "
-                "the shape of the parameter"
-            )
-    return read
-
-
-def _floating(name: str, role: str, value: object) -> Array:
-    """A value as an array of floating-point numbers on the same memory; `role` says what the value is in a message."""
-    array = value if isinstance(value, np.ndarray) else _buffer(name, role, value)
-    if isinstance(array, np.matrix | np.ma.MaskedArray):
-        raise TypeError(
-            f"{role} {name!r} is a {type(array).__name__}, which computes in its own way; expected a plain array, such "
-            "as np.asarray(x) makes of it without a copy"
-        )
-    if not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"{role} {name!r} has dtype {array.dtype}; expected a floating-point dtype such as float32")
-    return array
-
-
-def _buffer(name: str, role: str, value: object) -> NDArray[Any]:
-    if isinstance(value, np.generic):
-        return np.asarray(value)
-    try:
-        return np.asarray(memoryview(value))  # type: ignore[arg-type]  # the except clause is the check
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{role} {name!r} is a {type(value).__name__}; expected a NumPy array, or an object that gives "
-            "access to its memory by the buffer protocol"
-        ) from None
 
 
 def require_movable(arrays: Mapping[str, Array]) -> None:

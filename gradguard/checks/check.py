@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.arrays import Blocks, block_masks, read_gradients, read_parameters, require_constants, require_entries
+from gradguard.arrays import Blocks, block_masks, require_constants, require_entries
 from gradguard.checks.model import ModelCheck, NotSameLossError, check_model
+from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.diagnosis import History, revise_across_tensors, summary, worst_verdict
 from gradguard.differences import RoundedValue
 from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss
 from gradguard.intended import expected_sentence, how_to_declare, require_expected, undeclared_entries
-from gradguard.loss import Loss, require_reduction
+from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
 from gradguard.perturbation import Rollback, Snapshot, combined_snapshot
 from gradguard.report import EvaluationBar, Report, TensorReport, Thresholds
@@ -37,8 +38,8 @@ class CheckOptions:
 
 
 def check(
-    params: Mapping[str, object],
-    grads: Mapping[str, object],
+    params: ArrayContainer,
+    grads: ArrayContainer,
     loss: Loss,
     *,
     value: object = None,
@@ -57,9 +58,10 @@ def check(
     entries and directions are measured. Entries of the other tensors are measured last.
 
     Args:
-        params: The parameters by name, floating-point arrays.
-        grads: Their gradients, by the same names.
-        loss: `loss()` reads the live arrays; `loss(params)` is handed a mapping of the same names. It returns a
+        params: The parameters, floating-point arrays by name; or in nested mappings, lists and tuples, whose names are
+            joined with "."; or one array, which has the name "params".
+        grads: Their gradients, in a container of the same form, or by the same names.
+        loss: `loss()` reads the live arrays; `loss(params)` is handed a container of the same form. It returns a
             scalar, or an array of unreduced losses (then say which `reduction` the gradient is of).
         value: The loss that was computed together with the gradients, one number. Where the loss that is differenced
             is another one, the verdict is `other_loss`, and nothing is measured.
@@ -89,8 +91,8 @@ def check(
 
 
 def checked(
-    params: Mapping[str, object],
-    grads: Mapping[str, object],
+    params: ArrayContainer,
+    grads: ArrayContainer,
     loss: Loss,
     options: CheckOptions,
     rules: Rules = DEFAULT_RULES,
@@ -102,7 +104,8 @@ def checked(
         ValueError: As in `check`.
     """
     started = time.perf_counter()
-    arrays = read_parameters(params)
+    given = read_parameters(params)
+    arrays = given.arrays
     gradients = read_gradients(grads, arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     masks, known = block_masks(options.blocks, shapes), require_constants(options.constants)
@@ -114,9 +117,9 @@ def checked(
     def measure() -> tuple[MeasurementContext, ModelCheck]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)
         target = CheckTarget(
-            params,
+            given.mapping,
             arrays,
-            loss,
+            loss_of_mapping(loss, given.filled),
             reduction,
             state,
             rules=rules,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradguard.arrays import Array
+from gradguard.loss.signature import Loss, takes_parameters
 from gradguard.perturbation import Copies, PerturbedArray, Space
 
 MAX_COPIES = 512  # in one call: more of them no longer fit a processor's cache
@@ -26,6 +27,29 @@ class Batched:
     def __call__(self, params: Mapping[str, Array]) -> object:
         """The loss, or the losses of as many copies as the arrays have on their leading axis."""
         return self.loss(params)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfContainer:
+    """A loss that is handed the parameters in the user's container, as a loss of a flat mapping."""
+
+    loss: Loss
+    filled: Callable[[Mapping[str, Array]], object]
+
+    def __call__(self, params: Mapping[str, Array]) -> object:
+        return self.loss(self.filled(params))
+
+
+def loss_of_mapping(loss: Loss, filled: Callable[[Mapping[str, Array]], object] | None) -> Loss:
+    """The loss as one that takes a flat mapping, if it takes the parameters.
+
+    Args:
+        loss: `loss()` or `loss(params)`.
+        filled: Makes the container that the loss takes from a flat mapping; None where it takes the mapping.
+    """
+    if filled is None or not takes_parameters(loss):
+        return loss
+    return Batched(_OfContainer(loss.loss, filled)) if isinstance(loss, Batched) else _OfContainer(loss, filled)
 
 
 def batched(loss: Callable[[Mapping[str, Array]], object]) -> Batched:

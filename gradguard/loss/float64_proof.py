@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gradguard.arrays import reductions
+from gradguard.containers import Attributes, Container
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.objective import Objective
 from gradguard.perturbation import JointDirection, Part, gaussian, groups_to_move
@@ -25,8 +26,12 @@ BELOW_FLOAT32 = 1e-3  # of a float32 quantum: no float32 loss changes by so litt
 
 
 def keeps_assigned_objects(mapping: object) -> bool:
-    """Whether a mapping is known to hold the very arrays that are assigned to it; others may copy them."""
-    known = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__)
+    """Whether a container is known to hold the very arrays that are assigned to it; others may copy them."""
+    if isinstance(mapping, Container):
+        return all(map(keeps_assigned_objects, mapping.holders))
+    if isinstance(mapping, Attributes):
+        return mapping.keeps_assigned_objects
+    known = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__, list.__setitem__)
     return getattr(type(mapping), "__setitem__", None) in known
 
 

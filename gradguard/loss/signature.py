@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from numbers import Number
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -70,6 +71,13 @@ def numbers_of(result: object) -> NDArray[Any]:
     Raises:
         TypeError: it is no number and no array of numbers, or an empty array.
     """
+    if isinstance(result, tuple) or (isinstance(result, list) and not all(isinstance(one, Number) for one in result)):
+        others = ", ".join(type(item).__name__ for item in result)
+        raise TypeError(
+            f"the loss returned a {type(result).__name__} of {len(result)} ({others}); expected a number, or an array "
+            "of unreduced losses. Where the loss is the first of them, pass loss=lambda: f()[0], or lambda params: "
+            "f(params)[0]"
+        )
     values = np.asarray(result)
     if values.dtype.kind not in "fiu" or values.size == 0:
         what = f"an array of dtype {values.dtype} and shape {values.shape}" if values.ndim else type(result).__name__

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays import Array, Float64, unit_roundoff
+from gradguard.containers import Container
 from gradguard.differences import Noise, RoundedValue, estimate_noise
 from gradguard.loss import (
     Batched,
@@ -59,7 +60,7 @@ class CheckTarget:
     """What is checked, as the user gave it.
 
     Attributes:
-        params: The user's mapping of the parameters.
+        params: The mapping of the parameters: the user's own, or a view of the user's container.
         arrays: Its live arrays.
         loss: `loss()` or `loss(params)`.
         reduction: The scalar that the gradient is of, if the loss returns an array.
@@ -249,8 +250,16 @@ class CheckTarget:
     @property
     def _swapped(self) -> MutableMapping[str, Any] | None:
         """The mapping whose entries are swapped for copies during an evaluation, if the loss reads the live arrays."""
-        reads = not takes_parameters(self.loss) and isinstance(self.params, MutableMapping)
-        return self.params if reads else None  # type: ignore[return-value]  # just asked
+        if takes_parameters(self.loss) or not isinstance(self.params, MutableMapping):
+            return None
+        is_fixed = isinstance(self.params, Container) and not self.params.is_mutable
+        return None if is_fixed else self.params
+
+    @property
+    def _kind_of_container(self) -> str:
+        """The type of what holds the arrays: the first whose entries cannot be swapped, where there are several."""
+        holders = self.params.holders if isinstance(self.params, Container) else [self.params]
+        return type(next(holder for holder in holders if not keeps_assigned_objects(holder))).__name__
 
     def _proven_in_float64(
         self, native: Objective, context: MeasurementContext, is_late: Callable[[], bool]
@@ -262,8 +271,8 @@ class CheckTarget:
             and not keeps_assigned_objects(self.params)
         ):
             return None, (
-                f"loss() reads the live arrays, and params is a {type(self.params).__name__}, whose entries cannot be "
-                "swapped or may be copied; expected a dict, or loss(params)"
+                f"loss() reads the live arrays, and params is a {self._kind_of_container}, whose entries cannot be "
+                "swapped or may be copied; expected a dict or a list, or loss(params)"
             )
         exact = self._objective(self._float64_copies())
         refusal = reason_not_float64(

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradguard.arrays import (
-    Array,
-    Float64,
-    read_gradients,
-    read_parameters,
-    require_constants,
-    require_entries,
-    typical_size,
-)
+from gradguard.arrays import Array, Float64, require_constants, require_entries, typical_size
+from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import Noise, noise
-from gradguard.loss import Loss, require_reduction
+from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, TensorUnderTest, require_precision
 from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions
 from gradguard.sweeps import plot, text
@@ -101,8 +94,8 @@ class _Measurement:
 
 
 def sweep(
-    params: Mapping[str, object],
-    grads: Mapping[str, object],
+    params: ArrayContainer,
+    grads: ArrayContainer,
     loss: Loss,
     *,
     steps: ArrayLike | None = None,
@@ -123,9 +116,9 @@ def sweep(
     for this loss, and which discrepancy remains there. In float64 the loss is another one, with another best step.
 
     Args:
-        params: The parameters by name, floating-point arrays; they are restored bit for bit.
-        grads: Their gradients, by the same names.
-        loss: `loss()` reads the live arrays; `loss(params)` gets a mapping with the same names. It returns a
+        params: The parameters by name, or in another container of arrays as for `check`; they are restored bit for bit.
+        grads: Their gradients, in a container of the same form.
+        loss: `loss()` reads the live arrays; `loss(params)` gets a container of the same form. It returns a
             scalar, or an array of unreduced losses (then say which `reduction` the gradient is of).
         steps: The step sizes, in units of the parameters; by default 1, 2 and 5 of each decade, from the size of the
             parameters down to a millionth of it (a ten-billionth for float64).
@@ -143,14 +136,17 @@ def sweep(
         ValueError: Names, shapes, sizes or an option's value do not fit, or the loss is nan or inf at the parameters.
     """
     started = time.perf_counter()
-    arrays = read_parameters(params)
+    given = read_parameters(params)
+    arrays = given.arrays
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
     max_entries = require_entries(entries) or ENTRIES
     rollback = Rollback(gradients, combined_snapshot(snapshot))
 
     def measure() -> _Measurement:
-        target = CheckTarget(params, arrays, loss, require_reduction(reduction), rollback)
+        target = CheckTarget(
+            given.mapping, arrays, loss_of_mapping(loss, given.filled), require_reduction(reduction), rollback
+        )
         context = target.context(require_precision(precision))
         return _measure(context, steps, max_entries, np.random.default_rng(seed), progress)
 

@@ -4,14 +4,15 @@ from collections.abc import Iterable, Mapping
 
 from gradguard.arrays import Blocks
 from gradguard.checks.check import check
+from gradguard.containers import ArrayContainer
 from gradguard.loss import Loss
 from gradguard.perturbation import Snapshot
 from gradguard.report import Report, Verdict
 
 
 def assert_gradients(
-    params: Mapping[str, object],
-    grads: Mapping[str, object],
+    params: ArrayContainer,
+    grads: ArrayContainer,
     loss: Loss,
     *,
     value: object = None,
@@ -28,8 +29,8 @@ def assert_gradients(
     """Assert that the gradients are those of the loss; only the last argument is not one of `gradguard.check`.
 
     Args:
-        params: The parameters by name.
-        grads: Their gradients, by the same names.
+        params: The parameters by name, or in another container of arrays.
+        grads: Their gradients, in a container of the same form.
         loss: `loss()` or `loss(params)`.
         value: The loss that was computed together with the gradients.
         constants: Numbers of the training by name, to identify a ratio with.

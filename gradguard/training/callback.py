@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from gradguard.arrays import Array, Blocks, block_masks, read_gradients, read_parameters, require_constants
+from gradguard.arrays import Array, Blocks, block_masks, require_constants
 from gradguard.checks import report_of
+from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import RoundedValue, require_one_number
 from gradguard.examination import Deadline
 from gradguard.intended import require_expected, undeclared_entries
-from gradguard.loss import Loss, require_reduction, takes_parameters
+from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
 from gradguard.report import Alert, CheckHistory, EvaluationBar, Report, Thresholds, log_message
@@ -55,8 +56,10 @@ class GradGuard(CloseOnExit):
     goes on at the next check.
 
     Args:
-        params: The parameters by name: the mapping that the model itself uses; every check reads it again.
-        loss: `loss()` reads the live arrays, `loss(params)` takes a mapping; it may be passed with each call instead.
+        params: The parameters: the mapping that the model itself uses, its nested mappings, lists and tuples, its one
+            array, or `attributes(model, ...)`; every check reads them again.
+        loss: `loss()` reads the live arrays, `loss(params)` takes a container of the same form; it may be passed with
+            each call instead.
         every_n_steps: Check at most every n steps, or a callable that says whether a check is due at a step.
         start_step: No check before this step.
         max_overhead: The share of wall time that the checks after the first one may take; None for no bound.
@@ -89,7 +92,7 @@ class GradGuard(CloseOnExit):
 
     def __init__(
         self,
-        params: Mapping[str, object],
+        params: ArrayContainer,
         loss: Loss | None = None,
         *,
         every_n_steps: int | Schedule = 100,
@@ -110,11 +113,12 @@ class GradGuard(CloseOnExit):
     ) -> None:
         if not isinstance(thresholds, Thresholds):
             raise TypeError(f"thresholds is a {type(thresholds).__name__}; expected gradguard.Thresholds(...)")
-        arrays = read_parameters(params)
+        given = read_parameters(params)
+        arrays = given.arrays
         self._params = params
         self._loss = loss
         self._is_due = make_schedule(every_n_steps, start_step)
-        self._ranks = ranks_of(params)
+        self._ranks = ranks_of(given.mapping)
         self._budget = Budget(max_overhead, self._ranks.clock)
         self._constants = require_constants(constants)
         self._blocks = blocks
@@ -143,7 +147,7 @@ class GradGuard(CloseOnExit):
     def after_backward(
         self,
         step: int,
-        grads: Mapping[str, object],
+        grads: ArrayContainer,
         loss: Loss | None = None,
         *,
         value: object = None,
@@ -153,7 +157,8 @@ class GradGuard(CloseOnExit):
 
         Args:
             step: The training step, not before that of the last call.
-            grads: The gradients by the names of `params`: accumulated, unscaled, not yet clipped.
+            grads: The gradients in a container of the form of `params`, or by its names: accumulated, unscaled, not yet
+                clipped.
             loss: The loss on the batch of these gradients; required unless the guard has one.
             value: The loss that the training itself computed on this batch, one number. It is read at a check only.
                 Where the guard's loss is another one, the verdict is `other_loss`, and nothing is measured.
@@ -223,7 +228,7 @@ class GradGuard(CloseOnExit):
         return State(self._shapes, monitor.memory, monitor.rng, self._alerts.standing, self._budget.spent).to_dict()
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        shapes = _shapes(read_parameters(self._params))
+        shapes = _shapes(read_parameters(self._params).arrays)
         loaded = State.from_dict(state, shapes)
         self._update_shapes(shapes)
         self._monitor.memory, self._monitor.rng = loaded.memory, loaded.rng
@@ -266,7 +271,7 @@ class GradGuard(CloseOnExit):
     def _check_within_budget(
         self,
         step: int,
-        grads: Mapping[str, object],
+        grads: ArrayContainer,
         loss: Loss,
         value: object,
         constants: Mapping[str, float] | None,
@@ -285,23 +290,24 @@ class GradGuard(CloseOnExit):
     def _check(
         self,
         step: int,
-        grads: Mapping[str, object],
+        grads: ArrayContainer,
         loss: Loss,
         value: object,
         constants: Mapping[str, float],
         start: float,
     ) -> tuple[Report, tuple[str, ...]]:
         """Make a check that started at `start`; its report, and the tensors whose routine probes raised an alarm."""
-        arrays = read_parameters(self._params)
+        given = read_parameters(self._params)
+        arrays = given.arrays
         # Later checks need no copies of the gradients where the first one has shown that the loss does not write there.
         state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._loss_writes_gradients is not False)
         self._update_shapes(_shapes(arrays))
         computed = None if value is None else RoundedValue.of(value)
         bar = EvaluationBar("gradguard", shown=self._ranks.is_first)
         target = CheckTarget(
-            self._params,
+            given.mapping,
             arrays,
-            loss,
+            loss_of_mapping(loss, given.filled),
             self._reduction,
             state,
             self._float64_copies,

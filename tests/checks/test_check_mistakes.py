@@ -20,11 +20,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "extra gradient": ({"grads": {"w": np.ones(2), "u": np.ones(2)}}, ValueError, ["'u'", "expected: w"]),
     "wrong shape": ({"grads": {"w": np.ones(3)}}, ValueError, ["'w'", "(3,)", "(2,)"]),
     "integer gradient": ({"grads": {"w": np.ones(2, int)}}, TypeError, ["gradient 'w'", "int64"]),
-    "no gradient": ({"grads": {"w": None}}, TypeError, ["gradient 'w'", "NoneType"]),
+    "no gradient": ({"grads": {"w": None}}, TypeError, ["gradient 'w' is None", "zeros"]),
     "loss for gradients": ({"grads": lambda: 0.0}, TypeError, ["grads", "function", "mapping"]),
     "integer parameter": ({"params": {"w": np.ones(2, int)}}, TypeError, ["parameter 'w'", "int64", "float32"]),
     "list parameter": ({"params": {"w": [1.0, 2.0]}}, TypeError, ["parameter 'w'", "list", "NumPy array"]),
-    "no mapping": ({"params": [np.ones(2)]}, TypeError, ["params", "list", "mapping"]),
+    "no container": ({"params": {np.ones(2).tobytes()}}, TypeError, ["params", "set", "mapping"]),
     "no parameters": ({"params": {}, "grads": {}}, ValueError, ["params", "empty"]),
     "shared memory": (
         {"params": shared(), "grads": {"w": np.ones((2, 2)), "v": np.ones((2, 2))}},
@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "returns nothing": ({"loss": lambda: None}, TypeError, ["NoneType", "expected a number"]),
     "returns text": ({"loss": lambda: "0.25"}, TypeError, ["str", "expected a number"]),
     "returns an object": ({"loss": object}, TypeError, ["object", "expected a number"]),
-    "returns a pair": ({"loss": lambda: (0.25, {})}, TypeError, ["object", "expected a number"]),
+    "returns a pair": ({"loss": lambda: (0.25, {})}, TypeError, ["tuple of 2 (float, dict)", "expected a number"]),
     "no reduction": ({"loss": lambda: np.ones(3)}, ValueError, ["(3,)", "reduction='sum'", "reduction='mean'"]),
     "reduction": ({"reduction": "none"}, ValueError, ["'none'", "'sum', 'mean' or None"]),
     "precision": ({"precision": "float16"}, ValueError, ["'float16'", "'native', 'float64' or 'auto'"]),
@@ -75,13 +75,3 @@ def test_a_mistake_is_an_error_at_once_that_names_it(mistake: str) -> None:
     assert [np.asarray(value).tobytes() for _, value in entries] == before
     assert all(given[name] is value for name, value in entries)
     assert weights.tolist() == [0.3, 0.7]
-
-
-def test_names_that_are_no_strings_are_told() -> None:
-    """A list of layers numbered by a dict is a mistake like another, or simply works."""
-    params: dict[Any, Any] = {0: np.array([0.3, 0.7])}
-    grads: dict[Any, Any] = {0: np.cos(params[0])}
-    try:
-        check(params, grads, lambda: np.sin(params[0]).sum())
-    except (TypeError, ValueError) as error:
-        assert "params" in str(error)  # noqa: PT017 - either outcome will do

@@ -11,6 +11,7 @@ from user_project import Run
         ("train:right", 0, "No bug: float precision explains every difference"),
         ("train:wrong", 1, "4 is `timesteps`"),
         ("train:unclear", 2, "This check cannot tell"),
+        ("train:layers", 0, "0.4"),
         ("train:meant", 0, "Expected to differ: V (reversal)"),
         ("train:Models.right", 0, "No bug"),
         ("package.inner:right", 0, "No bug"),

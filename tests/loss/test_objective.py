@@ -107,7 +107,7 @@ def test_a_scalar_loss_may_come_in_any_numeric_type(value: Any) -> None:
         (object(), "object"),
         (1j, "complex"),
         (True, "bool"),
-        ((0.3, {"w": np.ones(3)}), "dtype object"),
+        ((0.3, {"w": np.ones(3)}), "a tuple of 2 (float, dict)"),
         (np.empty(0), "shape (0,)"),
     ],
     ids=["None", "text", "object", "complex", "bool", "tuple", "empty array"],

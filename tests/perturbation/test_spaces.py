@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gradguard.arrays.validation import read_parameters
+from gradguard.containers import read_parameters
 from gradguard.perturbation.protocols import PerturbedTensor, Space
 from gradguard.perturbation.spaces import Float64Copies, InPlace, NativeCopies
 
@@ -105,7 +105,7 @@ def test_a_swap_puts_the_very_same_objects_back_in_their_order(interrupted: bool
     """While the loss runs the mapping holds the copies; afterwards its own objects, in the same order."""
     mapping: dict[str, Any] = {"w": np.ones(3, np.float32), "v": array.array("f", [1, 2]), "step": 5}
     objects = list(mapping.items())
-    shadow = Float64Copies(read_parameters({"w": mapping["w"], "v": mapping["v"]}), mapping)
+    shadow = Float64Copies(read_parameters({"w": mapping["w"], "v": mapping["v"]}).arrays, mapping)
     with contextlib.suppress(KeyboardInterrupt), shadow.installed():
         assert mapping["w"] is shadow.arrays["w"]
         assert mapping["v"] is shadow.arrays["v"]

@@ -33,7 +33,7 @@ OPTIONS: list[Any] = [
     ({"snapshot": [7]}, TypeError, ["snapshot", "int", "callable"]),
     ({"loss": 0.25}, TypeError, ["float", "callable", "loss()"]),
     ({"loss": lambda params, batch: (params, batch)}, TypeError, ["params, batch", "loss(params)"]),
-    ({"params": [np.ones(2)]}, TypeError, ["params", "list", "mapping"]),
+    ({"params": {"w"}}, TypeError, ["params", "set", "mapping"]),
     ({"params": {"w": np.ones(2, int)}}, TypeError, ["'w'", "int64", "float32"]),
     ({"params": {"w": np.broadcast_to(np.ones(1), 2)}}, ValueError, ["'w'", "read-only", "loss(params)"]),
     (
@@ -86,7 +86,7 @@ AT_A_STEP: list[Any] = [
     ((0, {}, None), ValueError, ["'w'", "given: none", "expected: w"]),
     ((0, GRADS | {"u": WEIGHTS}, None), ValueError, ["'u'", "expected: w"]),
     ((0, {"w": np.ones(3)}, None), ValueError, ["'w'", "(3,)", "(2,)"]),
-    ((0, {"w": None}, None), TypeError, ["'w'", "NoneType"]),
+    ((0, {"w": None}, None), TypeError, ["'w' is None", "zeros"]),
     ((0, lambda: 0.0, None), TypeError, ["grads", "function"]),
     ((0.5, GRADS, None), TypeError, ["step", "0.5"]),
     ((None, GRADS, None), TypeError, ["step", "None"]),

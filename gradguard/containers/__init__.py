@@ -1,0 +1,7 @@
+"""Parameters and gradients as programs hold them: mappings, lists, tuples, one array, attributes of an object."""
+
+from gradguard.containers.container import ArrayContainer, Container
+from gradguard.containers.of_object import Attributes, attributes
+from gradguard.containers.reading import Parameters, read_gradients, read_parameters
+
+__all__ = ["ArrayContainer", "Attributes", "Container", "Parameters", "attributes", "read_gradients", "read_parameters"]
