@@ -104,7 +104,7 @@ def check_model(
     left = {name: array for name, array in left.items() if name not in plan.declared}
     found.screens = [Screen.of(context, group, context.near) for group in groups_to_move(left)]
     results = [screen.probe_all(context, rng) for screen in found.screens]
-    if results and all(result.loss_unchanged for result in results):
+    if not declared and all(result.loss_unchanged for result in results):
         return ModelCheck(found.reports | independent(context, list(left)) | detached(context, list(left)))
     following = deadline.restarted()
     for screen, result in zip(found.screens, results, strict=True):

@@ -197,7 +197,7 @@ class CheckMonitor:
         entries = OWN_ENTRIES + PROBES - (PROBES if result is None else len(result.probes)) - bool(declared)
         turns = self._in_turn([name for name in names if name in others or name in declared], result, request)
         own = self._own_numbers(context, found, turns, max(0, entries), request)
-        own |= self._declared_again(context, [name for name in declared if name not in own])
+        own |= self._declared_again(context, [name for name in declared if name not in own], request)
         suspects = self._suspects(screen, result, own)
         if suspects:
             target.state.require_intact()
@@ -325,10 +325,12 @@ class CheckMonitor:
             memory.states[name] = TensorState.at_first(tensor, started, near)
         return memory.states[name]
 
-    def _declared_again(self, context: MeasurementContext, names: Sequence[str]) -> dict[str, Effort | None]:
+    def _declared_again(
+        self, context: MeasurementContext, names: Sequence[str], request: CheckRequest
+    ) -> dict[str, Effort | None]:
         """Probe the next tensor that is declared to differ; it is examined where its ratio is another one than before.
 
-        Its turn of being examined may be many checks away.
+        Its turn of being examined may be many checks away. Where only blocks are declared, the other blocks are probed.
         """
         memory = self.memory
         if not names or context.near is None:
@@ -337,7 +339,11 @@ class CheckMonitor:
         memory.next_declared += 1
         tensor, before = TensorUnderTest(context, name), memory.tensors[name]
         ratio = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
-        is_other = before.measured_at is None or is_another_ratio((before.ratio, before.ratio_error), ratio)
+        is_other = before.measured_at is None or (
+            abs(ratio[0] - 1) > ALARM_Z * ratio[1]
+            if request.declared[name].blocks
+            else is_another_ratio((before.ratio, before.ratio_error), ratio)
+        )
         return {name: EXPLAIN} if is_other else {}
 
     @staticmethod

@@ -114,6 +114,14 @@ def test_what_agrees_after_all_is_said_to() -> None:
     assert "Expected to differ, but right: Wx (truncated BPTT) and Wh (f: forgets slowly)." in report.explanation
 
 
+def test_every_tensor_has_a_report_where_only_declared_ones_move_the_loss() -> None:
+    """The loss does not depend on the other one, whose gradient is zero."""
+    params = {"used": np.array([0.3, 0.7]), "idle": np.ones(2)}
+    grads = {"used": 2 * np.cos(params["used"]), "idle": np.zeros(2)}
+    report = check(params, grads, lambda: float(np.sin(params["used"]).sum()), expected={"used": "twice"})
+    assert {name: str(tensor.verdict) for name, tensor in report.tensors.items()} == {"used": "expected", "idle": "ok"}
+
+
 def test_nan_is_never_meant() -> None:
     """A gradient that is not finite is a bug, declared or not."""
     report = report_of(change={"Wh": lambda gradient: gradient * np.nan}, expected={"Wh": "on purpose"})

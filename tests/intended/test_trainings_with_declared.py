@@ -170,6 +170,25 @@ def test_a_gradient_that_goes_wrong_beside_it_is_a_bug() -> None:
         assert report.tensors["Wh"].verdict == "expected"
 
 
+def test_an_error_in_another_block_is_found_at_the_next_check() -> None:
+    """The other blocks of a tensor with a declared one are probed at each check."""
+    factors = np.ones((1, 20), np.float32)
+    factors[:, 5:10] = 0.5
+
+    def factor(step: int) -> Any:
+        changed = factors.copy()
+        changed[:, :5] = 1.05 if step > 5 else 1
+        return changed
+
+    blocks = {"Wh": gates("ifog", axis=1)}
+    training = Training(factor, expected={"Wh:f": "forgets slowly"}, blocks=blocks)
+    reports = training.run(range(8))
+    verdicts = [reports[step].tensors["Wh"].verdict for step in range(8)]
+    assert {str(verdict) for verdict in verdicts[:6]} == {"expected"}
+    assert verdicts[6].is_bug is True
+    assert "wrong on i" in reports[6].tensors["Wh"].explanation
+
+
 def test_the_training_is_unchanged() -> None:
     """Bit for bit, with every tensor or one block declared."""
     plain = Training(every_n_steps=10**6, expected=None)

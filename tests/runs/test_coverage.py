@@ -17,6 +17,8 @@ Tell: TypeAlias = Callable[[Mapping[str, Sequence[str]]], list[Record]]
 
 SUSPECTED = {"verdict": Verdict.inconclusive, "cause_key": "suspected", "measured_at": None}
 UNSCREENED = {"verdict": Verdict.inconclusive, "cause_key": "unscreened", "measured_at": None}
+DECLARED = {"verdict": Verdict.expected, "expected": "on purpose"}
+AGREES = {"verdict": Verdict.ok, "expected": "on purpose"}
 NOT_FINITE = {"verdict": Verdict.inconclusive, "cause_key": "loss_not_finite", "measured_at": None}
 
 
@@ -31,9 +33,12 @@ def records(make_report: MakeReport, make_tensor: MakeTensor) -> Tell:
             tensors = []
             for name, look in zip(looks, row, strict=True):
                 dates[name] |= {"m": {"measured_at": 100 * i}, "s": {"screened_at": 100 * i}}.get(look, {})
+                declared = {"e": DECLARED, "a": AGREES}.get(look, {})
                 instead = {"?": SUSPECTED, "0": UNSCREENED, "n": NOT_FINITE}.get(look)
                 unclear = {"verdict": Verdict.inconclusive, "measured_at": 100 * i} if look == "u" else {}
-                tensors.append(make_tensor(name, **(instead or {"measured_at": None} | dates[name] | unclear)))
+                tensors.append(
+                    make_tensor(name, **(instead or {"measured_at": None} | dates[name] | unclear | declared))
+                )
             told.append(read_check(history.record(make_report(100 * i, *tensors))))
         return [one for one in told if one is not None]
 
@@ -43,6 +48,9 @@ def records(make_report: MakeReport, make_tensor: MakeTensor) -> Tell:
 @pytest.mark.parametrize(
     ("looks", "headline", "status"),
     [
+        ({"W": "ssss", "V": "meee"}, "No bug in 2 tensors: V differs as declared", 0),
+        ({"W": "ssss", "V": "maaa"}, "No bug in 2 tensors", 0),
+        ({"W": "s---", "V": "meee"}, "1 of 2 tensors was not looked at in the last 3 checks (W)", 2),
         ({"W": "ms", "V": "mm"}, "No bug in 2 tensors", 0),
         ({"W": "mssss", "V": "mss--"}, "No bug in 2 tensors", 0),
         ({"W": "mssss", "V": "ms---"}, "1 of 2 tensors was not looked at in the last 3 checks (V)", 2),

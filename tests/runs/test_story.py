@@ -11,7 +11,7 @@ from gradguard.writers.record import History, Record
 
 Tell: TypeAlias = Callable[..., Story]
 
-OK, SCALE, UNCLEAR, EXPLAINED = "ok", "scale", "inconclusive", "float_precision"
+OK, SCALE, UNCLEAR, EXPLAINED, EXPECTED = "ok", "scale", "inconclusive", "float_precision", "expected"
 
 
 @pytest.fixture
@@ -46,6 +46,13 @@ def records(make_report: MakeReport, make_tensor: MakeTensor) -> Callable[..., l
         ),
         ({"W": [OK, SCALE, UNCLEAR]}, "bug", "BUG: scale in W, since step 100"),
         ({"W": [OK, SCALE, OK]}, "recovered", "there was one: scale in W, from step 100 until it was over at step 200"),
+        ({"W": [EXPECTED]}, "fine", "No bug in 1 tensor: W differs as declared in the one check, at step 0"),
+        (
+            {"W": [EXPECTED] * 3, "V": [OK] * 3},
+            "fine",
+            "W differs as declared, and float precision explains all else that 3 checks from step 0 to 200",
+        ),
+        ({"W": [SCALE, EXPECTED]}, "recovered", "scale in W, from step 0 until it was over at step 100"),
         ({"W": [UNCLEAR] * 2}, "unclear", "Cannot tell: no check could judge any tensor"),
         ({"W": [UNCLEAR] * 2, "V": [OK] * 2}, "unclear", "Cannot tell: no check could judge W"),
         ({"W": [EXPLAINED, UNCLEAR]}, "fine", "No bug"),
