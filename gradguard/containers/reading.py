@@ -51,7 +51,7 @@ def read_parameters(params: object) -> Parameters:
     found = items if is_flat else dict(mapping)
     if not found:
         raise ValueError(f"params is empty; expected {CONTAINERS}")
-    others = [name for name, value in found.items() if _is_array(value)]
+    others = _without_gradients([name for name, value in found.items() if _is_array(value)]) if is_flat else []
     return Parameters(mapping, {name: _parameter(name, value, others) for name, value in found.items()})
 
 
@@ -108,22 +108,35 @@ def _remedy(role: str, value: object, arrays: Mapping[str, Array]) -> str:
         return f"; {role} is a function: pass what it returns"
     if any(kind.__module__.startswith("torch.nn") for kind in type(value).__mro__):
         return "; for a PyTorch module use gradguard.integrations.torch.TorchGuard(module, optimizer)"
+    if _is_of_torch(value):
+        return "; tensor.detach().numpy() is an array on the same memory"
+    if isinstance(value, str | bytes):
+        return ""
     if isinstance(value, Iterator | set | frozenset) or (isinstance(value, Iterable) and not array_attributes(value)):
         example = '{"W": W, "b": b}'
         return f", which can be read at every check and has an order: list(...), dict(...), or names as in {example}"
     own = array_attributes(value)
     if not own:
         return ""
-    names = list(arrays) if role == "grads" and arrays else own
+    names = list(arrays) if role == "grads" and arrays else _without_gradients(own)
     shown = ", ".join(
         f'{name}="{_like(name, own)}"' if role == "grads" else f'"{name}"' for name in names[:MAX_IN_EXAMPLE]
     )
     return f"; its arrays are attributes: gradguard.attributes(..., {shown})"
 
 
+def _without_gradients(names: list[str]) -> list[str]:
+    """The names without those that add something to another one, as "dW" and "W_grad" do."""
+    return [name for name in names if not any(other in name and other != name for other in names)]
+
+
 def _like(name: str, own: Iterable[str]) -> str:
     """The attribute that is the gradient of a parameter, as far as names tell."""
     return next((each for each in own if name in each and each != name), f"d{name}")
+
+
+def _is_of_torch(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
 
 
 def _is_array(value: object) -> bool:
@@ -151,7 +164,7 @@ def _parameter(name: str, value: object, arrays: list[str]) -> Array:
         )
     if isinstance(value, np.ndarray) or _is_array(value):
         return _floating(name, "parameter", value)
-    if type(value).__module__.partition(".")[0] == "torch":
+    if _is_of_torch(value):
         raise TypeError(
             f"parameter {name!r} is a PyTorch {type(value).__name__}; expected a NumPy array, which "
             f"tensor.detach().numpy() is on the same memory. For a module use gradguard.integrations.torch.TorchGuard"
@@ -212,6 +225,8 @@ def _wrong_names(grads: object, found: Mapping[str, object], arrays: Mapping[str
         return TypeError(f"grads is one array, and params holds {expected}; expected {_example(arrays)}")
     missing, unknown = [name for name in arrays if name not in found], [name for name in found if name not in arrays]
     renamed = _renamed(missing, unknown)
+    if missing and len(found) == len(arrays) and isinstance(grads, list | tuple):
+        renamed = ". If they are in the order of params: dict(zip(params, grads))"
     if missing:
         return ValueError(f"grads has no entry {missing[0]!r}; given: {passed}; expected: {expected}{renamed}")
     return ValueError(

@@ -18,6 +18,7 @@ class Model:
 
     def __init__(self) -> None:
         self.W, self.b, self.hidden = np.ones((2, 2)), np.ones(2), 5
+        self.dW, self.b_grad = np.ones((2, 2)), np.ones(2)
 
 
 def circular() -> list[Any]:
@@ -51,6 +52,8 @@ def test_parameters_are_the_live_arrays_themselves() -> None:
         (lambda: {"w": np.ones(3)}, TypeError, ["params is a function: pass what it returns"]),
         (Model(), TypeError, ["params is a Model", 'gradguard.attributes(..., "W", "b")']),
         (torch.nn.Linear(2, 2), TypeError, ["params is a Linear", "TorchGuard(module, optimizer)"]),
+        (torch.zeros(2), TypeError, ["params is a Tensor", "tensor.detach().numpy()"]),
+        (torch.nn.Linear(2, 2).parameters(), TypeError, ["params is a generator", "list(...)"]),
         ({"w": torch.zeros(2)}, TypeError, ["parameter 'w' is a PyTorch Tensor", "tensor.detach().numpy()"]),
         ({}, ValueError, ["params", "empty"]),
         ([], ValueError, ["params", "empty"]),
@@ -80,6 +83,7 @@ def test_parameters_that_are_no_arrays_are_named(params: Any, error: type[Except
     ("grads", "error", "words"),
     [
         ([np.ones(3)], ValueError, ["'w'", "given: 0", "expected: w, v"]),
+        ([np.ones(3), np.ones(2)], ValueError, ["given: 0, 1", "dict(zip(params, grads))"]),
         (None, TypeError, ["grads is a NoneType", "a mapping"]),
         (np.ones(3), TypeError, ["grads is one array", "params holds w, v", '{"w": ..., "v": ...}']),
         (lambda: None, TypeError, ["grads is a function: pass what it returns"]),
