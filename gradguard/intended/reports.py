@@ -31,9 +31,8 @@ def diagnose_declared(
     rest = diagnose_tensor(_without(evidence, declared), history, thresholds)
     blocks = {name: _block(block) if name in declared.blocks else block for name, block in report.blocks.items()}
     if not rest.verdict.agrees:
-        shown = dataclasses.replace(report, blocks=blocks)
         return dataclasses.replace(
-            rest, blocks=blocks, worst=shown.worst, entries=shown.entries, ratios=shown.ratios, expected=declared.reason
+            rest, blocks=blocks, entries=report.entries, ratios=report.ratios, expected=declared.reason
         )
     part = as_declared(report, Declared(declared.reason))
     if part.verdict is not Verdict.expected:

@@ -217,7 +217,7 @@ class CheckMonitor:
             self._keep(screen.restarted(screen.names))
         self._add_screened(context, found, visible, request.step)
         for name in known:  # what was told stays, where there was no time to look at it again
-            if found.reports.get(name, self.memory.tensors[name]).cause_key == SUSPECTED:
+            if name in found.reports and found.reports[name].cause_key == SUSPECTED:
                 del found.reports[name]
         self.memory.left = disjoint(group for group in found.left if not known & set(group))
         return found
@@ -337,9 +337,11 @@ class CheckMonitor:
             return {}
         name = names[memory.next_declared % len(names)]
         memory.next_declared += 1
-        tensor, before = TensorUnderTest(context, name), memory.tensors[name]
+        tensor, before = TensorUnderTest(context, name), memory.tensors.get(name)
         ratio = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
-        is_other = before.measured_at is None or (
+        if before is None or before.measured_at is None:
+            return {name: EXPLAIN}
+        is_other = (
             abs(ratio[0] - 1) > ALARM_Z * ratio[1]
             if request.declared[name].blocks
             else is_another_ratio((before.ratio, before.ratio_error), ratio)

@@ -146,6 +146,36 @@ def test_a_guard_that_resumes_compares_with_what_was_seen_first() -> None:
     assert "and 2 at step 0" in training.alerts[0].message
 
 
+def test_a_declaration_may_come_with_a_resumed_training() -> None:
+    """What was a bug until then is expected from the next check on."""
+    training = Training(expected=None)
+    assert training.run(range(3))[-1].tensors["Wh"].verdict == "scale"
+    state = training.guard.state_dict()
+    training.options["expected"] = {"W*": "half on purpose"}
+    training.guard = training.made()
+    training.guard.load_state_dict(state)
+    training.alerts.clear()
+    assert training.run(range(3, 6))[0].tensors["Wh"].verdict == "expected"
+    assert not training.alerts
+
+
+def test_a_tensor_that_is_added_is_declared_by_a_pattern() -> None:
+    """It is measured at the next check."""
+    params = {"a": np.array([0.3, 0.7])}
+
+    def loss() -> float:
+        return float(sum(np.sin(array).sum() for array in params.values()))
+
+    with GradGuard(params, loss, every_n_steps=1, max_overhead=None, expected={"*": "half"}) as guard:
+        for step in range(4):
+            report = guard.after_backward(step, {name: np.cos(array) / 2 for name, array in params.items()})
+            assert report is not None
+            assert {str(tensor.verdict) for tensor in report.tensors.values()} == {"expected"}
+            if step == 1:
+                params["b"] = np.array([0.2, 0.4])
+    assert report.tensors["b"].measured_at is not None
+
+
 def test_everything_may_be_declared() -> None:
     """Then no screen covers anything, and the tensors take turns all the same."""
     training = Training(expected={"*": "semi-gradient"})
