@@ -16,7 +16,7 @@ CHANGED = "expected:changed"
 OTHER_ORDER = math.log(10)  # of ||n|| / ||g||
 CLEAR_COSINE = 0.5  # of n and g, in either direction
 FACTOR_COSINE = 0.9  # below which it is clear that there is no factor
-OTHER_RATIO = 0.25  # of its logarithm: along a random direction, the ratio of what is no factor scatters about as much
+OTHER_RATIO = 0.25  # move of the logarithm of a factor, which one probe tells from chance in any precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,26 @@ class Difference:
             ratio_error=tensor.ratio_error,
             size=size_of_n / size_of_g if size_of_g else math.nan,
             cosine=float(n / size_of_n @ g / size_of_g) if size_of_n and size_of_g else math.nan,
-            is_factor=agreeing is None
-            and tensor.cause_key in (f"{Verdict.expected}:{kind}" for kind in Verdict if kind.is_factor),
+            is_factor=agreeing is None and _is_factor(tensor),
             factors=tensor.factors,
         )
 
 
-def is_another_ratio(before: tuple[float, float], now: tuple[float, float]) -> bool:
-    """Whether a ratio has moved by so much that the tensor must be examined again; each is given with its error."""
-    is_clear = abs(now[0] - before[0]) > ALARM_Z * math.hypot(before[1], now[1])
-    return is_clear and _log_move(before[0], now[0]) > OTHER_RATIO
+def is_another_ratio(before: TensorReport, ratio: float, error: float) -> bool:
+    """Whether the ratio along the gradient is another one than at its last report, so that it must be examined again.
+
+    Args:
+        before: The report.
+        ratio: N / g along the gradient, by one probe.
+        error: Its standard error.
+    """
+    is_clear = abs(ratio - before.ratio) > ALARM_Z * math.hypot(before.ratio_error, error)
+    return is_clear and _log_move(before.ratio, ratio) > (OTHER_RATIO if _is_factor(before) else OTHER_ORDER)
+
+
+def _is_factor(tensor: TensorReport) -> bool:
+    """Whether one factor described all of the difference when it was last measured."""
+    return tensor.cause_key in (f"{Verdict.expected}:{kind}" for kind in Verdict if kind.is_factor)
 
 
 def with_change(tensor: TensorReport, first: Difference, now: Difference, thresholds: Thresholds) -> TensorReport:

@@ -338,13 +338,13 @@ class CheckMonitor:
         name = names[memory.next_declared % len(names)]
         memory.next_declared += 1
         tensor, before = TensorUnderTest(context, name), memory.tensors.get(name)
-        ratio = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
+        ratio, error = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
         if before is None or before.measured_at is None:
             return {name: EXPLAIN}
         is_other = (
-            abs(ratio[0] - 1) > ALARM_Z * ratio[1]
+            abs(ratio - 1) > ALARM_Z * error
             if request.declared[name].blocks
-            else is_another_ratio((before.ratio, before.ratio_error), ratio)
+            else is_another_ratio(before, ratio, error)
         )
         return {name: EXPLAIN} if is_other else {}
 
