@@ -1,6 +1,7 @@
 """What each named cause says of a gradient, and how a cause is added."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,10 @@ def test_a_round_norm_of_one_gradient_is_a_clip_unless_the_factor_has_a_name(
     assert tensor.verdict is (Verdict.clipped if key == "clipped_by_norm" else Verdict.scale)
 
 
+WRONG, RIGHT = (G, G**3), (G, G)
+SQUARE, BIAS = (G[:, :8], G[:, :8] ** 3), (G[0], G[0] ** 3)
+
+
 @pytest.mark.parametrize(
     ("pairs", "key"),
     [
@@ -150,18 +155,58 @@ def test_a_round_norm_of_one_gradient_is_a_clip_unless_the_factor_has_a_name(
         ({"a": (G, 3 * G), "b": (G, 4 * G)}, ""),
         ({"a": (G, 3 * G), "b": (G, 3 * G), "c": (G, G)}, ""),
         ({"a": (G, 6 * G), "b": (G, 6 * G * RNG.uniform(0.95, 1.05, G.shape))}, "factor_with_more_on_top"),
-        (
-            {"Wh": (G[:4, :4], G[:4, :4] ** 3), "Wx": (G, G**3), "V": (G, G)},
-            "carry_through_time",
-        ),
-        ({"Wx": (G, G**3), "b": (G[0], G[0] ** 3), "V": (G, G)}, ""),
+        ({"Wx": WRONG, "Whh": SQUARE, "V": RIGHT}, "carry_through_time"),
+        ({"layer1": WRONG, "layer2": SQUARE, "layer3": RIGHT}, "error_enters"),
+        ({"W1": WRONG, "W2": SQUARE, "V": RIGHT, "b1": BIAS, "b2": BIAS}, "error_enters"),
+        ({"W1": WRONG, "W2": WRONG, "b2": (G[0], G[0]), "V": RIGHT}, ""),
+        ({"V": RIGHT, "W2": WRONG, "W1": WRONG}, ""),
+        ({"Wx": WRONG, "Whh": SQUARE, "b": (G[0, :8], G[0, :8]), "V": RIGHT}, ""),
+        ({"W1": WRONG, "b1": BIAS, "V": WRONG}, "every_tensor_wrong"),
     ],
-    ids=["alike", "two factors", "one agrees", "more on top", "recurrent", "not recurrent"],
+    ids=[
+        "alike",
+        "two factors",
+        "one agrees",
+        "more on top",
+        "recurrent by its name",
+        "feed-forward",
+        "biases apart",
+        "bias agrees",
+        "above is wrong",
+        "recurrent, bias agrees",
+        "all wrong",
+    ],
 )
 def test_what_wrong_tensors_share_is_a_hint(pairs: dict[str, tuple[ArrayLike, ArrayLike]], key: str) -> None:
     """One hint at most, and none where nothing is shared."""
     hint = registry.hint_of_model(Model(diagnose(pairs, error=1e-6).tensors, {}))
     assert (hint.key if hint else "") == key
+
+
+@pytest.mark.parametrize(
+    ("constants", "blocks", "is_recurrent"),
+    [
+        ({}, {}, False),
+        ({"batch": 16.0}, {}, False),
+        ({"timesteps": 39.0}, {}, True),
+        ({}, {"U": gates("ifgo", axis=1)}, True),
+        ({}, {"U": gates("qkv", axis=1)}, False),
+    ],
+)
+def test_a_recurrence_is_spoken_of_only_where_the_user_shows_one(
+    constants: dict[str, float], blocks: dict[str, Any], is_recurrent: bool
+) -> None:
+    """A fused or square matrix may be that of an attention or of any layer; error bars and errors are the same."""
+    width = 9 if blocks.get("U") == gates("qkv", axis=1) else 12
+    shapes = {"A": (3, 5), "U": (3, width), "V": (4, 2)}
+    params = {name: RNG.standard_normal(shape) for name, shape in shapes.items()}
+    grads = {name: np.cos(w) * RNG.uniform(1, 3, w.shape) for name, w in params.items()}
+    grads["V"] = np.cos(params["V"])
+    report = check(
+        params, grads, lambda: float(sum(np.sin(w).sum() for w in params.values())), constants=constants, blocks=blocks
+    )
+    assert ("recurrence is wrong" in report.explanation) is is_recurrent
+    assert ("the error enters between U and V" in report.explanation) is not is_recurrent
 
 
 def toy_of_tensor(tensor: Symptoms) -> Diagnosis | None:

@@ -1,6 +1,7 @@
 """What several wrong tensors have in common, as a hint where to look."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model
@@ -8,6 +9,9 @@ from gradguard.report import TensorReport, Verdict, listed
 
 EQUAL_RATIOS = 4.0  # standard errors, within which two ratios are one factor
 SAME_FACTOR_WITH_MORE = 0.2  # relative distance of a pooled ratio from a factor that is in it, with more on top
+RECURRENT_CONSTANT = re.compile("time_?steps?|bptt|unroll|recurr", re.IGNORECASE)
+RECURRENT_NAME = re.compile(r"lstm|(?<![a-z])gru|rnn|recurr|(?:\b|_|w|u)hh(?:\b|_|\d)", re.IGNORECASE)
+GATES = ({"i", "f", "o"}, {"input", "forget", "output"}, {"z", "r"}, {"update", "reset"})
 MIN_FACTOR = 0.05  # distance of a factor from 1, below which other tensors come near it by chance
 
 
@@ -50,9 +54,11 @@ def factor_with_more_on_top(model: Model) -> Diagnosis | None:
 
 
 def carry_through_time(model: Model) -> Diagnosis | None:
-    """Several tensors are wrong by no factor, a recurrent matrix among them, and others agree."""
+    """Several tensors are wrong by no factor, one that is known to be recurrent among them, and others agree."""
     structural = _of(Verdict.structure, model)
-    if not model.right or len(structural) < 2 or structural[0].faulty_block or not any(map(_is_recurrent, structural)):
+    if not model.right or len(structural) < 2 or structural[0].faulty_block:
+        return None
+    if not any(_is_recurrent(tensor) and not _has_right_bias(tensor, model) for tensor in structural):
         return None
     return Diagnosis(
         key="carry_through_time",
@@ -64,16 +70,103 @@ def carry_through_time(model: Model) -> Diagnosis | None:
     )
 
 
+def error_enters(model: Model) -> Diagnosis | None:
+    """All tensors up to some layer are wrong by no factor, and all above it agree."""
+    wrong = _of(Verdict.structure, model)
+    if len(wrong) < 2 or len(wrong) < len(model.wrong) or model.unclear or not all(map(_is_unnamed, wrong)):
+        return None
+    edge = _edge(list(model.tensors.values()))
+    if edge is None:
+        return None
+    below, above = (tensor.name for tensor in edge)
+    return Diagnosis(
+        key="error_enters",
+        explanation=(
+            f"If the tensors are in the order of the forward pass, the error enters between {below} and {above}"
+        ),
+        cause=(
+            f"look at how the backward pass carries the gradient from {above} down to {below} (the transposed matrix, "
+            "the slope of the activation), and from one use of the layer to the next if it is used several times"
+        ),
+    )
+
+
+def every_tensor_wrong(model: Model) -> Diagnosis | None:
+    """No tensor agrees, those of the output layer included, and no factor explains the errors."""
+    wrong = _of(Verdict.structure, model)
+    if len(wrong) < max(2, len(model.tensors)) or not all(tensor.cause_key == "chain_rule" for tensor in wrong):
+        return None
+    return Diagnosis(
+        key="every_tensor_wrong",
+        explanation="Every tensor is wrong, and by no factor",
+        cause=(
+            "g may be no gradient of this loss (a momentum buffer or an average, another batch or hidden state, a "
+            "penalty that only one of the two has), or the derivative of the loss itself is wrong"
+        ),
+    )
+
+
 def _of(verdict: Verdict, model: Model) -> list[TensorReport]:
     return [tensor for tensor in model.wrong if tensor.verdict is verdict]
 
 
+def _is_unnamed(tensor: TensorReport) -> bool:
+    """Whether nothing but the place of its error is known."""
+    return tensor.cause_key.startswith(("chain_rule", "wrong_slice"))
+
+
+def _edge(tensors: Sequence[TensorReport]) -> tuple[TensorReport, TensorReport] | None:
+    """The last wrong and the first right tensor where the wrong ones come first; None in any other order.
+
+    Biases may be listed apart from the matrices, and each kind is then in order by itself. Where the bias of a wrong
+    matrix is right, what the layer receives is right, and the error does not come from above.
+    """
+    whole = _split(tensors)
+    if whole is not None:
+        below, above = whole[0][-1], whole[1][0]
+        return None if _is_vector(above) and math.prod(above.shape) in below.shape else (below, above)
+    vectors = [tensor for tensor in tensors if _is_vector(tensor)]
+    right = sum(not tensor.verdict.is_bug for tensor in vectors)
+    matrices = _split([tensor for tensor in tensors if not _is_vector(tensor)])
+    if matrices is None or right > len(matrices[1]) or not (right in (0, len(vectors)) or _split(vectors)):
+        return None
+    return matrices[0][-1], matrices[1][0]
+
+
+def _split(tensors: Sequence[TensorReport]) -> tuple[Sequence[TensorReport], Sequence[TensorReport]] | None:
+    """The wrong tensors and the right ones, where all wrong ones come first; None elsewhere."""
+    count = sum(bool(tensor.verdict.is_bug) for tensor in tensors)
+    wrong, right = tensors[:count], tensors[count:]
+    return (wrong, right) if wrong and right and all(tensor.verdict.is_bug for tensor in wrong) else None
+
+
+def _is_vector(tensor: TensorReport) -> bool:
+    """Whether it is a bias by its shape: a vector, a row or a column."""
+    return math.prod(tensor.shape) == max(tensor.shape, default=1)
+
+
 def _is_recurrent(tensor: TensorReport) -> bool:
-    """Whether the shape is that of a recurrent matrix: (H, H), or (H, kH) with k fused gates."""
-    if len(tensor.shape) != 2:
+    """Whether it is known to be the matrix of a recurrence: a shape alone may be that of any square layer.
+
+    A recurrent matrix is (H, H), or (H, kH) with k fused gates. The user shows that it is one by a constant such as
+    `timesteps`, by blocks with the names of gates, or by its name.
+    """
+    if len(tensor.shape) != 2 or min(tensor.shape) < 1:
         return False
     short, long = sorted(tensor.shape)
-    return short > 0 and long in (short, 3 * short, 4 * short)
+    is_shown = any(map(RECURRENT_CONSTANT.search, tensor.constants)) or RECURRENT_NAME.search(tensor.name)
+    return long in (short, 3 * short, 4 * short) and bool(is_shown or _has_gates(tensor))
 
 
-HINTS = (one_factor_everywhere, factor_with_more_on_top, carry_through_time)
+def _has_gates(tensor: TensorReport) -> bool:
+    """Whether its blocks have the names of the gates of an LSTM or a GRU, whole or their first letters."""
+    names = {name.lower() for name in tensor.blocks}
+    return any(gates <= names for gates in GATES)
+
+
+def _has_right_bias(tensor: TensorReport, model: Model) -> bool:
+    """Whether a bias of its layer agrees, by its size: then what the layer receives through time is right."""
+    return any(_is_vector(other) and math.prod(other.shape) == max(tensor.shape) for other in model.right)
+
+
+HINTS = (one_factor_everywhere, factor_with_more_on_top, carry_through_time, error_enters, every_tensor_wrong)
