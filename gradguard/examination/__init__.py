@@ -4,11 +4,13 @@ from gradguard.examination.effort import ENTRIES, EXPLAIN, EXPLAIN_DRIFT, Deadli
 from gradguard.examination.examine import KnownSteps
 from gradguard.examination.own_numbers import probe_tensor, ratio_along_gradient
 from gradguard.examination.preflight import (
+    REBOUND,
     REPEATS_BEFORE,
     detached,
     independent,
     nondeterministic,
     other_loss,
+    rebound,
     repeats_needed,
     unmeasurable,
 )
@@ -19,6 +21,7 @@ __all__ = [
     "ENTRIES",
     "EXPLAIN",
     "EXPLAIN_DRIFT",
+    "REBOUND",
     "REPEATS_BEFORE",
     "SIDE_BY_SIDE",
     "CheckPlan",
@@ -34,6 +37,7 @@ __all__ = [
     "other_loss",
     "probe_tensor",
     "ratio_along_gradient",
+    "rebound",
     "repeats_needed",
     "unmeasurable",
 ]

@@ -1,6 +1,6 @@
 """What must hold before a difference of the loss means anything: finite, repeatable, dependent on the parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +8,18 @@ import numpy as np
 from gradguard.arrays import Array, is_finite, norm_of_finite, reductions
 from gradguard.diagnosis import unmeasured
 from gradguard.differences import RoundedValue
-from gradguard.measurement import MeasurementContext
+from gradguard.measurement import MeasurementContext, TensorUnderTest
+from gradguard.perturbation import JointDirection, Part, directions, groups_to_move
 from gradguard.report import TensorReport, Verdict
+from gradguard.screening import halves
 
 # Evaluations in a row that must repeat before a doubtful report: a loss that changes at every 50th call was seen.
 REPEATS = 52
 REPEATS_SHARE = 0.1  # of all evaluations, that repeat the loss where all tensors agree
 MAX_MULTIPLE = 256  # of losses that have nothing in common, one pair in 100 is as near to a multiple up to this
 REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
+REBOUND = "rebound"
+MOVES = (1e-3, -0.03, 1.0)  # in sizes of the tensors, by which a loss that reads them changes
 
 
 def shapes_of(context: MeasurementContext, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -153,3 +157,40 @@ def detached(context: MeasurementContext, names: Sequence[str]) -> dict[str, Ten
     )
     wrong = [name for name in names if context.gradients[name].any()]
     return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause, cause_key="loss_unchanged")
+
+
+def rebound(context: MeasurementContext, names: Sequence[str], is_over: Callable[[], bool]) -> dict[str, TensorReport]:
+    """The reports of those tensors that the loss no longer reads.
+
+    Args:
+        context: What to measure with.
+        names: Tensors that have the bits of the last check, although their gradients are not zero.
+        is_over: Whether the time is over.
+    """
+    groups = groups_to_move({name: context.arrays[name] for name in names})
+    unread = [name for group in groups for name in _unread(context, group, is_over)]
+    says = "its array is the same bit for bit as at the last check, and the loss does not change when it is moved"
+    cause = (
+        "the training has rebound the parameter (W = W - lr * dW), and this array is no longer the one that the loss "
+        "reads: give the guard the mapping that the loss reads, or update in place (W -= lr * dW)"
+    )
+    return unmeasured(shapes_of(context, unread), Verdict.inconclusive, says, cause, cause_key=REBOUND)
+
+
+def _unread(context: MeasurementContext, names: tuple[str, ...], is_over: Callable[[], bool]) -> Iterator[str]:
+    """Those of some tensors that the loss does not read, found by halving."""
+    if _is_unread(context, names):
+        yield from names
+    elif len(names) > 1 and not is_over():
+        for half in halves(names):
+            yield from _unread(context, half, is_over)
+
+
+def _is_unread(context: MeasurementContext, names: Sequence[str]) -> bool:
+    """Whether the loss is the same bit for bit wherever these tensors are."""
+    rng = np.random.default_rng(0)
+    tensors = [TensorUnderTest(context, name) for name in names]
+    parts = {tensor.name: Part(directions.gaussian(tensor.gradient, rng), tensor.extent) for tensor in tensors}
+    direction = JointDirection(parts, sum(tensor.gradient.size for tensor in tensors))
+    moved = (context.objective.evaluate_along([(direction, amount)], context.gradients) for amount in MOVES)
+    return all(np.array_equal(values.losses[0], context.centre) for values in moved)

@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.arrays import Masks
+from gradguard.arrays import Array, Masks, reductions
 from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
 from gradguard.diagnosis import History, Observation, diagnose_tensor
 from gradguard.differences import Noise
 from gradguard.examination import (
     EXPLAIN,
     EXPLAIN_DRIFT,
+    REBOUND,
     CheckPlan,
     Deadline,
     Effort,
@@ -21,6 +23,7 @@ from gradguard.examination import (
     nondeterministic,
     probe_tensor,
     ratio_along_gradient,
+    rebound,
     unmeasurable,
 )
 from gradguard.intended import Declared, Difference, is_another_ratio, undeclared_entries, with_change
@@ -52,6 +55,7 @@ CHECKS_IN_A_RUN = 10_000  # to which `Thresholds.false_alarms` refers
 UNKNOWN_RATIO = 0.1  # standard error above which the probes so far do not tell a ratio
 FINE_EVIDENCE = 2.0  # log10 of the evidence that chance alone often brings
 Suspects = tuple[Effort, tuple[str, ...], tuple[tuple[str, ...], ...]]
+SUMMED = 1024  # entries of a tensor, at equal distances, of which a checksum is made
 MAX_RATIOS = 20  # confirmed ratios of a wrong tensor that are kept, to see which constant they follow
 
 
@@ -72,6 +76,7 @@ class MonitorState:
         next_tensor: The position of the tensor whose own numbers are next.
         next_screen: The position of the group whose screen is next.
         next_declared: The position among the tensors declared to differ of the one that is probed next.
+        bits: A checksum of the values of each tensor that has a gradient, as of the last check.
     """
 
     proven: ProvenSetup | None = None
@@ -86,10 +91,11 @@ class MonitorState:
     next_tensor: int = 0
     next_screen: int = 0
     next_declared: int = 0
+    bits: dict[str, int] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Forget a tensor whose shape has changed, and the screens, which covered another model."""
-        for carried_over in (self.tensors, self.states, self.last_fine, self.differences):
+        for carried_over in (self.tensors, self.states, self.last_fine, self.differences, self.bits):
             carried_over.pop(name, None)
         self.screens, self.left = (), ()
 
@@ -172,6 +178,7 @@ class CheckMonitor:
             if np.isfinite(context.centre).all():
                 self.memory.proven = context.proven
         self._take_over(context, found, request)
+        self.memory.bits = {name: _checksum(array) for name, array in context.arrays.items() if array.size}
         order = {name: place for place, name in enumerate(names)}
         self.memory.tensors = dict(sorted(self.memory.tensors.items(), key=lambda item: order[item[0]]))
         return context, found.located
@@ -187,6 +194,8 @@ class CheckMonitor:
         """Screen the group whose turn it is, measure own numbers of one tensor, and follow what alarms."""
         names = list(context.arrays)
         found = ModelCheck(unmeasurable(context, names))
+        told = [name for name in names if name not in found.reports and self._was_rebound(name)]
+        found.reports |= self._rebound(context, told, request.deadline)
         standing = tuple(name for name in names if name not in found.reports and self._is_standing(name))
         waiting = [name for group in self.memory.left for name in group]
         left_out = {*found.reports, *standing, *waiting, *request.declared}
@@ -203,6 +212,9 @@ class CheckMonitor:
             target.state.require_intact()
         if not context.repeats():
             return ModelCheck(nondeterministic(context, names))
+        unread = self._rebound(context, list(others), request.deadline) if suspects else {}
+        found.reports |= unread
+        suspects = _without(suspects, unread)
         visible = {} if result is None or result.alarms else dict(result.visible)
         if suspects or standing:
             moved = screen.names if screen is not None else (*standing, *waiting) or tuple(own)
@@ -213,7 +225,7 @@ class CheckMonitor:
                 explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline)
         known = {*standing, *request.declared}
         found.located = tuple(dict.fromkeys(name for name in found.located if name not in known))
-        if screen is not None and found.explained - known:
+        if screen is not None and (unread or found.explained - known):
             self._keep(screen.restarted(screen.names))
         self._add_screened(context, found, visible, request.step)
         for name in known:  # what was told stays, where there was no time to look at it again
@@ -283,6 +295,21 @@ class CheckMonitor:
         """Whether a tensor is known to be wrong: each screen with it would alarm, and only an examination clears it."""
         tensor = self.memory.tensors.get(name)
         return tensor is not None and bool(tensor.verdict.is_bug)
+
+    def _was_rebound(self, name: str) -> bool:
+        return name in self.memory.tensors and self.memory.tensors[name].cause_key == REBOUND
+
+    def _rebound(
+        self, context: MeasurementContext, names: Sequence[str], deadline: Deadline
+    ) -> dict[str, TensorReport]:
+        """The reports of those tensors that the training has bound anew, and the loss reads elsewhere.
+
+        An update by a gradient that is not zero would have changed them since the last check.
+        """
+        moving = [name for name in names if context.gradients[name].any()]
+        unchanged = [name for name in moving if self.memory.bits.get(name) == _checksum(context.arrays[name])]
+        bound = deadline.after(EXAMINATION_SECONDS)
+        return rebound(context, unchanged, lambda: bound.is_over)
 
     def _in_turn(self, names: list[str], result: Screened | None, request: CheckRequest) -> list[str]:
         """The tensors in turn, those first of which the screen cannot promise anything."""
@@ -438,3 +465,19 @@ class CheckMonitor:
     def _drift(self, tensor: TensorReport) -> float:
         first = self.memory.baseline.get(tensor.name)
         return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
+
+
+def _checksum(array: Array) -> int:
+    """A checksum of some entries of an array."""
+    return zlib.crc32(reductions.entries_at(array, np.linspace(0, array.size - 1, SUMMED).astype(np.intp)).tobytes())
+
+
+def _without(suspects: Sequence[Suspects], names: Collection[str]) -> list[Suspects]:
+    """What must be looked at more closely, some tensors excepted."""
+    kept = []
+    for effort, wrong, groups in suspects:
+        left = tuple(name for name in wrong if name not in names)
+        rest = tuple(tuple(name for name in group if name not in names) for group in groups)
+        if left or any(rest):
+            kept.append((effort, left, tuple(filter(None, rest))))
+    return kept
