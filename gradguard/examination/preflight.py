@@ -20,6 +20,10 @@ MAX_MULTIPLE = 256  # of losses that have nothing in common, one pair in 100 is 
 REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
 REBOUND = "rebound"
 MOVES = (1e-3, -0.03, 1.0)  # in sizes of the tensors, by which a loss that reads them changes
+RISING_MOVES = 10.0 ** np.arange(-6, 1)  # in sizes of a tensor, until the loss changes
+HALVINGS = 12  # of the move: the change of a loss without jumps shrinks with it, by 4096 in all
+KEPT_BY_JUMP = 1 / 64  # of the change, that remains at a jump: a move that just shows changes has few of them
+JUMP = 1000  # roundoffs of the loss that a jump exceeds: those of its noise reached 73
 
 
 def shapes_of(context: MeasurementContext, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -194,3 +198,48 @@ def _is_unread(context: MeasurementContext, names: Sequence[str]) -> bool:
     direction = JointDirection(parts, sum(tensor.gradient.size for tensor in tensors))
     moved = (context.objective.evaluate_along([(direction, amount)], context.gradients) for amount in MOVES)
     return all(np.array_equal(values.losses[0], context.centre) for values in moved)
+
+
+def in_steps(context: MeasurementContext, report: TensorReport) -> TensorReport:
+    """The report of a tensor of which n or g is zero; no bug where the loss moves in steps.
+
+    A loss that is rounded as a whole jumps along every tensor; then its jumps say nothing of this one.
+    """
+    moving = [name for name, gradient in context.gradients.items() if gradient.any() and name != report.name]
+    clearest = max(moving, key=lambda name: context.sizes[name].sensitivity, default=None)
+    jump = _jump(context, report.name)
+    if not jump or (clearest is not None and _jump(context, clearest)):
+        return report
+    return replace(
+        report,
+        verdict=Verdict.inconclusive,
+        explanation=f"the loss moves in steps along it (of {jump:.2g}, however short the move): {report.explanation}",
+        cause=(
+            "floor, round, argmax or a comparison in the forward pass, whose derivative is zero or does not exist; "
+            "a gradient that differs from that on purpose, as a straight-through estimator does, is no bug"
+        ),
+        cause_key="loss_in_steps",
+    )
+
+
+def _jump(context: MeasurementContext, name: str) -> float:
+    """The size of a jump of the loss along a tensor; 0 where it has none."""
+    tensor = TensorUnderTest(context, name)
+    part = Part(directions.gaussian(tensor.gradient, np.random.default_rng(0)), tensor.extent)
+    direction = JointDirection({name: part}, tensor.gradient.size)
+
+    def at(amount: float) -> tuple[float, float]:
+        values = context.objective.evaluate_along([(direction, amount)], context.gradients)
+        return amount, context.objective.total(values.losses[0])
+
+    low = (0.0, context.loss)
+    high = next((point for point in map(at, RISING_MOVES) if point[1] != context.loss), None)
+    if high is None:
+        return 0.0
+    change = abs(high[1] - low[1])
+    for _ in range(HALVINGS):
+        middle = at((low[0] + high[0]) / 2)
+        low, high = (low, middle) if abs(middle[1] - low[1]) > abs(high[1] - middle[1]) else (middle, high)
+    jump = abs(high[1] - low[1])
+    is_jump = jump > max(KEPT_BY_JUMP * change, JUMP * context.unit * max(abs(context.loss), abs(high[1])))
+    return jump if is_jump and np.isfinite(jump) else 0.0

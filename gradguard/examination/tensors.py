@@ -10,11 +10,11 @@ from gradguard.diagnosis import History
 from gradguard.examination.effort import Deadline, Effort
 from gradguard.examination.exact import exact_evidence
 from gradguard.examination.examine import KnownSteps, all_evidence, examine
-from gradguard.examination.preflight import nondeterministic, unmeasurable
+from gradguard.examination.preflight import in_steps, nondeterministic, unmeasurable
 from gradguard.intended import Declared, diagnose_declared
 from gradguard.measurement import MeasurementContext, TensorMeasurement
 from gradguard.references import References
-from gradguard.report import TensorReport, Thresholds
+from gradguard.report import TensorReport, Thresholds, Verdict
 
 SIDE_BY_SIDE = 16  # tensors whose points go into the same calls of a batched loss
 
@@ -86,6 +86,8 @@ def check_tensors(
     evidence |= all_evidence(measured, plan.masks)
     for name, found in evidence.items():
         report = diagnose_declared(found, plan.histories[name], plan.thresholds, plan.declared.get(name))
+        if report.verdict in (Verdict.missing, Verdict.spurious):
+            report = in_steps(context, report)
         reports[name] = replace(report, measured_at=plan.step)
     return {name: reports[name] for name in names if name in reports}, measured
 
