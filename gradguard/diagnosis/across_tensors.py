@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradguard.arrays import Array
 from gradguard.diagnosis.causes.registry import causes_of_model, hint_of_model
+from gradguard.diagnosis.causes.shared import share_one_factor
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model
+from gradguard.diagnosis.explain import ONE_ENTRY, uncertain
+from gradguard.diagnosis.known_factors import MAX_RELATIVE_REACH
 from gradguard.report import TensorReport, Verdict, listed
 
 
@@ -24,7 +27,28 @@ def revise_across_tensors(
         tensors: The reports of all tensors, by name.
         gradients: Their gradients, by name.
     """
-    diagnoses = causes_of_model(Model(tensors, gradients))
+    tensors = _all_revised(tensors, _with_factor_of_others(list(tensors.values())))
+    return _all_revised(tensors, causes_of_model(Model(tensors, gradients)))
+
+
+def _with_factor_of_others(tensors: Sequence[TensorReport]) -> dict[str, Diagnosis]:
+    """What is said of tensors of one entry, which show no factor alone, where others show the same one."""
+    by_factor = [tensor for tensor in tensors if tensor.verdict.is_factor]
+    single = [tensor for tensor in tensors if tensor.cause_key == ONE_ENTRY]
+    return {
+        tensor.name: Diagnosis(
+            key=other.cause_key,
+            explanation=f"n = {uncertain(tensor.ratio, tensor.ratio_error)} x g on its one entry, as on {other.name}",
+            cause=other.cause,
+            verdict=other.verdict,
+        )
+        for tensor in single
+        for other in by_factor
+        if share_one_factor([tensor, other]) and 3 * tensor.ratio_error <= MAX_RELATIVE_REACH * abs(tensor.ratio)
+    }
+
+
+def _all_revised(tensors: Mapping[str, TensorReport], diagnoses: Mapping[str, Diagnosis]) -> dict[str, TensorReport]:
     return {
         name: _revised(tensor, diagnoses[name]) if name in diagnoses else tensor for name, tensor in tensors.items()
     }
@@ -74,7 +98,7 @@ def _finding(alike: Sequence[TensorReport]) -> str:
     first = alike[0]
     if first.faulty_block and len(alike) > 1:
         return f"{first.verdict}, each wrong on {first.faulty_block} only ({first.name}: {first.explanation})"
-    if first.verdict is Verdict.structure and len(alike) > 1:
+    if first.verdict is Verdict.structure and first.cause_key != ONE_ENTRY and len(alike) > 1:
         return "structure, no single factor explains any of them"
     return f"{first.verdict}, {first.explanation}; {first.cause}"
 
@@ -83,7 +107,8 @@ def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
     """Tensors that share a sentence: the same verdict in the same block, or with a cause of the same wording."""
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in tensors:
-        shared = tensor.faulty_block or ("" if tensor.verdict is Verdict.structure else tensor.cause)
+        no_factor = tensor.verdict is Verdict.structure and tensor.cause_key != ONE_ENTRY
+        shared = tensor.faulty_block or ("" if no_factor else tensor.cause)
         groups.setdefault((tensor.verdict, shared), []).append(tensor)
     return list(groups.values())
 

@@ -34,7 +34,7 @@ def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds
     differs = evidence.deep and evidence.is_suspect
     is_wrong = differs and max(pairs.discrepancy for pairs in evidence.kinds) >= thresholds.relevant
     symptoms = Symptoms(
-        verdict=_kind_of_bug(evidence.all, evidence.entries, evidence.rules)
+        verdict=_kind_of_bug(evidence.all, evidence.entries, evidence)
         if is_wrong
         else _without_bug(evidence, thresholds),
         evidence=evidence,
@@ -107,21 +107,23 @@ def _ratios(entries: DerivativePairs) -> tuple[float, ...]:
         return tuple(float(k) for k in clear.n / clear.g)
 
 
-def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs, rules: Rules) -> Verdict:
+def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs, evidence: Evidence) -> Verdict:
     """What is wrong with a gradient that is known to be wrong.
 
     Args:
-        pairs: Entries and directions.
+        pairs: Entries and directions, or those of one block.
         entries: The entries alone.
-        rules: The rules of the check.
+        evidence: What was measured of the tensor.
     """
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
         return Verdict.missing
     if not (np.abs(pairs.n) > RESOLVED * pairs.error).any():
         return Verdict.spurious
+    if not evidence.shows_factor(pairs):
+        return Verdict.structure
     ratio = pairs.ratio
     is_resolved = min(abs(ratio.value - 1), abs(ratio.value)) > RESOLVED * ratio.error
-    if is_resolved and _is_one_factor(pairs, rules):
+    if is_resolved and _is_one_factor(pairs, evidence.rules):
         return Verdict.sign if ratio.value < 0 else Verdict.scale
     return Verdict.clipped if is_clipped_by_value(entries) else Verdict.structure
 
@@ -161,7 +163,7 @@ def _block(name: str, mask: NDArray[np.bool_], evidence: Evidence, thresholds: T
     if not entries.size:
         verdict = Verdict.inconclusive
     elif evidence.is_suspect and evidence.deep and _is_suspect(entries, evidence):
-        verdict = _kind_of_bug(entries, entries, evidence.rules)
+        verdict = _kind_of_bug(entries, entries, evidence)
     else:
         verdict = _agreement(entries, evidence.passing, thresholds)
     ratio, signs = entries.ratio, entries.signs

@@ -3,6 +3,7 @@
 Single derivatives show an error in one place, the pooled ratio a small error everywhere.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,8 @@ class Evidence:
         loss_unchanged: Whether the loss did not change at all, along any probe.
         noise_unknown: Whether the noise of the loss could not be measured, along this tensor or any other.
         deep: Whether this is a deep check, which alone may report a bug.
+        is_native: Whether the loss is evaluated in the precision of the training.
+        is_scalar: Whether the loss returns one number, and not unreduced ones.
         method: How the derivatives were measured: by differences, or by a method without step and noise.
         rules: The rules of the check.
     """
@@ -61,6 +64,8 @@ class Evidence:
     loss_unchanged: bool = False
     noise_unknown: bool = False
     deep: bool = True
+    is_native: bool = True
+    is_scalar: bool = True
     method: Method = "differences"
     rules: Rules = DEFAULT_RULES
 
@@ -73,6 +78,15 @@ class Evidence:
     def kinds(self) -> list[DerivativePairs]:
         """Entries and directions apart, as far as there are any."""
         return [pairs for pairs in (self.entries, self.directions) if pairs.size]
+
+    def shows_factor(self, pairs: DerivativePairs) -> bool:
+        """Whether some pairs can show one factor: any single n is a factor times g.
+
+        Directions through a tensor of which one entry alone has a gradient are of that entry.
+        """
+        is_whole = self.entries.size == math.prod(self.shape)
+        telling = self.entries if is_whole and pairs is self.all else pairs
+        return int(np.count_nonzero((telling.g != 0) | (np.abs(telling.z) > self.rules.alarm))) > 1
 
     @property
     def reported(self) -> DerivativePairs:

@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
-from gradguard.report import Verdict
+from gradguard.diagnosis.evidence import Evidence
+from gradguard.report import Verdict, told_apart
 from gradguard.statistics import DerivativePairs
 
 ROUGH = "the loss is too rough near these parameters for differences at any step"
-NARROWER = (
-    "precision='float64', unreduced losses with a reduction, or a loss summed in float64 would narrow the error bar"
-)
 MAX_WRITTEN_ERROR = 1e6  # an error above this is not written digit by digit
 MIN_RATIOS_FOR_QUANTILES = 4  # ratios n/g; of fewer, the 10 % and 90 % quantiles are about the extremes
 METHODS = {
@@ -32,6 +30,7 @@ def diagnosis_of_verdict(tensor: Symptoms) -> Diagnosis:
 
 
 SMALL_ERROR = "small_error"
+ONE_ENTRY = "one_entry"
 
 
 def diagnosis_of_small_error(tensor: Symptoms) -> Diagnosis:
@@ -45,6 +44,9 @@ def diagnosis_of_small_error(tensor: Symptoms) -> Diagnosis:
 def _ok(tensor: Symptoms) -> Diagnosis:
     if tensor.evidence.loss_unchanged and not tensor.evidence.reported.g.any():
         return Diagnosis("", "the loss does not depend on it, and its gradient is zero")
+    if tensor.evidence.reported.discrepancy > tensor.evidence.reported.explained:
+        below = f"below the threshold {tensor.thresholds.discrepancy:g}"
+        return Diagnosis("", f"{_d(tensor)}, {below} {_method(tensor)}{_left_out(tensor)}")
     return Diagnosis("", f"{_d(tensor)}, {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
 
 
@@ -67,24 +69,34 @@ def _inconclusive(tensor: Symptoms) -> Diagnosis:
         return Diagnosis(
             "not_confirmed",
             f"{says}, and no difference is clear enough to be sure of{left_out}",
-            f"a bug, or a loss that bends within every step that shows it; {NARROWER}",
+            _with_remedy("a bug, or a loss that bends within every step that shows it", evidence),
         )
     visible = evidence.smallest_visible
     limit = f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
     if evidence.unresolved > evidence.entries.size:
         return Diagnosis("loss_too_rough", f"{says}: {limit}{left_out}", ROUGH)
-    noisy = f"the loss is too noisy for its slope here; {NARROWER}"
+    noisy = _with_remedy("the loss is too noisy for its slope here", evidence)
     return Diagnosis("loss_too_noisy", f"{says}: {limit}{left_out}", noisy)
+
+
+def _with_remedy(cause: str, evidence: Evidence) -> str:
+    """A cause with what would narrow the error bar, as far as that is not done already."""
+    ways = ["precision='float64'"] if evidence.is_native else []
+    ways += ["unreduced losses with a reduction"] if evidence.is_scalar else []
+    ways += ["a loss summed in float64"] if evidence.is_native and evidence.is_scalar else []
+    *others, last = ways or [""]
+    return f"{cause}; {', '.join(others)}{' or ' if others else ''}{last} would narrow the error bar" if ways else cause
 
 
 def _kink(tensor: Symptoms) -> Diagnosis:
     evidence = tensor.evidence
+    shorter = ", or with precision='float64', whose steps are shorter" if evidence.is_native else ""
     count = f"{evidence.kinks} of {evidence.sampled} entries sit at a kink of the loss and were left out"
     return Diagnosis(
         "kink",
         f"{count}; the others: {_d(tensor)}, {_explained(tensor)}",
         "ReLU, clamp, max or abs at its corner, where left and right slopes differ and backprop may return either; "
-        "check at other parameters, or with precision='float64', whose steps are shorter",
+        f"check at other parameters{shorter}",
     )
 
 
@@ -135,11 +147,18 @@ def _spurious(tensor: Symptoms) -> Diagnosis:
     return Diagnosis(
         "not_in_the_loss",
         f"n is zero and g is not (|g| up to {largest:.2g}): the loss does not depend on it",
-        "the gradient of another tensor, of another batch, or of a term that the loss leaves out",
+        "the gradient of another tensor, of another batch, or of a term that the loss leaves out; or the loss reads "
+        "another array than this one, such as a copy: then give the mapping that the loss reads",
     )
 
 
 def _structure(tensor: Symptoms) -> Diagnosis:
+    if not tensor.evidence.shows_factor(tensor.evidence.all):
+        return Diagnosis(
+            ONE_ENTRY,
+            f"{_d(tensor)}, {worst_entry(tensor)}; one entry cannot show a factor",
+            "a factor, a sign or a term of the chain rule: the other tensors of its layer tell which",
+        )
     spread = _range_of_ratios(tensor.evidence.entries)
     says = f"d = {tensor.evidence.reported.discrepancy:.2g}, and no single factor explains it{spread}"
     return Diagnosis(
@@ -154,7 +173,8 @@ def worst_entry(tensor: Symptoms) -> str:
     if not tensor.worst:
         return ""
     worst = tensor.worst[0]
-    return f"worst at {list(worst.index)}: n = {worst.numeric:.3g}, g = {worst.analytic:.3g}"
+    n, g = told_apart(worst.numeric, worst.analytic, 3)
+    return f"worst at {list(worst.index)}: n = {n}, g = {g}"
 
 
 def _d(tensor: Symptoms) -> str:
@@ -181,7 +201,7 @@ def _range_of_ratios(entries: DerivativePairs) -> str:
     if clear.size < MIN_RATIOS_FOR_QUANTILES:
         return ""
     low, high = np.quantile(clear.n / clear.g, [0.1, 0.9])
-    return f" (n/g mostly from {low:.3g} to {high:.3g})"
+    return " (n/g mostly from {} to {})".format(*told_apart(float(low), float(high), 3))
 
 
 def uncertain(value: float, error: float = 0.0) -> str:

@@ -1,14 +1,20 @@
 """How much an examination measures of a tensor, and when a check must end."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.arrays import Array
 from gradguard.measurement import PILOTS
+from gradguard.perturbation import EntryProbe, directions
 
 ENTRIES = 8  # entries of a tensor whose gradient agrees, for sign agreement and the charts
 EXPLAINING = 12  # entries of a tensor that a screen accuses, from which the cause is read
 CLEAR_DIRECTION = 1000.0  # standard deviations of a difference of which 6 are 0.6 % of it
+OF_BLOCK = 2  # entries of a named block, from which a factor can be told from another error
 Clock = Callable[[], float]
 
 
@@ -22,6 +28,7 @@ class Effort:
         gaussian: Directions in which every entry moves: they see what the gradient misses.
         pilots: How many probes of a kind search for the step that all of them start from, where one is known already.
         enough: Standard deviations of a difference along a direction from which no longer step is tried.
+        of_block: Entries of each named block, at least: a block without any can neither be blamed nor cleared.
     """
 
     entries: int = ENTRIES
@@ -29,11 +36,20 @@ class Effort:
     gaussian: int = 1
     pilots: int = 0
     enough: float = CLEAR_DIRECTION
+    of_block: int = 0
 
 
-EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, enough=math.inf)
+EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, enough=math.inf, of_block=OF_BLOCK)
 # A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
-EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS, enough=math.inf)
+EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS, enough=math.inf, of_block=OF_BLOCK)
+
+
+def draw_entries(
+    gradient: Array, effort: Effort, blocks: Iterable[NDArray[np.bool_]], rng: np.random.Generator
+) -> list[EntryProbe]:
+    """The entries of a tensor that an examination measures, some of each named block among them."""
+    drawn = directions.stratified_entries(gradient, effort.entries, rng)
+    return drawn + directions.entries_of_blocks(gradient, blocks, effort.of_block, drawn, rng)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import numpy as np
 from gradguard.arrays import Float64, Masks, entries_in_blocks
 from gradguard.diagnosis import Evidence
 from gradguard.differences import MARGIN
-from gradguard.examination.effort import Effort
+from gradguard.examination.effort import Effort, draw_entries
 from gradguard.loss import try_twice
 from gradguard.measurement import MeasurementContext, TensorUnderTest, amplified
-from gradguard.perturbation import Probe, directions
+from gradguard.perturbation import Probe
 from gradguard.references import PROOF_STEP, GradientReference, Reference, References, Slopes, is_proven
 from gradguard.statistics import DerivativePairs
 
@@ -104,7 +104,7 @@ class _Examination:
         through = _pairs(tensor, along, slopes, own, forward)
         usual = np.hypot(own, forward)
         known = float(np.max(through.rounding / usual)) if self._disagree(through) and usual.all() else None
-        drawn = directions.stratified_entries(gradient, self.effort.entries, self.rng)
+        drawn = draw_entries(gradient, self.effort, self.masks.get(name, {}).values(), self.rng)
         entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
         # A kink at x along an entry would have shown along the Gaussian direction.
         of_each = self.reference.along(tensor, entries, to_both_sides=False)
@@ -128,6 +128,8 @@ class _Examination:
             confirmed_at_short_steps=True,
             blocks=entries_in_blocks(self.masks, name, index),
             passing=tensor.uncancelled,
+            is_native=context.is_native,
+            is_scalar=context.centre.size == 1,
             loss_unchanged=not (slopes.n.any() or of_entries.n.any()),
             method=self.reference.method,
             rules=context.rules,

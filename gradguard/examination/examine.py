@@ -8,7 +8,7 @@ import numpy as np
 from gradguard.arrays import Masks, entries_in_blocks
 from gradguard.diagnosis import Evidence
 from gradguard.differences import Noise, Steps
-from gradguard.examination.effort import Effort
+from gradguard.examination.effort import Effort, draw_entries
 from gradguard.loss import interleave
 from gradguard.measurement import (
     Measured,
@@ -20,7 +20,7 @@ from gradguard.measurement import (
     is_confirmed_at_short_steps,
     measured_at_best_steps,
 )
-from gradguard.perturbation import EntryProbe, directions
+from gradguard.perturbation import EntryProbe
 
 CAUTION = 1 / 5  # of a known step, to search the best one from: too long a step may pass for a noisier loss
 
@@ -54,6 +54,7 @@ def examine(
     rng: np.random.Generator,
     near: Noise,
     known: KnownSteps,
+    masks: Masks,
 ) -> dict[str, TensorMeasurement]:
     """Measure entries of some tensors (all entries of a small one) and directions through them.
 
@@ -64,10 +65,11 @@ def examine(
         rng: Draws the probes.
         near: The noise of the loss near the unperturbed parameters.
         known: Steps that suit the loss.
+        masks: Named blocks, by tensor.
     """
     tensors = [TensorUnderTest(context, name) for name in names]
     drawing = [(tensor, np.random.default_rng(rng.integers(2**63))) for tensor in tensors]
-    plans = [_plans(tensor, effort, own_rng, near, known) for tensor, own_rng in drawing]
+    plans = [_plans(tensor, effort, own_rng, near, known, masks) for tensor, own_rng in drawing]
     found = interleave(context.objective, [measured_at_best_steps(plan) for kinds in plans for plan in kinds])
     both = zip(found[::2], found[1::2], strict=True)
     return {name: _confirmed(entries, along) for name, (entries, along) in zip(names, both, strict=True)}
@@ -86,10 +88,11 @@ def _plans(
     rng: np.random.Generator,
     along: Noise,
     known: KnownSteps,
+    masks: Masks,
 ) -> tuple[ProbePlan, ProbePlan]:
     """Entries of a tensor, and directions through it."""
     gradient = tensor.gradient
-    drawn = directions.stratified_entries(gradient, effort.entries, rng)
+    drawn = draw_entries(gradient, effort, masks.get(tensor.name, {}).values(), rng)
     entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
     through = [tensor.aligned(rng) for _ in range(effort.aligned)]
     through += [tensor.gaussian(rng) for _ in range(effort.gaussian)]
@@ -136,6 +139,8 @@ def evidence_of(measurement: TensorMeasurement, masks: Masks) -> Evidence:
         loss_unchanged=bool(entries.points.loss_unchanged.all() and along.points.loss_unchanged.all()),
         blocks=entries_in_blocks(masks, tensor.name, index),
         passing=tensor.uncancelled,
+        is_native=tensor.context.is_native,
+        is_scalar=tensor.context.centre.size == 1,
         rules=tensor.context.rules,
     )
 

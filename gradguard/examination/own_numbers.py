@@ -75,6 +75,8 @@ def probe_tensor(
         confirmed_at_short_steps=False,
         blocks={},
         passing=tensor.uncancelled,
+        is_native=tensor.context.is_native,
+        is_scalar=tensor.context.centre.size == 1,
         deep=False,
         rules=tensor.context.rules,
     )

@@ -10,7 +10,7 @@ from gradguard.diagnosis import unmeasured
 from gradguard.differences import RoundedValue
 from gradguard.measurement import MeasurementContext, TensorUnderTest
 from gradguard.perturbation import JointDirection, Part, directions, groups_to_move
-from gradguard.report import TensorReport, Verdict
+from gradguard.report import TensorReport, Verdict, told_apart
 from gradguard.screening import halves
 
 # Evaluations in a row that must repeat before a doubtful report: a loss that changes at every 50th call was seen.
@@ -19,10 +19,13 @@ REPEATS_SHARE = 0.1  # of all evaluations, that repeat the loss where all tensor
 MAX_MULTIPLE = 256  # of losses that have nothing in common, one pair in 100 is as near to a multiple up to this
 REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
 REBOUND = "rebound"
+Point = tuple[float, float]  # how far a tensor is moved, and the loss there
 MOVES = (1e-3, -0.03, 1.0)  # in sizes of the tensors, by which a loss that reads them changes
 RISING_MOVES = 10.0 ** np.arange(-6, 1)  # in sizes of a tensor, until the loss changes
 HALVINGS = 12  # of the move: the change of a loss without jumps shrinks with it, by 4096 in all
 KEPT_BY_JUMP = 1 / 64  # of the change, that remains at a jump: a move that just shows changes has few of them
+BESIDE = np.array([0, 8, 16])  # widths of a jump as located, to either side of it, where the loss changes by noise only
+MORE_THAN_NOISE = 8  # times that the loss jumps further than it changes there
 JUMP = 1000  # roundoffs of the loss that a jump exceeds: those of its noise reached 73
 
 
@@ -59,19 +62,13 @@ def other_loss(context: MeasurementContext) -> dict[str, TensorReport]:
     """The reports of all tensors at a check whose loss is not the one that the training computed; else none."""
     if context.training_loss is None:
         return {}
-    value, loss = _told_apart(context.training_loss, context.loss)
+    value, loss = told_apart(context.training_loss, context.loss, 6)
     says = (
         f"the training computed a loss of {value}, and the loss of this check is {loss}: rounding does not explain the "
         "difference, so the gradient belongs to another loss, and nothing was measured"
     )
     shapes = shapes_of(context, list(context.arrays))
     return unmeasured(shapes, Verdict.other_loss, says, _causes_of_other_loss(context))
-
-
-def _told_apart(one: float, other: float) -> tuple[str, str]:
-    """Two numbers with six digits, or with all of them where six do not tell them apart."""
-    short = f"{one:.6g}", f"{other:.6g}"
-    return short if short[0] != short[1] else (f"{one:.17g}", f"{other:.17g}")
 
 
 def _causes_of_other_loss(context: MeasurementContext) -> str:
@@ -224,22 +221,40 @@ def in_steps(context: MeasurementContext, report: TensorReport) -> TensorReport:
 
 def _jump(context: MeasurementContext, name: str) -> float:
     """The size of a jump of the loss along a tensor; 0 where it has none."""
+    at = _along(context, name)
+    start = (0.0, context.loss)
+    end = next((point for point in map(at, RISING_MOVES) if point[1] != context.loss), start)
+    low, high = _halved(at, start, end)
+    jump = abs(high[1] - low[1])
+    noise = _scatter(at, low[0], high[0]) if jump else 0.0
+    rounding = JUMP * context.unit * max(abs(context.loss), abs(high[1]))
+    smallest = max(KEPT_BY_JUMP * abs(end[1] - start[1]), MORE_THAN_NOISE * noise, rounding)
+    return jump if np.isfinite(jump) and jump > smallest else 0.0
+
+
+def _along(context: MeasurementContext, name: str) -> Callable[[float], Point]:
+    """The loss as a function of how far a tensor is moved along a Gaussian direction, in sizes of the tensor."""
     tensor = TensorUnderTest(context, name)
     part = Part(directions.gaussian(tensor.gradient, np.random.default_rng(0)), tensor.extent)
     direction = JointDirection({name: part}, tensor.gradient.size)
 
-    def at(amount: float) -> tuple[float, float]:
+    def at(amount: float) -> Point:
         values = context.objective.evaluate_along([(direction, amount)], context.gradients)
         return amount, context.objective.total(values.losses[0])
 
-    low = (0.0, context.loss)
-    high = next((point for point in map(at, RISING_MOVES) if point[1] != context.loss), None)
-    if high is None:
-        return 0.0
-    change = abs(high[1] - low[1])
-    for _ in range(HALVINGS):
+    return at
+
+
+def _halved(at: Callable[[float], Point], low: Point, high: Point) -> tuple[Point, Point]:
+    """The ends of a short part of a move, in which the loss changes most."""
+    for _ in range(HALVINGS if low != high else 0):
         middle = at((low[0] + high[0]) / 2)
         low, high = (low, middle) if abs(middle[1] - low[1]) > abs(high[1] - middle[1]) else (middle, high)
-    jump = abs(high[1] - low[1])
-    is_jump = jump > max(KEPT_BY_JUMP * change, JUMP * context.unit * max(abs(context.loss), abs(high[1])))
-    return jump if is_jump and np.isfinite(jump) else 0.0
+    return low, high
+
+
+def _scatter(at: Callable[[float], Point], low: float, high: float) -> float:
+    """How far the loss changes beside a part of a move, on the side where it changes more."""
+    width = high - low
+    sides = [[at(edge + beside)[1] for beside in width * BESIDE] for edge, width in ((low, -width), (high, width))]
+    return float(np.ptp(sides, axis=1).max())

@@ -108,7 +108,7 @@ def _measured(
     groups = _groups(names, context.objective.at_once, known=known.entries is not None)
     for group in groups:
         if repeatable and not (deadline.is_over and measured):
-            measured |= examine(context, group, plan.effort, rng, context.near, known)
+            measured |= examine(context, group, plan.effort, rng, context.near, known, plan.masks)
             known = KnownSteps.of(next(iter(measured.values())))
             repeatable = context.repeats()
     return measured, repeatable

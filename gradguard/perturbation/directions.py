@@ -22,6 +22,7 @@ from gradguard.arrays import (
 )
 from gradguard.perturbation.protocols import PerturbedTensor
 
+BLOCK_POOL = 32  # entries of a block, of which those with the largest |g| are measured
 MAX_KEPT_DIRECTION = 2**15  # entries of a direction, up to which it is kept; a larger one is drawn again when needed
 
 
@@ -137,6 +138,34 @@ def confined(direction: Direction, inside: NDArray[np.bool_], rng: np.random.Gen
 def stratified_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:
     """`count` entries of a tensor, or all: those of largest |g|, one from each stratum of |g|, some drawn uniformly."""
     return _entries_at(stratified_positions(gradient, count, rng), gradient.shape)
+
+
+def entries_of_blocks(
+    gradient: Array,
+    blocks: Iterable[NDArray[np.bool_]],
+    count: int,
+    drawn: Iterable[EntryProbe],
+    rng: np.random.Generator,
+) -> list[EntryProbe]:
+    """Further entries, of each block of which fewer than `count` were drawn: the largest |g| of some at random.
+
+    Args:
+        gradient: The gradient.
+        blocks: Masks over the tensor.
+        count: How many entries of each block there should be.
+        drawn: The entries that were drawn already.
+        rng: Draws the others.
+    """
+    indices = [probe.index for probe in drawn]
+    positions: list[int] = []
+    for mask in blocks:
+        lacking = count - sum(bool(mask[index]) for index in indices)
+        if lacking > 0:
+            inside = np.flatnonzero(mask)
+            pool = rng.choice(inside, min(BLOCK_POOL, inside.size), replace=False)
+            order = np.argsort(-np.abs(reductions.entries_at(gradient, pool)), kind="stable")
+            positions += pool[order][:lacking].tolist()
+    return [probe for probe in _entries_at(sorted(set(positions)), gradient.shape) if probe.index not in indices]
 
 
 def random_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[EntryProbe]:

@@ -4,7 +4,7 @@ from gradguard.report.history import Changes, CheckHistory, HistoryRow
 from gradguard.report.plain import Plain, finite_or_name, finite_or_none, to_plain
 from gradguard.report.progress import EvaluationBar
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport, alike
-from gradguard.report.text import counted, listed, listed_briefly, log_message, one_line, percent, printable
+from gradguard.report.text import counted, listed, listed_briefly, log_message, one_line, percent, printable, told_apart
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 
@@ -32,4 +32,5 @@ __all__ = [
     "percent",
     "printable",
     "to_plain",
+    "told_apart",
 ]

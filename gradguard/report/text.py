@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+MAX_DIGITS = 17  # of a number: with so many, different numbers are different texts
 MAX_NAMES = 8  # in a sentence; the last of more are counted
 MAX_LOG_LINE = 180  # characters: with the level and the name of the logger before it, a line has less than 200
 MAX_LOG_LINES = 4  # of one message
@@ -62,6 +63,13 @@ def log_message(text: str, more: str = MORE) -> str:
         placeholder=f" ... {more}",
         break_on_hyphens=False,
     )
+
+
+def told_apart(one: float, other: float, digits: int) -> tuple[str, str]:
+    """Two numbers with some digits, or with as many more as it takes to see that they differ."""
+    while digits < MAX_DIGITS and f"{one:.{digits}g}" == f"{other:.{digits}g}":
+        digits += 1
+    return f"{one:.{digits}g}", f"{other:.{digits}g}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -188,7 +188,8 @@ def _bug(tensor: TensorReport) -> str:
     parts = [f"BUG, {tensor.verdict}: {tensor.explanation}", tensor.cause]
     if tensor.last_fine is not None:
         parts.append(f"it set in after step {tensor.last_fine}")
-    if tensor.sampled:
+    # One factor may be certain from many entries together, each of which float precision would explain.
+    if tensor.sampled and tensor.discrepancy > EXPLAINED_FLOORS * tensor.floor:
         parts.append(f"{_discrepancy(tensor)}, on {tensor.sampled} entries")
     return "; ".join(filter(None, parts))
 

@@ -59,3 +59,15 @@ def test_a_gradient_of_units_that_are_switched_off_is_spurious() -> None:
     grads = {"w": np.full(6, 1.0), "v": np.cos(params["v"])}
     loss = lambda: float(np.maximum(params["w"], 0).sum() + np.sin(params["v"]).sum())  # noqa: E731
     assert bugs(check(params, grads, loss)) == {"w": Verdict.spurious}
+
+
+def test_noise_of_a_loss_that_cancels_is_no_jump() -> None:
+    """The sum of normalised values is zero but for rounding, which changes by as much wherever it changes."""
+    params = {"x": np.random.default_rng(0).normal(size=(25, 5)), "v": np.linspace(0.2, 1, 6)}
+    grads = {"x": np.ones((25, 5)), "v": np.cos(params["v"])}
+    normed = lambda: (params["x"] - params["x"].mean(0)) / params["x"].std(0)  # noqa: E731
+    assert bugs(check(params, grads, lambda: float(normed().sum() + np.sin(params["v"]).sum()))) == {
+        "x": Verdict.spurious
+    }
+    only = {"x": params["x"]}
+    assert bugs(check(only, {"x": grads["x"]}, lambda: float(normed().sum()))) == {"x": Verdict.spurious}

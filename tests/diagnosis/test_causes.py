@@ -209,6 +209,27 @@ def test_a_recurrence_is_spoken_of_only_where_the_user_shows_one(
     assert ("the error enters between U and V" in report.explanation) is not is_recurrent
 
 
+def test_a_tensor_of_one_entry_takes_the_factor_that_others_show() -> None:
+    """It shows none by itself; beside another factor it stays what it is, and its round size is no clip."""
+    params = {"W": RNG.standard_normal((3, 5)), "b": np.array([1.5])}
+    loss = lambda: 0.5 * float(sum(np.sum(w**2) for w in params.values()))  # noqa: E731
+    for factor, verdict in ((65536.0, Verdict.scale), (-3.0, Verdict.sign), (None, Verdict.structure)):
+        grads = {"W": params["W"] / (factor or 3.0), "b": params["b"] / (factor or 1.5)}
+        tensors = check(params, grads, loss).tensors
+        assert tensors["b"].verdict is verdict
+        assert (tensors["b"].cause_key == tensors["W"].cause_key) is (factor is not None)
+
+
+def test_a_clip_by_the_norm_of_pytorch_is_one() -> None:
+    """It divides by the norm + 1e-6, so that the norm afterwards is a little less than the round number."""
+    params = {"a": RNG.standard_normal(5), "b": RNG.standard_normal(7)}
+    norm = float(np.sqrt(sum(np.sum(w**2) for w in params.values())))
+    params = {name: w * 0.0765 / norm for name, w in params.items()}
+    grads = {name: w * 0.05 / (0.0765 + 1e-6) for name, w in params.items()}
+    report = check(params, grads, lambda: 0.5 * float(sum(np.sum(w**2) for w in params.values())))
+    assert {tensor.cause_key for tensor in report.tensors.values()} == {"clipped_by_norm"}
+
+
 def toy_of_tensor(tensor: Symptoms) -> Diagnosis | None:
     """A cause of one tensor: its factor is the ratio of a circle to its diameter."""
     if tensor.verdict is not Verdict.scale or abs(tensor.evidence.all.ratio.value - np.pi) > 1e-3:

@@ -1,5 +1,6 @@
 """The verdict on one tensor, from numbers on either side of each limit."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -168,3 +169,57 @@ def test_a_block_is_called_wrong_beyond_six_deviations(z: float, is_bug: bool) -
     n = np.array([1 + 0.01 * z, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0])
     blocks = {"first": np.arange(8) < 6, "second": np.arange(8) >= 6}
     assert bool(report_on(pairs_of(n, error=0.01), blocks=blocks).blocks["first"].verdict.is_bug) is is_bug
+
+
+@pytest.mark.parametrize(
+    ("n", "g", "shape", "verdict"),
+    [
+        ([39.0], [1.0], (1,), Verdict.structure),
+        ([-1.0], [1.0], (1, 1), Verdict.structure),
+        ([39.0, 0.0, 0.0], [1.0, 0.0, 0.0], (3,), Verdict.structure),
+        ([39.0, 78.0, 0.0], [1.0, 2.0, 0.0], (3,), Verdict.scale),
+        ([39.0, 78.0], [1.0, 2.0], (5,), Verdict.scale),
+        ([1.0], [0.0], (1,), Verdict.missing),
+        ([0.0], [1.0], (1,), Verdict.spurious),
+    ],
+)
+def test_one_entry_shows_no_factor(n: list[float], g: list[float], shape: tuple[int, ...], verdict: Verdict) -> None:
+    """Any number is some factor times any other one; directions through the tensor are of the same entry."""
+    entries, through = pairs_of(n, g, error=1e-3), pairs_of(4 * [39.0], error=1e-3)
+    if len(n) == 1:
+        through = pairs_of(4 * n, 4 * g, error=1e-3)
+    evidence = dataclasses.replace(evidence_of(entries, through), shape=shape)
+    report = diagnose_tensor(evidence, History({"timesteps": 39.0}), Thresholds())
+    assert report.verdict is verdict
+    if verdict is Verdict.structure:
+        assert report.cause_key == "one_entry"
+        assert "one entry cannot show a factor" in report.explanation
+        assert not report.factors
+
+
+def test_a_block_of_one_sampled_entry_shows_no_factor() -> None:
+    """Nor does a block in which nothing was sampled, or of which all entries are zero, agree."""
+    n, g = np.array([1.0] * 4 + [-2.0] + [0.0] * 3), np.array([1.0] * 5 + [0.0] * 3)
+    masks = {"i": slice(0, 4), "f": slice(4, 5), "o": slice(5, 8), "g": slice(0, 0)}
+    blocks = {name: np.isin(np.arange(8), np.arange(8)[where]) for name, where in masks.items()}
+    report = report_on(pairs_of(n, g, error=1e-3), blocks=blocks)
+    assert (report.blocks["f"].verdict, report.faulty_block) == (Verdict.structure, "f")
+    assert "wrong on f (on its only entry); of o and g nothing can be told; the other agrees" in report.explanation
+    assert "alone" not in report.cause
+
+
+def test_the_block_that_is_far_worse_than_the_others_is_named() -> None:
+    """An error of one gate spoils the others through time; where all are wrong alike none is named."""
+    g = RNG.uniform(1, 2, 40)
+    scatter = RNG.choice([-1, 1], 40)
+    blocks = {name: np.arange(40) // 10 == place for place, name in enumerate("ifgo")}
+    for others, key in ((0.02, "worst_blocks:f"), (0.7, "chain_rule")):
+        n = g * (1 + np.where(blocks["f"], 0.9, others) * scatter)
+        report = report_on(pairs_of(n, g, error=1e-4), blocks=blocks)
+        assert (report.cause_key, report.faulty_block) == (key, "")
+
+
+def test_whole_multiples_of_one_value_are_not_clipped() -> None:
+    """Windows that overlap: g is 1 where a share was assigned, and n counts the shares."""
+    counts = np.array([0.0, 1, 1, 2, 4, 3, 1, 2, 1, 0])
+    assert verdict_on(pairs_of(counts, np.minimum(counts, 1), error=1e-3)) is Verdict.structure

@@ -53,7 +53,7 @@ def examined(context: MeasurementContext) -> TensorState:
     """The state after an examination."""
     assert context.near is not None
     effort, rng = Effort(entries=10), np.random.default_rng(0)
-    return TensorState.after(examine(context, ["w"], effort, rng, context.near, KnownSteps())["w"])
+    return TensorState.after(examine(context, ["w"], effort, rng, context.near, KnownSteps(), {})["w"])
 
 
 def started(context: MeasurementContext) -> TensorState:

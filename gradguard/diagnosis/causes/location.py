@@ -2,8 +2,10 @@
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.diagnosis.explain import uncertain, worst_entry
-from gradguard.report import BlockReport, Verdict
+from gradguard.report import BlockReport, Verdict, listed
 from gradguard.statistics import DerivativePairs, Rules
+
+LESS = 0.2  # of the discrepancy of the worst blocks, below which the others are wrong because these are
 
 
 def wrong_blocks(tensor: Symptoms) -> Diagnosis | None:
@@ -12,11 +14,34 @@ def wrong_blocks(tensor: Symptoms) -> Diagnosis | None:
     if tensor.verdict is not Verdict.structure or not wrong:
         return None
     where = ", ".join(f"{block.name} ({_short(block)})" for block in wrong)
-    others = len(tensor.blocks) - len(wrong)
+    untold = [block.name for block in tensor.blocks.values() if not block.verdict.is_bug and not _agrees(block)]
+    agreeing = len(tensor.blocks) - len(wrong) - len(untold)
+    others = [f"the other {agreeing} agree" if agreeing > 1 else "the other agrees"] if agreeing else []
+    others = [f"of {listed(untold)} nothing can be told", *others] if untold else others
     return Diagnosis(
         key="wrong_blocks",
-        explanation=f"d = {tensor.evidence.reported.discrepancy:.2g}, wrong on {where}; the other {others} agree",
-        cause=_alone(tensor.faulty_block),
+        explanation="; ".join([f"d = {tensor.evidence.reported.discrepancy:.2g}, wrong on {where}", *others]),
+        cause=f"what the backward pass does for {tensor.faulty_block}" if untold else _alone(tensor.faulty_block),
+    )
+
+
+def worst_blocks(tensor: Symptoms) -> Diagnosis | None:
+    """All named blocks are wrong, and some far more than the others, which an error of theirs spoils through time."""
+    if tensor.verdict is not Verdict.structure or len(tensor.blocks) < 2 or tensor.wrong_blocks:
+        return None
+    blocks = sorted(tensor.blocks.values(), key=lambda block: -block.discrepancy)
+    count = next((i for i in range(1, len(blocks)) if blocks[i].discrepancy < LESS * blocks[i - 1].discrepancy), 0)
+    if not count or not all(block.verdict.is_bug for block in blocks):
+        return None
+    worst, most = listed([block.name for block in blocks[:count]]), blocks[count].discrepancy
+    d = tensor.evidence.reported.discrepancy
+    return Diagnosis(
+        key=f"worst_blocks:{worst}",
+        explanation=(
+            f"d = {d:.2g}, wrong on all {len(blocks)} blocks and most on {worst} "
+            f"(d = {blocks[count - 1].discrepancy:.2g} there and at most {most:.2g} elsewhere); {worst_entry(tensor)}"
+        ),
+        cause=f"look first at what the backward pass does for {worst}",
     )
 
 
@@ -39,7 +64,14 @@ def _alone(part: str) -> str:
     return f"what the backward pass does for {part} alone"
 
 
+def _agrees(block: BlockReport) -> bool:
+    """Whether entries that are not zero show that it agrees."""
+    return block.verdict.is_bug is False and block.resolvable > 0
+
+
 def _short(block: BlockReport) -> str:
+    if block.sampled == 1:
+        return "on its only entry"
     if block.verdict.is_factor:
         return f"n = {uncertain(block.ratio, block.ratio_error)} x g"
     return str(block.verdict)
@@ -55,4 +87,4 @@ def _inside(entries: DerivativePairs, rules: Rules) -> str:
     return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_one_factor else ""
 
 
-TENSOR_CAUSES = (wrong_blocks, wrong_slice)
+TENSOR_CAUSES = (wrong_blocks, worst_blocks, wrong_slice)

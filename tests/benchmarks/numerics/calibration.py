@@ -181,7 +181,7 @@ def samples_of_form(model: LSTM, batch: Batch, form: LossForm, cell: Cell) -> It
     oracles = {(name, kind): oracle(context, name, kind, cell.amount.oracle, rng) for name in truth for kind in KINDS}
     effort = Effort(cell.amount.entries, aligned=DIRECTIONS, gaussian=DIRECTIONS)
     near = estimate_noise(context.objective, list(truth), context.centre, rng)
-    examined = examine(context, list(truth), effort, rng, near, KnownSteps())
+    examined = examine(context, list(truth), effort, rng, near, KnownSteps(), {})
     carried = {name: TensorState.after(measured) for name, measured in examined.items()}
     for name in truth:
         found = list(deep_measurements(context, name, cell.amount, rng))
