@@ -102,14 +102,27 @@ def _kink(tensor: Symptoms) -> Diagnosis:
 
 def _unnamed_factor(tensor: Symptoms) -> Diagnosis:
     ratio = tensor.evidence.all.ratio
-    k, error = abs(ratio.value), ratio.error
+    key, cause = unnamed_factor(ratio.value, ratio.error)
+    return diagnosis_of_factor(tensor, key, cause)
+
+
+def unnamed_factor(ratio: float, error: float) -> tuple[str, str]:
+    """The key and the cause of a ratio n/g that is no known number."""
+    key, cause = too_small_or_large(ratio, error)
+    return key, cause if abs(abs(ratio) - 1) < 0.1 else f"{cause}; with constants={{...}} the factor may be named"
+
+
+def too_small_or_large(ratio: float, error: float) -> tuple[str, str]:
+    """What a ratio n/g says of the backward pass, and the key of that."""
+    k = abs(ratio)
     size = "small" if k > 1 else "large"
     if abs(k - 1) < 0.1:
-        cause = f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout"
-    else:
-        times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
-        cause = f"the backward pass is {times} times too {size}; with constants={{...}} the factor may be named"
-    return diagnosis_of_factor(tensor, f"too_{size}", cause)
+        return (
+            f"too_{size}",
+            f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout",
+        )
+    times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
+    return f"too_{size}", f"the backward pass is {times} times too {size}"
 
 
 def diagnosis_of_factor(tensor: Symptoms, key: str, cause: str, is_what: str = "") -> Diagnosis:

@@ -1,8 +1,8 @@
 """The known numbers that a ratio n/g may be: constants of the training, products, quotients, sizes, powers of two."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 _PHRASES = {
@@ -15,6 +15,11 @@ _PHRASES = {
 Shapes = Mapping[str, tuple[int, ...]]
 NO_SHAPES: Shapes = MappingProxyType({})
 MAX_RELATIVE_REACH = 0.1  # three errors of a ratio, relative to it: within more than that, any ratio fits something
+MAX_NAMES = 2  # for one ratio: with more, none of them says anything
+MAX_CHANCE = 0.05  # that a number is near the ratio though it has nothing to do with it
+USUAL_RANGE = 9.0  # of the logarithm of known numbers and ratios, from about 1/100 to 100
+LOSS_SCALE = 10  # power of two from which it is no length of an axis but a loss scale
+PRODUCTS, SIZES = 2, 4  # places of the groups that hold products of constants and, two of them, lengths of axes
 MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond three errors by chance
 
 
@@ -41,6 +46,7 @@ class KnownFactor:
         over: What the backward pass divides by and the loss does not; None if nothing.
         under: What the loss divides by and the backward pass does not; None if nothing.
         is_own_size: Whether it is a size of the tensor itself, which no user has named.
+        is_sure: Whether it is the only simple number that fits, and no size: a model has many lengths.
     """
 
     value: float
@@ -48,6 +54,7 @@ class KnownFactor:
     over: Divisor | None = None
     under: Divisor | None = None
     is_own_size: bool = False
+    is_sure: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -107,13 +114,22 @@ class Observation:
             shape: Of the tensor, whose sizes are known numbers too.
             shapes: Of all tensors, by name, whose axes are tried later.
         """
-        reach = max(3 * self.error, 1e-6 * abs(self.ratio))
+        reach = self._reach
         if not reach <= MAX_RELATIVE_REACH * abs(self.ratio):
             return []
         return [
             [one for one in group if abs(abs(self.ratio) - one.value) <= reach and abs(one.value - 1) > reach]
             for group in _by_simplicity(self.constants, shape, shapes)
         ]
+
+    def fits_by_chance(self, place: int) -> bool:
+        """Whether one of the numbers up to some group of simplicity is likely to be as near to any ratio."""
+        groups = list(_by_simplicity(self.constants, (), NO_SHAPES))[: place + 1]
+        return sum(map(len, groups)) * 2 * self._reach / abs(self.ratio) > MAX_CHANCE * USUAL_RANGE
+
+    @property
+    def _reach(self) -> float:
+        return max(3 * self.error, 1e-6 * abs(self.ratio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +147,23 @@ class History:
     shapes: Shapes = field(default_factory=dict)
 
     def names_of(self, ratio: float, error: float, shape: tuple[int, ...] = ()) -> list[KnownFactor]:
-        """The simplest known numbers that the ratio may be, now and at most earlier times; several when all fit."""
-        earlier = [{one.label for group in then.fitting(shape, self.shapes) for one in group} for then in self.before]
-        for group in Observation(ratio, error, self.constants).fitting(shape, self.shapes):
-            fitting = [
-                one
-                for one in group
-                if sum(one.label in labels for labels in earlier) >= MIN_SHARE_OF_HISTORY * len(earlier)
-            ]
-            if fitting:
-                return fitting
-        return []
+        """The simplest known numbers that the ratio may be, now and at most earlier times; two where several fit."""
+        now = Observation(ratio, error, self.constants)
+        groups = [self._fitting_before(group, shape) for group in now.fitting(shape, self.shapes)]
+        place = next((place for place, group in enumerate(groups) if group), None)
+        if place is None:
+            return []
+        fitting = groups[place]
+        if place == PRODUCTS:  # no simpler than a length
+            fitting = [*fitting, *groups[SIZES], *groups[SIZES + 1]]
+        sure = len(fitting) == 1 and place < SIZES and not now.fits_by_chance(place)
+        return [replace(one, is_sure=sure) for one in fitting[:MAX_NAMES]]
+
+    def _fitting_before(self, group: Sequence[KnownFactor], shape: tuple[int, ...]) -> list[KnownFactor]:
+        """Those of some numbers that most of the earlier ratios were too."""
+        earlier = [{one.label for known in then.fitting(shape, self.shapes) for one in known} for then in self.before]
+        enough = MIN_SHARE_OF_HISTORY * len(earlier)
+        return [one for one in group if sum(one.label in labels for labels in earlier) >= enough]
 
 
 def _by_simplicity(
@@ -153,10 +175,15 @@ def _by_simplicity(
         KnownFactor(1 / value, f"1/`{name}`", under=divisors[name]) for name, value in known.items()
     ]
     yield [KnownFactor(2.0, "2"), KnownFactor(0.5, "1/2")]
-    yield list(_own_sizes(shape))
     yield list(_pairs(known, divisors))
+    yield _powers_of_two(range(LOSS_SCALE, 25))
+    yield list(_own_sizes(shape))
     yield list(_sizes_elsewhere(shape, shapes))
-    yield [KnownFactor(2.0**power, f"2^{power}") for power in (*range(-24, -1), *range(2, 25))]
+    yield _powers_of_two(range(2, LOSS_SCALE))
+
+
+def _powers_of_two(powers: Iterable[int]) -> list[KnownFactor]:
+    return [KnownFactor(2.0**power, f"2^{power}") for two in powers for power in (two, -two)]
 
 
 def _own_sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:

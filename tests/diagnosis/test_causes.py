@@ -36,7 +36,8 @@ def scaled(rows: slice, factor: float) -> np.ndarray:
         (39 / 16, "divided_by:timesteps/batch", ("`timesteps`/`batch`",)),
         (39 * 16, "divided_by:batch*timesteps", ("`batch` x `timesteps`",)),
         (2 / 39, "not_divided_by:timesteps/2", ("2/`timesteps`",)),
-        (8, "divided_by:axis 0", ()),
+        (8, "divided_by:batch/2 or divided_by:axis 0", ("`batch`/2",)),
+        (12, "divided_by:axis 1", ()),
         (1 / 96, "not_divided_by:size", ()),
         (2, "factor:2", ()),
         (2.0**9, "factor:2^9", ()),
@@ -65,6 +66,38 @@ def test_all_constants_that_fit_are_in_the_key() -> None:
     grads = {"W": np.cos(weights["W"]), "b": np.cos(weights["b"]) / 11}
     bias = check(weights, grads, lambda: float(sum(np.sin(w).sum() for w in weights.values()))).tensors["b"]
     assert (bias.cause_key, bias.factors) == ("divided_by:axis 0 of W", ("the length of axis 0 of `W`",))
+
+
+def test_what_is_not_sure_of_a_factor_is_asked() -> None:
+    """A constant is a statement; two that fit, or the length of an axis, are questions."""
+    given = tensor_of(39 * G)
+    assert "39 is `timesteps`" in given.explanation
+    assert given.cause == "the backward pass divides by the number of timesteps and the loss does not"
+    for unsure in (tensor_of(12 * G), tensor_of(39 * G, steps=39.0, length=39.0)):
+        assert " may be " in unsure.explanation
+        assert "times too small: is it that the backward pass divides by" in unsure.cause
+        assert unsure.cause.endswith("?")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        ({"W": (4, 6), "b": (4,)}, "does the loss alone divide by the length 4, which an axis of each of them has?"),
+        ({"W": (4, 6), "V": (5, 3), "b": (4,)}, "4 times too large; with constants={...} the factor may be named"),
+        ({"W": (4, 6)}, "is it that the loss divides by the length of axis 0 of this tensor"),
+    ],
+    ids=["all have it", "one has not", "one tensor"],
+)
+def test_a_length_names_a_factor_of_several_tensors_only_if_all_have_it(
+    shapes: dict[str, tuple[int, ...]], says: str
+) -> None:
+    """One question for all of them, not one for each shape; a tensor without such an axis answers it."""
+    params = {name: RNG.standard_normal(shape) for name, shape in shapes.items()} | {"right": RNG.standard_normal(9)}
+    grads = {name: (1 if name == "right" else 4) * np.cos(w) for name, w in params.items()}
+    report = check(params, grads, lambda: float(sum(np.sin(w).sum() for w in params.values())))
+    told = {report.tensors[name].cause for name in shapes}
+    assert len(told) == 1
+    assert says in told.pop()
 
 
 @pytest.mark.parametrize(

@@ -147,5 +147,33 @@ def test_the_sizes_of_the_layer_come_after_what_was_given() -> None:
     assert named(11.0) == [f"{divides} `Wx` and the loss does not"]
     assert named(1 / 16) == ["the loss divides by the length of axis 0 of `Wh` and the backward pass does not"]
     assert named(64.0) == [f"{divides} this tensor and the loss does not"]
-    assert named(11.0, rows=22.0) == ["the backward pass divides by half of `rows` and the loss does not"]
+    assert named(11.0, rows=22.0) == [
+        "the backward pass divides by half of `rows` and the loss does not",
+        f"{divides} `Wx` and the loss does not",
+    ]
+    assert named(11.0, rows=11.0) == ["the backward pass divides by `rows` and the loss does not"]
     assert named(13.0) == []
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "shape", "constants", "is_sure"),
+    [
+        (39.0, 0.2, (39, 5), TRAINING, True),
+        (39.0, 1.2, (), TRAINING, False),
+        (2.0, 0.01, (2,), TRAINING, True),
+        (39 * 16, 0.5, (), TRAINING, True),
+        (39 * 16, 15.0, (), TRAINING, False),
+        (32.0, 1e-3, (32,), TRAINING, False),
+        (39.0, 1e-3, (), {"a": 39.0, "b": 39.0, "c": 39.0}, False),
+        (7.0, 1e-3, (7,), TRAINING, False),
+        (65536.0, 1.0, (), TRAINING, True),
+    ],
+    ids=["given", "vague", "two", "product", "vague product", "product or length", "three", "length", "loss scale"],
+)
+def test_a_name_is_sure_only_where_it_is_by_far_the_simplest(
+    ratio: float, error: float, shape: tuple[int, ...], constants: dict[str, float], is_sure: bool
+) -> None:
+    """A constant that was given, before all lengths, unless the ratio is so vague that some number had to fit."""
+    found = History(constants).names_of(ratio, error, shape)
+    assert [name.is_sure for name in found] == ([True] if is_sure else [False] * len(found))
+    assert 1 <= len(found) <= 2

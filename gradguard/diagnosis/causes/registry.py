@@ -18,7 +18,7 @@ ModelCause: TypeAlias = Callable[[Model], Mapping[str, Diagnosis]]
 Hint: TypeAlias = Callable[[Model], Diagnosis | None]
 
 TENSOR_CAUSES: Sequence[TensorCause] = (*factors.TENSOR_CAUSES, *clipping.TENSOR_CAUSES, *location.TENSOR_CAUSES)
-MODEL_CAUSES: Sequence[ModelCause] = clipping.MODEL_CAUSES
+MODEL_CAUSES: Sequence[ModelCause] = (*clipping.MODEL_CAUSES, *factors.MODEL_CAUSES)
 HINTS: Sequence[Hint] = shared.HINTS
 
 
