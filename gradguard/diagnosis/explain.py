@@ -172,12 +172,15 @@ def _structure(tensor: Symptoms) -> Diagnosis:
             f"{_d(tensor)}, {worst_entry(tensor)}; one entry cannot show a factor",
             "a factor, a sign or a term of the chain rule: the other tensors of its layer tell which",
         )
+    cause = "a term of the chain rule is wrong, missing or in the wrong place"
+    if tensor.evidence.reported.discrepancy < tensor.thresholds.discrepancy:
+        cause += "; or a small part is held constant on purpose (detach, no_grad, the vectors of a power iteration)"
     spread = _range_of_ratios(tensor.evidence.entries)
     says = f"d = {tensor.evidence.reported.discrepancy:.2g}, and no single factor explains it{spread}"
     return Diagnosis(
         "chain_rule",
         "; ".join(filter(None, [says, worst_entry(tensor)])),
-        "a term of the chain rule is wrong, missing or in the wrong place",
+        cause,
     )
 
 

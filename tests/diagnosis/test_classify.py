@@ -223,3 +223,12 @@ def test_whole_multiples_of_one_value_are_not_clipped() -> None:
     """Windows that overlap: g is 1 where a share was assigned, and n counts the shares."""
     counts = np.array([0.0, 1, 1, 2, 4, 3, 1, 2, 1, 0])
     assert verdict_on(pairs_of(counts, np.minimum(counts, 1), error=1e-3)) is Verdict.structure
+
+
+@pytest.mark.parametrize(("size", "is_small"), [(1e-3, True), (0.5, False)])
+def test_a_small_difference_may_be_meant(size: float, is_small: bool) -> None:
+    """What a module holds constant on purpose leaves a discrepancy far below the threshold."""
+    g = RNG.uniform(1, 2, 40)
+    report = report_on(pairs_of(g * (1 + size * RNG.choice([-1, 1], 40)), g, error=1e-6))
+    assert report.verdict is Verdict.structure
+    assert ("held constant on purpose" in report.cause) is is_small

@@ -31,7 +31,7 @@ def one_factor_everywhere(model: Model) -> Diagnosis | None:
         return None
     return Diagnosis(
         key="one_factor_everywhere",
-        explanation="All tensors are wrong alike",
+        explanation=f"All tensors {'of which the check can tell ' if model.unclear else ''}are wrong alike",
         cause="normalisation, loss scale or accumulation, not a term of the chain rule",
     )
 
