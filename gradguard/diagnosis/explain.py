@@ -64,6 +64,13 @@ def _inconclusive(tensor: Symptoms) -> Diagnosis:
     evidence, left_out = tensor.evidence, _left_out(tensor)
     if not evidence.all.size:
         return Diagnosis("loss_too_rough", f"nothing could be measured{left_out}", ROUGH)
+    if evidence.all.g.any() and not evidence.all.n.any():
+        largest = np.abs(evidence.all.g).max()
+        return Diagnosis(
+            "loss_not_moved",
+            f"n is zero throughout and |g| is up to {largest:.2g}{left_out}",
+            _with_remedy("the step may be too small to move the loss, or the loss does not depend on it", evidence),
+        )
     says = f"{_d(tensor)}, {_explained(tensor)}"
     if evidence.reported.discrepancy > evidence.reported.explained:
         return Diagnosis(
@@ -157,11 +164,13 @@ def _missing(tensor: Symptoms) -> Diagnosis:
 
 def _spurious(tensor: Symptoms) -> Diagnosis:
     largest = np.abs(tensor.evidence.all.g).max()
+    is_given = math.isnan(tensor.evidence.step_size)
+    step = "; or the step was too small to move the loss" if is_given and not tensor.evidence.all.n.any() else ""
     return Diagnosis(
         "not_in_the_loss",
         f"n is zero and g is not (|g| up to {largest:.2g}): the loss does not depend on it",
         "the gradient of another tensor, of another batch, or of a term that the loss leaves out; or the loss reads "
-        "another array than this one, such as a copy: then give the mapping that the loss reads",
+        f"another array than this one, such as a copy: then give the mapping that the loss reads{step}",
     )
 
 

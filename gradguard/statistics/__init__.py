@@ -1,7 +1,7 @@
 """Statistics of numerical and backprop derivatives: pure functions over arrays."""
 
 from gradguard.statistics.discrepancy import discrepancy_of, norm
-from gradguard.statistics.pairs import EXPLAINED_FLOORS, DerivativePairs
+from gradguard.statistics.pairs import EXPLAINED_FLOORS, NEGLIGIBLE_N, DerivativePairs
 from gradguard.statistics.ratio import Ratio, fit_ratio
 from gradguard.statistics.rules import ALARM_Z, DEFAULT_RULES, Rules
 from gradguard.statistics.sequential import Detector, ShiftDetectors, alarm_level
@@ -11,6 +11,7 @@ __all__ = [
     "ALARM_Z",
     "DEFAULT_RULES",
     "EXPLAINED_FLOORS",
+    "NEGLIGIBLE_N",
     "DerivativePairs",
     "Detector",
     "Ratio",

@@ -210,3 +210,24 @@ def test_tensors_of_pytorch_are_read(dtype: str) -> None:
     g = torch.tensor(NUMBERS, dtype=getattr(torch, dtype), requires_grad=True)
     for given in (g, list(g), 1 * g):
         assert diagnose({"w": (given, TWICE)}).verdict is Verdict.scale
+
+
+def test_a_step_that_moved_nothing_is_no_spurious_gradient() -> None:
+    """N of 0 throughout is a loss that does not depend on the tensor, or a step below the quantum of the loss."""
+    for size in (1e-12, 1e-3):
+        tensor = diagnose({"w": (size * G, 0 * G)}).tensors["w"]
+        assert (tensor.verdict, tensor.cause_key) == (Verdict.inconclusive, "loss_not_moved")
+        assert "the step may be too small" in tensor.cause
+    large = diagnose({"w": (G, 0 * G)}).tensors["w"]
+    assert large.verdict is Verdict.spurious
+    assert "the step was too small" in large.cause
+    known = diagnose({"w": (1e-3 * G, 0 * G)}, error=1e-6).tensors["w"]
+    assert known.verdict is Verdict.spurious
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(1e-10, Verdict.float_precision), (1e-6, Verdict.structure)])
+def test_what_rounding_leaves_of_zero_is_told_by_the_other_tensors(n: float, verdict: Verdict) -> None:
+    """In float32 a sum of terms of 25 cancels to 1e-7; where n is not negligible beside g, it is no such sum."""
+    tensors = diagnose({"x": (1e-6 * G, n * SCATTER), "beta": (25 + G, 25 + G)}).tensors
+    assert tensors["x"].verdict is verdict
+    assert tensors["beta"].verdict is Verdict.ok

@@ -14,13 +14,14 @@ from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.from_arrays.numbers import Numbers, read_numbers
 from gradguard.diagnosis.known_factors import History
 from gradguard.report import Report, TensorReport, Thresholds, Verdict, percent
-from gradguard.statistics import ALARM_Z, DEFAULT_RULES, DerivativePairs, norm
+from gradguard.statistics import ALARM_Z, DEFAULT_RULES, NEGLIGIBLE_N, DerivativePairs, norm
 
 # Of n, and of the largest n, where no error bar is given: one step for all entries suits few of them. The two best rows
 # of a printed table, differenced at a step of 5e-3 and wrong by one factor, differ in n/g by 1.5 %.
 ASSUMED_TRUNCATION = 5e-3
 MAX_COMMON_TRUNCATION = 2e-2  # the factor that truncation may seem to be on all entries together
 MAX_SCATTER_OF_FACTOR = 0.2  # of n - g: what a true factor leaves, where the numbers have enough digits to show it
+QUANTUM_OF_ZEROS = 2.0**-23 / 1e-4  # of n = 0 throughout: that of a float32 loss near 1, at a step of 5e-5
 MAX_VALUE = 1e150  # of n, g and error bars: far beyond any gradient, and its square is still finite
 
 Pair = tuple[Any, Any]  # of whatever `read_numbers` reads
@@ -59,11 +60,12 @@ def diagnose(
     if quantum is not None and not 0 <= quantum < np.inf:
         raise ValueError(f"quantum is {quantum!r}; expected a number of at least 0, or None")
     tensors: dict[str, TensorReport] = {}
-    for name, pair in pairs.items():
-        g, n = _read(name, pair)
+    numbers = {name: _read(name, pair) for name, pair in pairs.items()}
+    largest = max((_largest(g) for g, _ in numbers.values()), default=0.0)
+    for name, (g, n) in numbers.items():
         bars = _error_of(name, error, n)
         with np.errstate(over="ignore"):  # a deviation of more bars than float64 holds is as good as infinite
-            tensors[name] = _diagnosed(name, g, n, bars, known, quantum)
+            tensors[name] = _diagnosed(name, g, n, bars, known, quantum, largest)
     return Report(
         step=0,
         verdict=worst_verdict(tensors),
@@ -77,7 +79,13 @@ def diagnose(
 
 
 def _diagnosed(
-    name: str, g: Numbers, n: Numbers, error: Float64 | None, constants: Mapping[str, float], quantum: float | None
+    name: str,
+    g: Numbers,
+    n: Numbers,
+    error: Float64 | None,
+    constants: Mapping[str, float],
+    quantum: float | None,
+    largest: float,
 ) -> TensorReport:
     for what, numbers, verdict in (("g", g, Verdict.nonfinite), ("n", n, Verdict.inconclusive)):
         overflown = ~(np.abs(numbers.values) <= MAX_VALUE)
@@ -85,7 +93,8 @@ def _diagnosed(
             says = f"{overflown.sum()} of {overflown.size} values of {what} are nan, inf or beyond {MAX_VALUE:g}"
             cause = "an overflow, or memory never written"
             return unmeasured({name: overflown.shape}, verdict, says, cause, cause_key="overflow")[name]
-    return _with_format(diagnose_tensor(_evidence(name, g, n, error, quantum), History(constants), Thresholds()), g)
+    evidence = _evidence(name, g, n, error, quantum, largest)
+    return _with_format(diagnose_tensor(evidence, History(constants), Thresholds()), g)
 
 
 def _with_format(tensor: TensorReport, g: Numbers) -> TensorReport:
@@ -96,7 +105,9 @@ def _with_format(tensor: TensorReport, g: Numbers) -> TensorReport:
     return dataclasses.replace(tensor, explanation=says)
 
 
-def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum: float | None) -> Evidence:
+def _evidence(
+    name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum: float | None, largest: float
+) -> Evidence:
     numerical, backprop = n.values.ravel(), g.values.ravel()
     is_unknown = quantum is None and error is None
     smallest = quantum_of_column(numerical, n.unit.ravel()) if is_unknown else quantum or 0.0
@@ -104,11 +115,17 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
     may_be_factor = bool((np.abs(numerical - backprop) > finest).any())
     if error is None and may_be_factor:
         may_be_factor = not _is_like_truncation(numerical, backprop)
+    relative = DEFAULT_RULES.backprop_rounding * g.roundoff
+    # A derivative of zero is a sum that cancels: what its rounding leaves is in proportion to its terms.
+    is_rounding = _largest(g) <= relative * largest and norm(numerical) <= NEGLIGIBLE_N * norm(backprop)
+    if is_unknown and not is_rounding and not numerical.any():
+        smallest = QUANTUM_OF_ZEROS
+    bars = np.hypot(smallest, _assumed_truncation(numerical) if error is None else error.ravel())
     return Evidence(
         name=name,
         shape=n.values.shape,
         norm=norm(backprop),
-        entries=_pairs(g, n, np.hypot(smallest, _assumed_truncation(numerical) if error is None else error.ravel())),
+        entries=_pairs(g, n, bars, relative * (largest if is_rounding else _largest(g))),
         index=tuple(np.ndindex(n.values.shape)),
         directions=DerivativePairs.none(),
         unresolved=0,
@@ -119,25 +136,32 @@ def _evidence(name: str, g: Numbers, n: Numbers, error: Float64 | None, quantum:
         nonsmooth=False,
         confirmed_at_short_steps=True,
         blocks={},
+        passing=largest,
         rules=dataclasses.replace(DEFAULT_RULES, factor_test=may_be_factor),
     )
 
 
-def _pairs(g: Numbers, n: Numbers, error: Float64) -> DerivativePairs:
+def _pairs(g: Numbers, n: Numbers, error: Float64, own: float) -> DerivativePairs:
     """The derivatives with their error bars, to which printing adds: at ALARM_Z bars it is off by a whole unit.
 
     Args:
         g: Backprop.
         n: Numerical.
         error: The error bars of n before it was printed, (m,).
+        own: The rounding error of backprop before it was printed.
     """
     numerical, backprop = n.values.ravel(), g.values.ravel()
     bars = np.hypot(error, n.unit.ravel() / ALARM_Z)
-    own = np.full(backprop.size, DEFAULT_RULES.backprop_rounding * g.roundoff * float(np.abs(backprop).max()))
     rounding = np.hypot(own, g.unit.ravel() / ALARM_Z)
     deviation = np.hypot(bars, rounding)
     z = np.divide(numerical - backprop, deviation, out=np.zeros(backprop.size), where=deviation > 0)
-    return DerivativePairs(numerical, backprop, bars, rounding, z, own)
+    return DerivativePairs(numerical, backprop, bars, rounding, z, np.full(backprop.size, own))
+
+
+def _largest(numbers: Numbers) -> float:
+    """The largest size of the numbers that are no overflow."""
+    sizes = np.abs(numbers.values)
+    return float(sizes[sizes <= MAX_VALUE].max(initial=0.0))
 
 
 def _is_like_truncation(n: Float64, g: Float64) -> bool:
