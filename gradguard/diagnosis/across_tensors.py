@@ -91,7 +91,11 @@ def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str
 
 
 def _findings(wrong: Sequence[TensorReport]) -> list[str]:
-    return [f"{_names(alike)}: {_finding(alike)}." for alike in _alike(wrong)]
+    return [_ended(f"{_names(alike)}: {_finding(alike)}") for alike in _alike(wrong)]
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _finding(alike: Sequence[TensorReport]) -> str:
@@ -114,7 +118,7 @@ def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
 
 
 def _sentence(hint: Diagnosis) -> str:
-    return f"{': '.join(filter(None, [hint.explanation, hint.cause]))}."
+    return _ended(": ".join(filter(None, [hint.explanation, hint.cause])))
 
 
 def _agreement(right: Sequence[TensorReport]) -> list[str]:

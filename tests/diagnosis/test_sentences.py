@@ -173,3 +173,4 @@ def test_a_summary_names_the_wrong_tensors_and_no_right_one_as_wrong(several: li
     assert "Every tensor is wrong" not in text or len(wrong) == len(revised)
     assert "All tensors are wrong alike" not in text or len(wrong) == len(revised)
     assert "recurren" not in text
+    assert "?." not in text
