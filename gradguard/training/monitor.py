@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.arrays import Array, Masks, reductions
+from gradguard.arrays import Masks, ShardedArray, reductions
 from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
 from gradguard.diagnosis import History, Observation, diagnose_tensor
 from gradguard.differences import Noise
@@ -76,7 +76,7 @@ class MonitorState:
         next_tensor: The position of the tensor whose own numbers are next.
         next_screen: The position of the group whose screen is next.
         next_declared: The position among the tensors declared to differ of the one that is probed next.
-        bits: A checksum of the values of each tensor that has a gradient, as of the last check.
+        bits: A checksum of each tensor whose gradient was not zero at the last check.
     """
 
     proven: ProvenSetup | None = None
@@ -178,7 +178,7 @@ class CheckMonitor:
             if np.isfinite(context.centre).all():
                 self.memory.proven = context.proven
         self._take_over(context, found, request)
-        self.memory.bits = {name: _checksum(array) for name, array in context.arrays.items() if array.size}
+        self.memory.bits = _checksums(context)
         order = {name: place for place, name in enumerate(names)}
         self.memory.tensors = dict(sorted(self.memory.tensors.items(), key=lambda item: order[item[0]]))
         return context, found.located
@@ -212,7 +212,7 @@ class CheckMonitor:
             target.state.require_intact()
         if not context.repeats():
             return ModelCheck(nondeterministic(context, names))
-        unread = self._rebound(context, list(others), request.deadline) if suspects else {}
+        unread = self._rebound(context, [*others, *waiting], request.deadline) if suspects else {}
         found.reports |= unread
         suspects = _without(suspects, unread)
         visible = {} if result is None or result.alarms else dict(result.visible)
@@ -306,8 +306,8 @@ class CheckMonitor:
 
         An update by a gradient that is not zero would have changed them since the last check.
         """
-        moving = [name for name in names if context.gradients[name].any()]
-        unchanged = [name for name in moving if self.memory.bits.get(name) == _checksum(context.arrays[name])]
+        before, now = self.memory.bits, _checksums(context)
+        unchanged = [name for name in names if name in now and before.get(name) == now[name]]
         bound = deadline.after(EXAMINATION_SECONDS)
         return rebound(context, unchanged, lambda: bound.is_over)
 
@@ -467,9 +467,15 @@ class CheckMonitor:
         return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
 
 
-def _checksum(array: Array) -> int:
-    """A checksum of some entries of an array."""
-    return zlib.crc32(reductions.entries_at(array, np.linspace(0, array.size - 1, SUMMED).astype(np.intp)).tobytes())
+def _checksums(context: MeasurementContext) -> dict[str, int]:
+    """A checksum of some entries of each tensor that an update changes; sharded ones are not bound anew."""
+    arrays = {name: array for name, array in context.arrays.items() if context.gradients[name].any()}
+    places = {name: np.linspace(0, array.size - 1, SUMMED).astype(np.intp) for name, array in arrays.items()}
+    return {
+        name: zlib.crc32(reductions.entries_at(array, places[name]).tobytes())
+        for name, array in arrays.items()
+        if not isinstance(array, ShardedArray)
+    }
 
 
 def _without(suspects: Sequence[Suspects], names: Collection[str]) -> list[Suspects]:

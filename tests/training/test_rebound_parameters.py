@@ -76,3 +76,15 @@ def test_parameters_that_are_not_updated_are_no_rebound_ones() -> None:
         assert last.tensors["V"].verdict is Verdict.scale
         assert {name for name, tensor in last.tensors.items() if tensor.cause_key == "rebound"} == set(rebinds)
         assert not last.tensors["b"].verdict.is_bug
+
+
+def test_a_gradient_that_begins_where_the_loss_reads_nothing_is_spurious() -> None:
+    """The array has not changed since the last check because its gradient was zero then."""
+    params = {"w": np.array([0.3, 0.7, 1.1]), "spare": np.ones(3)}
+    guard = GradGuard(params, lambda: float(np.sin(params["w"]).sum()), every_n_steps=1, max_overhead=None)
+    for step in range(3):
+        grads = {"w": np.cos(params["w"]), "spare": np.full(3, 0.5 * (step == 2))}
+        report = guard.after_backward(step, grads)
+        params["w"] -= 0.1 * grads["w"]
+    assert report is not None
+    assert report.tensors["spare"].verdict is Verdict.spurious
