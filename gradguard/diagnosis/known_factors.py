@@ -45,6 +45,7 @@ class KnownFactor:
         label: How it is written, such as `timesteps` or 1/`batch`.
         over: What the backward pass divides by and the loss does not; None if nothing.
         under: What the loss divides by and the backward pass does not; None if nothing.
+        is_size: Whether it is the length of an axis, or the number of entries.
         is_own_size: Whether it is a size of the tensor itself, which no user has named.
         is_sure: Whether it is the only simple number that fits, and no size: a model has many lengths.
     """
@@ -53,6 +54,7 @@ class KnownFactor:
     label: str
     over: Divisor | None = None
     under: Divisor | None = None
+    is_size: bool = False
     is_own_size: bool = False
     is_sure: bool = False
 
@@ -194,8 +196,8 @@ def _own_sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:
     for key, label, size in sizes:
         if size > 1:
             divisor = Divisor(key, f"{label} of this tensor")
-            yield KnownFactor(float(size), label, over=divisor, is_own_size=True)
-            yield KnownFactor(1 / size, f"1 / {label}", under=divisor, is_own_size=True)
+            yield KnownFactor(float(size), label, over=divisor, is_size=True, is_own_size=True)
+            yield KnownFactor(1 / size, f"1 / {label}", under=divisor, is_size=True, is_own_size=True)
 
 
 def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[KnownFactor]:
@@ -206,8 +208,8 @@ def _sizes_elsewhere(shape: tuple[int, ...], shapes: Shapes) -> Iterator[KnownFa
             lengths.setdefault(length, Divisor(f"axis {axis} of {name}", f"the length of axis {axis} of `{name}`"))
     for length, divisor in lengths.items():
         if divisor is not None:
-            yield KnownFactor(float(length), divisor.words, over=divisor)
-            yield KnownFactor(1 / length, f"1 / {divisor.words}", under=divisor)
+            yield KnownFactor(float(length), divisor.words, over=divisor, is_size=True)
+            yield KnownFactor(1 / length, f"1 / {divisor.words}", under=divisor, is_size=True)
 
 
 def _pairs(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> Iterator[KnownFactor]:

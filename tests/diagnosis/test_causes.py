@@ -73,8 +73,10 @@ def test_what_is_not_sure_of_a_factor_is_asked() -> None:
     given = tensor_of(39 * G)
     assert "39 is `timesteps`" in given.explanation
     assert given.cause == "the backward pass divides by the number of timesteps and the loss does not"
-    for unsure in (tensor_of(12 * G), tensor_of(39 * G, steps=39.0, length=39.0)):
-        assert " may be " in unsure.explanation
+    length, both = tensor_of(12 * G), tensor_of(39 * G, steps=39.0, length=39.0)
+    assert "12 may be the length of axis 1" in length.explanation
+    assert "39 is `steps` or `length`" in both.explanation
+    for unsure in (length, both):
         assert "times too small: is it that the backward pass divides by" in unsure.cause
         assert unsure.cause.endswith("?")
 

@@ -34,7 +34,7 @@ def test_a_tensor_that_is_added_during_training_is_checked() -> None:
 
     guard = GradGuard(params, loss, every_n_steps=1, max_overhead=None)
     guard.after_backward(0, {"w": np.cos(params["w"])})
-    params["new"] = np.array([1.1])
+    params["new"] = np.array([1.1, 0.4])
     report = guard.after_backward(1, {"w": np.cos(params["w"]), "new": 2 * np.cos(params["new"])})
     assert report is not None
     assert report.tensors["new"].verdict is Verdict.scale

@@ -15,7 +15,7 @@ def known_factor(tensor: Symptoms) -> Diagnosis | None:
     if not factors:
         return None
     labels = [factor.label for factor in factors if not factor.is_plain]
-    verb = "is" if factors[0].is_sure else "may be"
+    verb = "may be" if any(factor.is_size for factor in factors) else "is"
     is_what = f"; {uncertain(factors[0].value)} {verb} {' or '.join(labels)}" if labels else ""
     if tensor.verdict is Verdict.sign:
         factors = factors[:1]  # the sign comes first in the cause, and one factor behind it is enough
