@@ -64,19 +64,19 @@ def _inconclusive(tensor: Symptoms) -> Diagnosis:
     evidence, left_out = tensor.evidence, _left_out(tensor)
     if not evidence.all.size:
         return Diagnosis("loss_too_rough", f"nothing could be measured{left_out}", ROUGH)
-    if evidence.all.g.any() and not evidence.all.n.any():
-        largest = np.abs(evidence.all.g).max()
-        return Diagnosis(
-            "loss_not_moved",
-            f"n is zero throughout and |g| is up to {largest:.2g}{left_out}",
-            _with_remedy("the step may be too small to move the loss, or the loss does not depend on it", evidence),
-        )
     says = f"{_d(tensor)}, {_explained(tensor)}"
     if evidence.reported.discrepancy > evidence.reported.explained:
         return Diagnosis(
             "not_confirmed",
             f"{says}, and no difference is clear enough to be sure of{left_out}",
             _with_remedy("a bug, or a loss that bends within every step that shows it", evidence),
+        )
+    if evidence.all.g.any() and not evidence.all.n.any():
+        largest = np.abs(evidence.all.g).max()
+        return Diagnosis(
+            "loss_not_moved",
+            f"n is zero throughout and |g| is up to {largest:.2g}{left_out}",
+            _with_remedy("the step may be too small to move the loss, or the loss does not depend on it", evidence),
         )
     visible = evidence.smallest_visible
     limit = f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"

@@ -4,6 +4,7 @@ from gradguard.examination.effort import ENTRIES, EXPLAIN, EXPLAIN_DRIFT, Deadli
 from gradguard.examination.examine import KnownSteps
 from gradguard.examination.own_numbers import probe_tensor, ratio_along_gradient
 from gradguard.examination.preflight import (
+    IN_STEPS,
     REBOUND,
     REPEATS_BEFORE,
     detached,
@@ -21,6 +22,7 @@ __all__ = [
     "ENTRIES",
     "EXPLAIN",
     "EXPLAIN_DRIFT",
+    "IN_STEPS",
     "REBOUND",
     "REPEATS_BEFORE",
     "SIDE_BY_SIDE",

@@ -19,6 +19,7 @@ REPEATS_SHARE = 0.1  # of all evaluations, that repeat the loss where all tensor
 MAX_MULTIPLE = 256  # of losses that have nothing in common, one pair in 100 is as near to a multiple up to this
 REPEATS_BEFORE = 2  # evaluations in a row that must repeat before anything is measured
 REBOUND = "rebound"
+IN_STEPS = "loss_in_steps"
 Point = tuple[float, float]  # how far a tensor is moved, and the loss there
 MOVES = (1e-3, -0.03, 1.0)  # in sizes of the tensors, by which a loss that reads them changes
 RISING_MOVES = 10.0 ** np.arange(-6, 1)  # in sizes of a tensor, until the loss changes
@@ -215,7 +216,7 @@ def in_steps(context: MeasurementContext, report: TensorReport) -> TensorReport:
             "floor, round, argmax or a comparison in the forward pass, whose derivative is zero or does not exist; "
             "a gradient that differs from that on purpose, as a straight-through estimator does, is no bug"
         ),
-        cause_key="loss_in_steps",
+        cause_key=IN_STEPS,
     )
 
 

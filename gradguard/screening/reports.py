@@ -9,7 +9,12 @@ from gradguard.report import TensorReport, Thresholds, Verdict
 SUSPECTED = "suspected"
 UNSEEN = "screen_too_coarse"
 UNSCREENED = "unscreened"
-TOO_WIDE = ("loss_too_noisy", "loss_too_rough", UNSEEN)  # causes of an own measurement that tells nothing
+TOO_WIDE = (
+    "loss_too_noisy",
+    "loss_too_rough",
+    "loss_not_moved",
+    UNSEEN,
+)  # causes of an own measurement that tells nothing
 # A gradient that is wrong by a relative error e has the discrepancy e / 2.
 ERRORS_PER_DISCREPANCY = 2.0
 

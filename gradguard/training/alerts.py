@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gradguard.diagnosis import SMALL_ERROR
+from gradguard.examination import IN_STEPS
 from gradguard.intended import CHANGED, declaration, how_to_declare
 from gradguard.report import (
     Alert,
@@ -156,7 +157,7 @@ def _level_and_subject(tensor: TensorReport, thresholds: Thresholds) -> tuple[in
     if tensor.cause_key == SUSPECTED:
         return logging.WARNING, SUSPECTED
     unmeasurable = tensor.verdict is Verdict.inconclusive and tensor.deep and not tensor.sampled
-    if tensor.verdict is Verdict.nondeterministic or unmeasurable:
+    if tensor.verdict is Verdict.nondeterministic or unmeasurable or tensor.cause_key == IN_STEPS:
         return logging.WARNING, str(tensor.verdict)
     crossed = _crossed(tensor, thresholds)
     return (logging.WARNING, crossed) if crossed else (logging.NOTSET, "")

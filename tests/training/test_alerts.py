@@ -317,3 +317,14 @@ def test_a_threshold_out_of_range_is_refused(name: str, value: float) -> None:
     """The message names it, and the range."""
     with pytest.raises(ValueError, match=rf"Thresholds\.{name} is {value}; expected a number"):
         Thresholds(**{name: value})
+
+
+def test_a_loss_of_steps_is_a_warning_in_its_own_words(healthy: TensorReport) -> None:
+    """It is said once what the loss does, and no deep check is asked for that would tell no more."""
+    changes: dict[str, Any] = {"verdict": Verdict.inconclusive, "cause_key": "loss_in_steps", "discrepancy": 1.0}
+    tensor = dataclasses.replace(healthy, explanation="the loss moves in steps", cause="floor", **changes)
+    alerts = Alerts(Thresholds())
+    (alert,) = alerts.of(1, {tensor.name: tensor})
+    assert alert.level == logging.WARNING
+    assert "inconclusive: the loss moves in steps; floor" in alert.message
+    assert not alerts.of(2, {tensor.name: tensor})
