@@ -11,7 +11,8 @@ from gradguard.checks.model import ModelCheck, NotSameLossError, check_model
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.diagnosis import History, revise_across_tensors, summary, worst_verdict
 from gradguard.differences import RoundedValue
-from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss
+from gradguard.environment import own_numerics
+from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss, with_exception_of_loss
 from gradguard.intended import expected_sentence, how_to_declare, require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
@@ -90,6 +91,7 @@ def check(
     return checked(params, grads, loss, options)
 
 
+@own_numerics
 def checked(
     params: ArrayContainer,
     grads: ArrayContainer,
@@ -154,6 +156,7 @@ def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], 
         seconds: How long the check took.
     """
     tensors = other_loss(context) or revise_across_tensors(tensors, context.gradients)
+    tensors = with_exception_of_loss(context, tensors, step)
     return Report(
         step=step,
         verdict=worst_verdict(tensors),

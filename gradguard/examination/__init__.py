@@ -14,6 +14,7 @@ from gradguard.examination.preflight import (
     rebound,
     repeats_needed,
     unmeasurable,
+    with_exception_of_loss,
 )
 from gradguard.examination.tensor_state import TensorState
 from gradguard.examination.tensors import SIDE_BY_SIDE, CheckPlan, Known, check_tensors
@@ -42,4 +43,5 @@ __all__ = [
     "rebound",
     "repeats_needed",
     "unmeasurable",
+    "with_exception_of_loss",
 ]

@@ -114,6 +114,31 @@ def _learning_rate(context: MeasurementContext) -> str:
     return f"; one by plain gradient descent would have had a learning rate of about {fall / square:.1g}"
 
 
+def with_exception_of_loss(
+    context: MeasurementContext, tensors: Mapping[str, TensorReport], step: int
+) -> dict[str, TensorReport]:
+    """The reports of a check, with what the loss raised at moved parameters in those that cannot tell.
+
+    Args:
+        context: What was measured with.
+        tensors: The reports of all tensors.
+        step: The step of the check: what was measured at an earlier one had another reason.
+    """
+    if not context.objective.raised:
+        return dict(tensors)
+    says = f"the loss raised an exception at some of the moved points: {context.objective.raised}"
+    cause = (
+        "the loss is not defined everywhere near these parameters (a logarithm, a root, a factorization, an "
+        "assertion); parameters that may take any value, such as the logarithm of a variance, can be measured"
+    )
+    return {
+        name: replace(tensor, explanation=f"{tensor.explanation}; {says}", cause=cause)
+        if tensor.verdict is Verdict.inconclusive and tensor.measured_at == step
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def repeats_needed(context: MeasurementContext, reports: Mapping[str, TensorReport]) -> int:
     """How many evaluations must repeat before these reports are given."""
     if all(map(_is_clear, reports.values())):

@@ -6,11 +6,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from traceback import format_exception_only
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gradguard.arrays import Array, Float64
+from gradguard.environment import user_settings
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.batching import JointStack, StackFactory
 from gradguard.loss.signature import Loss, Reduction, losses_of, numbers_of, takes_parameters
@@ -24,6 +26,9 @@ from gradguard.perturbation import (
     Space,
     UndoLog,
 )
+
+MAX_CHARACTERS = 300  # of an exception of the loss that a report quotes
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ class Objective:
     """The loss in one space: its unreduced values in float64, and how to sum them.
 
     Args:
-        loss: `loss()` or `loss(params)`.
+        loss: `loss()` or `loss(params)`. A call of it that raised is not repeated if it has an attribute
+            `is_repeatable` that is False.
         space: Where the tensors are moved.
         reduction: Which scalar the gradient is of, if the loss returns an array.
         restore: Puts back the state that an evaluation may disturb; called before each evaluation.
@@ -99,6 +105,7 @@ class Objective:
         at_once: How many points one call of the loss takes.
         dtype: The dtype of the last loss.
         evaluations: Points evaluated so far.
+        raised: What the loss raised at the last moved point at which it did; "" where it never did.
     """
 
     def __init__(
@@ -116,7 +123,10 @@ class Objective:
         self.at_once = 1
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.evaluations = 0
+        self.raised = ""
+        self._size = 0  # of the unreduced losses; 0 before the first evaluation
         self._loss = loss
+        self._is_repeatable = getattr(loss, "is_repeatable", True)
         self._takes_parameters = takes_parameters(loss)
         self._reduction = reduction
         self._restore = restore
@@ -127,18 +137,31 @@ class Objective:
     def __call__(self) -> Float64:
         """The losses at the present point, flat, shape (m,); m = 1 for a scalar loss.
 
+        A loss that raises twice in a row at moved parameters is not defined there, and its value is nan.
+
         Raises:
             TypeError: the loss returned something that is no number and no array of numbers.
             ValueError: it returned an array and no `reduction` was given.
         """
         self._restore()
+        if not (self._undo_log.is_open and self._size and self._is_repeatable):
+            return self._evaluate_once()
+        losses = try_twice(self._evaluate_once, self._restore)
+        if isinstance(losses, Exception):
+            self.raised = "".join(format_exception_only(losses)).strip()[:MAX_CHARACTERS]
+            return np.full(self._size, np.nan)
+        return losses
+
+    def _evaluate_once(self) -> Float64:
         self.evaluations += 1
         self._on_evaluations(1)
-        with self._undo_log.recorded(self.space.installed()):
+        settings = user_settings(moved=self._undo_log.is_open)
+        with self._undo_log.recorded(self.space.installed()), settings:
             # The loss may rebind the entries of the mapping that it is called with: it gets one of its own.
             result = self._loss(dict(self.space.arrays)) if self._takes_parameters else self._loss()
         values = losses_of(result, self._reduction)
         self.dtype = values.dtype
+        self._size = values.size
         self._weight = 1 / values.size if self._reduction == "mean" else 1.0
         return values.astype(np.float64).reshape(-1)
 
@@ -153,37 +176,59 @@ class Objective:
 
         Afterwards the tensors are as they were.
         """
-        names = list(points[0][0].parts)
-        losses: list[Float64] = []
-        moves: list[tuple[float, Float64]] = []
         if self.at_once > 1 and isinstance(self.copy_factory, StackFactory):
-            for start in range(0, len(points), self.at_once):
-                some = points[start : start + self.at_once]
-                stack = JointStack.of(self.space.arrays, names, len(some))
-                for (direction, amount), tensors in zip(some, stack.tensors, strict=True):
-                    moves.append(direction.displace(tensors, amount, gradients))
-                losses.extend(self.evaluate_copies(stack))
-        else:
-            with ExitStack() as moved:
-                live = {name: moved.enter_context(self.moving(name)) for name in names}
-                for direction, along in groupby(points, key=itemgetter(0)):
-                    for _, amount in along:
-                        moves.append(direction.displace(live, amount, gradients))
-                        losses.append(self())
-                    direction.release()
-        displacements, predicted = zip(*moves, strict=True)
-        return JointValues(np.array(losses), np.array(displacements), np.array(predicted))
+            return self._batched(
+                lambda: self._stacked_along(points, gradients), lambda: self._along_one_by_one(points, gradients)
+            )
+        return self._along_one_by_one(points, gradients)
 
     def evaluate(self, requests: Sequence[LossRequest]) -> list[LossValues]:
         """The losses at all points of some requests; afterwards the tensors are as they were."""
-        if self.at_once > 1 and not self.tries_copies:
-            return self._in_batches(requests)
-        if self.at_once > 1:
-            values = try_twice(lambda: self._in_batches(requests))
-            if not isinstance(values, Exception):
-                return values
-            self.at_once = 1  # the loss took copies before, and these are the first points at which it does not
-        return [self._one_by_one(request) for request in requests]
+
+        def one_by_one() -> list[LossValues]:
+            return [self._one_by_one(request) for request in requests]
+
+        return self._batched(lambda: self._in_batches(requests), one_by_one) if self.at_once > 1 else one_by_one()
+
+    def _batched(self, in_batches: Callable[[], Values], one_by_one: Callable[[], Values]) -> Values:
+        """The losses in few calls; one by one where such a call raises: the loss may do so at one of the points."""
+        values = try_twice(in_batches)
+        if not isinstance(values, Exception):
+            return values
+        before, self.raised = self.raised, ""
+        separate = one_by_one()
+        if not self.raised:  # the copies are at fault, at the first points at which the loss does not take them
+            if not self.tries_copies:
+                raise values
+            self.raised, self.at_once = before, 1
+        return separate
+
+    def _stacked_along(
+        self, points: Sequence[tuple[JointDirection, float]], gradients: Mapping[str, Array]
+    ) -> JointValues:
+        losses: list[Float64] = []
+        moves: list[tuple[float, Float64]] = []
+        for start in range(0, len(points), self.at_once):
+            some = points[start : start + self.at_once]
+            stack = JointStack.of(self.space.arrays, list(points[0][0].parts), len(some))
+            for (direction, amount), tensors in zip(some, stack.tensors, strict=True):
+                moves.append(direction.displace(tensors, amount, gradients))
+            losses.extend(self.evaluate_copies(stack))
+        return _joint_values(losses, moves)
+
+    def _along_one_by_one(
+        self, points: Sequence[tuple[JointDirection, float]], gradients: Mapping[str, Array]
+    ) -> JointValues:
+        losses: list[Float64] = []
+        moves: list[tuple[float, Float64]] = []
+        with ExitStack() as moved:
+            live = {name: moved.enter_context(self.moving(name)) for name in points[0][0].parts}
+            for direction, along in groupby(points, key=itemgetter(0)):
+                for _, amount in along:
+                    moves.append(direction.displace(live, amount, gradients))
+                    losses.append(self())
+                direction.release()
+        return _joint_values(losses, moves)
 
     def _one_by_one(self, request: LossRequest) -> LossValues:
         losses, moves = [], np.empty((*request.amounts.shape, 2))
@@ -221,7 +266,7 @@ class Objective:
         count = len(copies.tensors)
         self.evaluations += count
         self._on_evaluations(count)
-        with self._undo_log.recorded(copies.installed()):
+        with self._undo_log.recorded(copies.installed()), user_settings(moved=True):
             values = numbers_of(self._loss(copies.arrays))
         if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
             expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
@@ -243,6 +288,11 @@ class Objective:
     def spread(self, deviations: Float64) -> float:
         """The standard deviation of `total` where each unreduced loss has its own, independent one, shape (m,)."""
         return float(np.sqrt((deviations**2).sum())) * self._weight
+
+
+def _joint_values(losses: Sequence[Float64], moves: Sequence[tuple[float, Float64]]) -> JointValues:
+    displacements, predicted = zip(*moves, strict=True)
+    return JointValues(np.array(losses), np.array(displacements), np.array(predicted))
 
 
 def _values_of_each(requests: Sequence[LossRequest], losses: Float64, moves: Float64) -> list[LossValues]:

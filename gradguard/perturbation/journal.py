@@ -13,6 +13,11 @@ class UndoLog:
     def __init__(self) -> None:
         self._open: list[AbstractContextManager[object]] = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any move or swap is open."""
+        return bool(self._open)
+
     def recorded(self, change: AbstractContextManager[Entered]) -> AbstractContextManager[Entered]:
         """The same context manager, in the log from before it is entered until after it is left."""
         return change if isinstance(change, nullcontext) else _Recorded(change, self._open)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradguard.arrays import Array, Float64, require_constants, require_entries, typical_size
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import Noise, noise
+from gradguard.environment import own_numerics
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, TensorUnderTest, require_precision
 from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions
@@ -93,6 +94,7 @@ class _Measurement:
         return math.sqrt(12) * min(one.floor for one in self.noise.values())
 
 
+@own_numerics
 def sweep(
     params: ArrayContainer,
     grads: ArrayContainer,
@@ -173,15 +175,14 @@ def _measure(
     probes = {
         name: directions.stratified_entries(g, max_entries, rng) for name, g in context.gradients.items() if g.size
     }
-    with np.errstate(all="ignore"):  # the longest steps may overflow
-        noises = {name: noise.estimate_noise(context.objective, [name], context.centre, rng) for name in probes}
-        repeats_before = context.repeats()
-        with _progress_bar(sum(map(len, probes.values())), progress) as tick:
-            differences = {
-                name: _differences(context, name, entries, sizes, _sigma(context, name, entries, noises[name]), tick)
-                for name, entries in probes.items()
-            }
-        return _Measurement(context, noises, repeats_before and context.repeats(), differences)
+    noises = {name: noise.estimate_noise(context.objective, [name], context.centre, rng) for name in probes}
+    repeats_before = context.repeats()
+    with _progress_bar(sum(map(len, probes.values())), progress) as tick:
+        differences = {
+            name: _differences(context, name, entries, sizes, _sigma(context, name, entries, noises[name]), tick)
+            for name, entries in probes.items()
+        }
+    return _Measurement(context, noises, repeats_before and context.repeats(), differences)
 
 
 def _differences(

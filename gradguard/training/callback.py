@@ -12,6 +12,7 @@ from gradguard.arrays import Array, Blocks, block_masks, require_constants
 from gradguard.checks import report_of
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import RoundedValue, require_one_number
+from gradguard.environment import own_numerics
 from gradguard.examination import Deadline
 from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
@@ -268,6 +269,7 @@ class GradGuard(CloseOnExit):
         copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_float64_copies": {}}, memo))
         return copied
 
+    @own_numerics
     def _check_within_budget(
         self,
         step: int,

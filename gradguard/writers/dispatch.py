@@ -3,15 +3,13 @@
 import functools
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import walk_tb
-from types import CodeType
 
+from gradguard.environment import SignalHandlers
 from gradguard.report import Report, log_message
 from gradguard.writers.files import require_megabytes
 from gradguard.writers.protocol import Resumable, Writer
@@ -19,26 +17,6 @@ from gradguard.writers.registry import LOGDIR_WRITER, load_writer
 
 LOG = logging.getLogger("gradguard")
 PACKAGE_FOLDER = f"{Path(__file__).parents[1]}{os.sep}"
-
-
-class SignalHandlers:
-    """The signal handlers installed when it is created: a handler may uninstall itself when it is called."""
-
-    def __init__(self) -> None:
-        installed = map(signal.getsignal, signal.Signals)
-        self._codes = {_code(handler) for handler in installed if callable(handler)} - {None}
-
-    def raised(self, error: Exception) -> bool:
-        """Whether the exception comes from a signal handler rather than from the code that the signal interrupted."""
-        return any(frame.f_code in self._codes for frame, _ in walk_tb(error.__traceback__))
-
-
-def _code(handler: Callable[..., object]) -> CodeType | None:
-    """The code that runs when a handler is called; None if the handler is not written in Python."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-    return code if isinstance(code, CodeType) else None
 
 
 @dataclass(slots=True)
@@ -133,9 +111,17 @@ def _succeeds(
             raise
         if consequence:
             message = f"{destination.name} failed ({type(error).__name__}: {error}); {consequence}"
-            warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel_of_user())
+            _warn(message)
         return False
     return True
+
+
+def _warn(message: str) -> None:
+    """Warn; where the user's filters make errors of warnings, log the message instead: the training goes on."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel_of_user())
+    except RuntimeWarning:
+        LOG.warning("%s", message)
 
 
 def _stacklevel_of_user() -> int:

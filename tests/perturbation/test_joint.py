@@ -111,7 +111,7 @@ def test_everything_is_put_back_where_the_loss_raises(space: Any, last_call: int
         state.run(lambda: objective.evaluate_along(points_of(tensors(6)), params))
     assert {name: array.tobytes() for name, array in params.items()} == before
     assert all(params[name] is array for name, array in objects.items())
-    assert len(calls) == last_call
+    assert len(calls) == last_call + (last_call > 1)  # a call at moved points is tried twice
 
 
 @pytest.mark.parametrize("takes", [False, True])

@@ -13,6 +13,7 @@ from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.from_arrays.numbers import Numbers, read_numbers
 from gradguard.diagnosis.known_factors import History
+from gradguard.environment import own_numerics
 from gradguard.report import Report, TensorReport, Thresholds, Verdict, percent
 from gradguard.statistics import ALARM_Z, DEFAULT_RULES, NEGLIGIBLE_N, DerivativePairs, norm
 
@@ -28,6 +29,7 @@ Pair = tuple[Any, Any]  # of whatever `read_numbers` reads
 Error = Any  # as above, or a mapping from tensors to it
 
 
+@own_numerics
 def diagnose(
     pairs: Mapping[str, Pair],
     *,
@@ -64,8 +66,7 @@ def diagnose(
     largest = max((_largest(g) for g, _ in numbers.values()), default=0.0)
     for name, (g, n) in numbers.items():
         bars = _error_of(name, error, n)
-        with np.errstate(over="ignore"):  # a deviation of more bars than float64 holds is as good as infinite
-            tensors[name] = _diagnosed(name, g, n, bars, known, quantum, largest)
+        tensors[name] = _diagnosed(name, g, n, bars, known, quantum, largest)
     return Report(
         step=0,
         verdict=worst_verdict(tensors),

@@ -114,7 +114,12 @@ class SharedLoss:
         exchange: The exchange of numbers between the ranks.
         reduction: How the unreduced losses of one rank combine to its loss.
         before_first: Called before the first evaluation; it raises where the ranks cannot check together.
+
+    Attributes:
+        is_repeatable: False: the other ranks would not repeat a call that raised on this one.
     """
+
+    is_repeatable = False
 
     def __init__(
         self,
