@@ -22,17 +22,28 @@ AGREEING = 8.0  # standard deviations of the native noise by which two changes m
 PROPORTIONAL_MOVES = (2.0**-30, 2.0**-29, 2.0**-14)  # of which float32 rounds the first ones away
 MAX_OFFSET = 2.0**-6  # relative distance of the point about which the small moves are made: the tensor may be a minimum
 NOT_FOLLOWED = "the loss does not follow moves of {!r} that float32 would round away"
+PLAIN_SETTERS = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__, list.__setitem__)
+PLAIN_GETTERS = (dict.__getitem__, UserDict.__getitem__, list.__getitem__)
 BELOW_FLOAT32 = 1e-3  # of a float32 quantum: no float32 loss changes by so little
 
 
 def keeps_assigned_objects(mapping: object) -> bool:
-    """Whether a container is known to hold the very arrays that are assigned to it; others may copy them."""
+    """Whether a container is known to hold the very arrays that are assigned to it, and to give access to those.
+
+    Others may copy them on the way in or out. It cannot be tried: a container that copies would keep the copy.
+    """
     if isinstance(mapping, Container):
         return all(map(keeps_assigned_objects, mapping.holders))
     if isinstance(mapping, Attributes):
         return mapping.keeps_assigned_objects
-    known = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__, list.__setitem__)
-    return getattr(type(mapping), "__setitem__", None) in known
+    kind = type(mapping)
+    if getattr(kind, "__setitem__", None) not in PLAIN_SETTERS:
+        return False
+    if getattr(kind, "__getitem__", None) not in PLAIN_GETTERS:
+        return False
+    if isinstance(mapping, UserDict):
+        return keeps_assigned_objects(mapping.data)
+    return isinstance(mapping, list) or all(mapping[name] is value for name, value in mapping.items())
 
 
 def reason_not_float64(

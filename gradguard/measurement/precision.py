@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.arrays import Array, Float64, unit_roundoff
-from gradguard.containers import Container
+from gradguard.containers import Container, read_parameters
 from gradguard.differences import Noise, RoundedValue, estimate_noise
 from gradguard.loss import (
     Batched,
@@ -94,6 +94,7 @@ class CheckTarget:
         Raises:
             ValueError: float64 was asked for by name and is not the same loss; the message says what was tried.
         """
+        self._require_live_arrays()
         native = self._objective(self._native())
         context = self._open(native, ProvenSetup("native", self._unit(), 0.0, {}), list(self.arrays))
         context = self._compared(context)
@@ -125,6 +126,22 @@ class CheckTarget:
             )
         self.require_native(precision, refusal)
         return context
+
+    def _require_live_arrays(self) -> None:
+        """Refuse a mapping that makes its arrays anew at each access, where the loss reads the live ones.
+
+        Raises:
+            TypeError: It does; the message names the tensor.
+        """
+        if takes_parameters(self.loss) or isinstance(self.params, MovableParameters):
+            return
+        for name, again in read_parameters(self.params).arrays.items():
+            if self.arrays[name].size and not np.may_share_memory(self.arrays[name], again):
+                raise TypeError(
+                    f"params, a {type(self.params).__name__}, gives another array for {name!r} at each access, so that "
+                    "moving it would not reach loss(); expected a mapping of the arrays that the loss reads, or a loss "
+                    "that takes the parameters: loss(params)"
+                )
 
     def require_native(self, precision: Precision, refusal: str) -> Precision:
         """Native precision, after the loss in float64 has proven to be another one.

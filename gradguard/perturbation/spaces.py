@@ -197,9 +197,14 @@ class _Swapped(AbstractContextManager[None]):
         self._live = {name: mapping[name] for name in stand_ins}
 
     def __enter__(self) -> None:
-        self._mapping.update(self._stand_ins)
+        self._assign(self._stand_ins)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._mapping.update(self._live)
+        self._assign(self._live)
+
+    def _assign(self, arrays: Mapping[str, Any]) -> None:
+        # Not by `update`: a subclass of dict may have its own, and what is proven of a mapping is how it takes items.
+        for name, array in arrays.items():
+            self._mapping[name] = array
