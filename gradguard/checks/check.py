@@ -16,7 +16,7 @@ from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_lo
 from gradguard.intended import expected_sentence, how_to_declare, require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
-from gradguard.perturbation import Rollback, Snapshot, combined_snapshot
+from gradguard.perturbation import Rollback, Snapshot, combined_snapshot, reached_state
 from gradguard.report import EvaluationBar, Report, TensorReport, Thresholds
 from gradguard.statistics import DEFAULT_RULES, Rules
 
@@ -114,7 +114,7 @@ def checked(
     declared = require_expected(options.expected, shapes, masks)
     entries = require_entries(options.entries)
     value = None if options.value is None else RoundedValue.of(options.value)
-    state = Rollback(gradients, combined_snapshot(options.snapshot))
+    state = Rollback(gradients, combined_snapshot(options.snapshot), reached=reached_state(loss, params))
 
     def measure() -> tuple[MeasurementContext, ModelCheck]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)
@@ -143,6 +143,7 @@ def checked(
 
     with EvaluationBar("gradguard") as bar:
         context, found = state.run(measure)
+    state.require_intact()
     return report_of(context, found.reports, 0, time.perf_counter() - started)
 
 

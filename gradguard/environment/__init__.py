@@ -1,6 +1,9 @@
-"""What the user's code runs in: NumPy's error settings, and what may interrupt it."""
+"""What the user's code runs in and can reach: NumPy's error settings, interruptions, state beside the parameters."""
 
+from gradguard.environment.held import checksum
 from gradguard.environment.interruptions import SignalHandlers, is_interruption
 from gradguard.environment.numpy_errors import own_numerics, user_settings
+from gradguard.environment.reach import Place
+from gradguard.environment.state import ReachedState
 
-__all__ = ["SignalHandlers", "is_interruption", "own_numerics", "user_settings"]
+__all__ = ["Place", "ReachedState", "SignalHandlers", "checksum", "is_interruption", "own_numerics", "user_settings"]

@@ -4,7 +4,7 @@ from gradguard.perturbation.directions import Direction, EntryProbe, Probe, gaus
 from gradguard.perturbation.joint import JointDirection, Move, Part, displace_all, groups_to_move
 from gradguard.perturbation.journal import UndoLog
 from gradguard.perturbation.protocols import Copies, CopyFactory, MovableParameters, PerturbedTensor, Space
-from gradguard.perturbation.rollback import Rollback, run_with_cleanup
+from gradguard.perturbation.rollback import Rollback, reached_state, run_with_cleanup
 from gradguard.perturbation.snapshots import Restore, Snapshot, combined_snapshot, snapshot_attributes, snapshot_rng
 from gradguard.perturbation.spaces import ComplexCopies, Float64Copies, InPlace, Moved, NativeCopies, PerturbedArray
 
@@ -34,6 +34,7 @@ __all__ = [
     "displace_all",
     "gaussian",
     "groups_to_move",
+    "reached_state",
     "run_with_cleanup",
     "snapshot_attributes",
     "snapshot_rng",

@@ -7,16 +7,16 @@ ready to do so.
 """
 
 import random
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from functools import reduce
 from typing import TypeVar
 
 import numpy as np
 
 from gradguard.arrays import Array, reductions
+from gradguard.environment import Place, ReachedState, checksum
 from gradguard.perturbation.journal import UndoLog
+from gradguard.perturbation.protocols import MovableParameters
 from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_rng
 
 Result = TypeVar("Result")
@@ -50,17 +50,27 @@ class Rollback:
         gradients: The user's arrays.
         snapshot: Of the state that an evaluation of the loss disturbs.
         keep: Whether to keep copies of the gradients: a loss that runs the backward pass too writes to them.
+        reached: The state that the loss can reach.
 
     Attributes:
         gradients: Copies of the user's gradients, or the user's arrays themselves.
         undo_log: Where the check records what it moves.
         written: Names of the gradients that the loss has written to; complete after `run`.
+        reached: As given.
     """
 
-    def __init__(self, gradients: Mapping[str, Array], snapshot: Snapshot, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        gradients: Mapping[str, Array],
+        snapshot: Snapshot,
+        *,
+        keep: bool = True,
+        reached: ReachedState | None = None,
+    ) -> None:
+        self.reached = ReachedState() if reached is None else reached
         self._live_gradients = gradients
         self._keep = keep
-        self._checksums = {} if keep else {name: _checksum(gradient) for name, gradient in gradients.items()}
+        self._checksums = {} if keep else {name: checksum(gradient) for name, gradient in gradients.items()}
         self.gradients = {name: gradient.copy() for name, gradient in gradients.items()} if keep else gradients
         self.undo_log = UndoLog()
         self.written: set[str] = set()
@@ -78,11 +88,12 @@ class Rollback:
             self.written |= {name for name in self._live_gradients if self._is_written(name)}
 
     def require_intact(self) -> None:
-        """Refuse to go on if gradients of which there are no copies have been written to.
+        """Refuse to go on if something has been written to of which there is no copy.
 
         Raises:
-            ValueError: they have; the message names them.
+            ValueError: it has; the message names it.
         """
+        self.reached.require_put_back()
         written = [name for name in self._checksums if self._is_written(name)]
         if written:
             raise ValueError(
@@ -100,7 +111,13 @@ class Rollback:
         if self._is_restored:
             return
         with ExitStack() as steps:
-            for step in (self._put_back_gradients, self._restore_streams, self._restore_state, self.undo_log.restore):
+            for step in (
+                self.reached.put_back,  # last: it puts back the very objects, where a snapshot assigned copies
+                self._put_back_gradients,
+                self._restore_streams,
+                self._restore_state,
+                self.undo_log.restore,
+            ):
                 steps.callback(step)
         self._is_restored = True
 
@@ -114,9 +131,15 @@ class Rollback:
         gradient = self._live_gradients[name]
         if self._keep:
             return not reductions.same_bits(gradient, self.gradients[name])
-        return _checksum(gradient) != self._checksums[name]
+        return checksum(gradient) != self._checksums[name]
 
 
-def _checksum(array: Array) -> int:
-    """The CRC-32 of the bytes of an array."""
-    return reduce(lambda checksum, block: zlib.crc32(block, checksum), reductions.byte_blocks(array), 0)
+def reached_state(loss: object, params: Mapping[str, object], written: Collection[Place] | None = None) -> ReachedState:
+    """The state that a loss can reach; none where the parameters are of a framework, whose integration holds it.
+
+    Args:
+        loss: The loss.
+        params: The container of the parameters.
+        written: The places to which the loss wrote at earlier checks; None at the first check.
+    """
+    return ReachedState() if isinstance(params, MovableParameters) else ReachedState.of(loss, params, written)

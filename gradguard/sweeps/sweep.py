@@ -16,7 +16,7 @@ from gradguard.differences import Noise, noise
 from gradguard.environment import own_numerics
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, TensorUnderTest, require_precision
-from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions
+from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions, reached_state
 from gradguard.sweeps import plot, text
 from gradguard.sweeps.curves import (
     SweepCurves,
@@ -143,7 +143,7 @@ def sweep(
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
     max_entries = require_entries(entries) or ENTRIES
-    rollback = Rollback(gradients, combined_snapshot(snapshot))
+    rollback = Rollback(gradients, combined_snapshot(snapshot), reached=reached_state(loss, params))
 
     def measure() -> _Measurement:
         target = CheckTarget(
@@ -153,6 +153,7 @@ def sweep(
         return _measure(context, steps, max_entries, np.random.default_rng(seed), progress)
 
     measured = rollback.run(measure)
+    rollback.require_intact()
     curves = curves_of_sweep(measured.differences)
     context, quantum = measured.context, measured.quantum
     return Sweep(

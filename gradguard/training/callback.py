@@ -12,12 +12,12 @@ from gradguard.arrays import Array, Blocks, block_masks, require_constants
 from gradguard.checks import report_of
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import RoundedValue, require_one_number
-from gradguard.environment import own_numerics
+from gradguard.environment import Place, own_numerics
 from gradguard.examination import Deadline
 from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, require_precision
-from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot
+from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot, reached_state
 from gradguard.report import Alert, CheckHistory, EvaluationBar, Report, Thresholds, log_message
 from gradguard.training.alerts import Alerts, GradientError, log_messages, open_at_the_end
 from gradguard.training.checkpoint import State, require_picklable
@@ -138,6 +138,7 @@ class GradGuard(CloseOnExit):
         self._dispatcher = Dispatcher(logdir, writers, {"seed": seed} | settings, max_log_megabytes)
         self._access = ExclusiveAccess()
         self._loss_writes_gradients: bool | None = None  # None before the first check
+        self._written: set[Place] | None = None  # where the loss writes to; None before the first check
         self._float64_copies: dict[str, Array] = {}  # of the parameters, from check to check
         self._last_step: int | None = None
         self._was_due = False  # whether a check was due at any step so far
@@ -302,7 +303,12 @@ class GradGuard(CloseOnExit):
         given = read_parameters(self._params)
         arrays = given.arrays
         # Later checks need no copies of the gradients where the first one has shown that the loss does not write there.
-        state = Rollback(read_gradients(grads, arrays), self._snapshot, keep=self._loss_writes_gradients is not False)
+        state = Rollback(
+            read_gradients(grads, arrays),
+            self._snapshot,
+            keep=self._loss_writes_gradients is not False,
+            reached=reached_state(loss, self._params, self._written),
+        )
         self._update_shapes(_shapes(arrays))
         computed = None if value is None else RoundedValue.of(value)
         bar = EvaluationBar("gradguard", shown=self._ranks.is_first)
@@ -321,6 +327,7 @@ class GradGuard(CloseOnExit):
         with bar:
             context, alarms = state.run(lambda: self._monitor.measure(target, request))
         state.require_intact()
+        self._written = (self._written or set()) | state.reached.written
         self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)
         seconds = self._ranks.clock() - start
         report = report_of(context, self._monitor.tensors, step, seconds)

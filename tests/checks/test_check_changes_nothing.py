@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from checked_lstm import WAYS, Loss, Params, loss_of, network, reduction_of
+from recorder import Recorder
 
 from gradguard import Report, check
 from gradguard.testing import LSTM, random_batch
@@ -24,12 +25,12 @@ class Fragile:
         self.before = {name: array.tobytes() for name, array in self.objects.items()}
         self.loss: Loss = self.at if takes else lambda: self.at(self.model.params)
         self.error: BaseException | None = None
-        self.calls = self.fails_at = 0
+        self.calls, self.fails_at = Recorder(), 0
 
     def at(self, params: Params) -> object:
         """The loss at some parameters."""
-        self.calls += 1
-        if self.error is not None and self.calls == self.fails_at:
+        self.calls.append()
+        if self.error is not None and len(self.calls) == self.fails_at:
             raise self.error
         return self.model.loss(self.batch, params)
 
@@ -46,10 +47,10 @@ def test_whenever_the_loss_raises_the_parameters_are_as_they_were(precision: str
     """The same objects with the same bytes, for an error and for Ctrl-C, at evaluations all through a check (law 1)."""
     fragile = Fragile(takes)
     total = fragile.check(precision).evaluations
-    assert fragile.calls == total
+    assert len(fragile.calls) == total
     places = [1, 2, 5, 14, 23, *np.linspace(30, total, 7).astype(int)]
     for place, error in zip(places, itertools.cycle((BoomError(), KeyboardInterrupt())), strict=False):
-        fragile.calls, fragile.fails_at, fragile.error = 0, place, error
+        fragile.calls, fragile.fails_at, fragile.error = Recorder(), place, error
         refusals = (ValueError,) if precision == "float64" else ()
         with pytest.raises((type(error), *refusals)) as raised:
             fragile.check(precision)

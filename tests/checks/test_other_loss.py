@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from checked_lstm import WAYS, Params, loss_of, network, reduction_of
+from recorder import Recorder
 
 from gradguard import Report, Verdict, check, snapshot_rng
 from gradguard.testing import LSTM, Batch, assert_gradients, random_batch
 
 
-def counted(loss: Callable[..., object]) -> tuple[Callable[[], object], list[None]]:
-    """A loss, and a list that grows with each evaluation of it."""
-    calls: list[None] = []
+def counted(loss: Callable[..., object]) -> tuple[Callable[[], object], Recorder]:
+    """A loss, and a record that grows with each evaluation of it."""
+    calls = Recorder()
 
     def evaluate() -> object:
-        calls.append(None)
+        calls.append()
         return loss()
 
     return evaluate, calls

@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.types import Array
@@ -17,9 +18,9 @@ TIMESTEPS = 6
 Loss = Callable[[Mapping[str, Array]], object]
 
 
-def lstm(batch: int = 2) -> tuple[LSTM, Loss, Loss, dict[str, Array], list[int]]:
+def lstm(batch: int = 2) -> tuple[LSTM, Loss, Loss, dict[str, Array], Recorder]:
     """A network, its loss and its unreduced losses, its gradients, and the sizes of the calls."""
-    model, data, calls = LSTM(3, 4, 3, seed=1), random_batch(TIMESTEPS, batch, inputs=3, outputs=3), list[int]()
+    model, data, calls = LSTM(3, 4, 3, seed=1), random_batch(TIMESTEPS, batch, inputs=3, outputs=3), Recorder()
 
     def counted(loss: Callable[..., Array]) -> Loss:
         def evaluate(params: Mapping[str, Array]) -> Array:
@@ -73,7 +74,7 @@ def test_a_guard_batches_its_routine_checks_too() -> None:
     report = guard.after_backward(1, grads)
     assert report is not None
     assert report.verdict is Verdict.ok
-    assert calls == [1, *[4] * (2 + 3), 1]
+    assert calls.items == [1, *[4] * (2 + 3), 1]
     assert sum(calls) == report.evaluations
 
 
@@ -89,7 +90,7 @@ def test_a_fault_is_found_through_a_batched_loss() -> None:
 
 def test_a_slow_batch_is_not_used() -> None:
     """Where a call for many copies takes longer than as many calls, the first check finds out and leaves it."""
-    calls = []
+    calls = Recorder()
 
     def loss(params: Mapping[str, Array]) -> Array:
         w = params["w"]
@@ -101,7 +102,7 @@ def test_a_slow_batch_is_not_used() -> None:
     weights = np.ones(5, np.float32)
     report = check({"w": weights}, {"w": 2 * weights}, batched(loss), precision="native")
     assert report.verdict is Verdict.ok
-    assert calls.count(2) == 3  # the proof, and the calls whose time was taken
+    assert calls.items.count(2) == 3  # the proof, and the calls whose time was taken
 
 
 def of_one_only(params: Mapping[str, Array]) -> Array:
@@ -161,7 +162,7 @@ def test_copies_share_what_is_not_moved() -> None:
 def test_a_call_does_not_hold_the_directions_of_others() -> None:
     """Many directions through a large tensor take the memory of those of one call, and none afterwards."""
     weights = np.ones(2 * MAX_KEPT_DIRECTION, np.float32)
-    rng, alive = np.random.default_rng(0), list[int]()
+    rng, alive = np.random.default_rng(0), Recorder()
     probes = [gaussian(weights, rng) for _ in range(6)]
 
     def loss(params: Mapping[str, Array]) -> Array:
@@ -171,7 +172,7 @@ def test_a_call_does_not_hold_the_directions_of_others() -> None:
     objective = Objective(batched(loss), NativeCopies({"w": weights}), None, lambda: None)
     objective.at_once = 8
     objective.evaluate([LossRequest("w", probes, np.ones((6, 4)), weights)])
-    assert alive == [0, 0, 0]
+    assert alive.items == [0, 0, 0]
 
 
 def test_a_call_is_bounded_by_memory() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recorder import Recorder
 from small_lstm import Params, agrees, refusing, small
 
 from gradguard import Verdict, check
@@ -131,14 +132,14 @@ def test_in_float64_a_thousandth_is_found(weights: list[float]) -> None:
 def test_every_evaluation_of_the_loss_is_counted(precision: str, evaluate: Evaluate) -> None:
     """The report tells how often the loss was called, those of a failed attempt in float64 included."""
     model, batch, grads = small()
-    calls = [0]
+    calls = Recorder()
 
     def loss() -> object:
-        calls[0] += 1
+        calls.append()
         return evaluate(model, batch)
 
     report = check(model.params, grads, loss, precision=precision, entries=5)
-    assert report.evaluations == calls[0]
+    assert report.evaluations == len(calls)
 
 
 def test_a_float64_loss_on_float32_parameters_is_told_from_a_float32_one() -> None:

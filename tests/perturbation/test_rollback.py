@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from gradguard import GradGuard, Verdict, check
 from gradguard.arrays.types import Array
@@ -122,20 +123,22 @@ def test_a_check_puts_back_gradients_that_the_loss_zeroes() -> None:
 def test_a_late_write_to_the_gradients_is_put_back_and_remembered() -> None:
     """The loss writes only at its 30th evaluation in a check; later checks keep copies and put the gradients back."""
     w = np.array([0.3, 0.7, 1.1])
-    grads, calls = {"w": np.cos(w)}, [0]
+    grads, calls = {"w": np.cos(w)}, Recorder()
     before = grads["w"].tobytes()
 
     def writes_late() -> Any:
-        calls[0] += 1
-        if calls[0] == 30:
+        calls.append()
+        if len(calls) == 30:
             grads["w"][...] = 7
         return np.sin(w).sum()
 
     guard = GradGuard({"w": w}, writes_late, every_n_steps=1, max_overhead=None)
     for step in range(3):
-        calls[0] = 0 if step == 0 else 29  # a routine check has fewer evaluations, and writes at the first of them
+        calls.items[:] = [None] * (
+            0 if step == 0 else 29
+        )  # a routine check has fewer evaluations, and writes at the first of them
         report = guard.after_backward(step, grads)
-        assert calls[0] >= 30
+        assert len(calls) >= 30
         assert grads["w"].tobytes() == before
         assert report is not None
         assert report.verdict is Verdict.ok

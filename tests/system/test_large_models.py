@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from gradguard import GradGuard, Report, Verdict
 from gradguard.screening import SUSPECTED
@@ -45,10 +46,10 @@ def test_a_first_check_that_has_no_time_for_all_goes_on_later(
     """Every tensor is in the report, nobody is alarmed about those that are right, and the wrong one is found."""
     guard, grads = guarded()
     counted = guard._loss
-    calls = list[int]()
+    calls = Recorder()
 
     def slow() -> object:
-        calls.append(1)
+        calls.append()
         return counted()
 
     monkeypatch.setattr("gradguard.training.ranks.SingleProcess.clock", lambda _: evaluation * len(calls))
@@ -70,7 +71,7 @@ def test_a_first_check_that_has_no_time_for_all_goes_on_later(
 
 def test_float64_is_proven_for_as_many_tensors_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many tensors and a slow loss some must do; without a bound all of them are tried."""
-    calls = []
+    calls = Recorder()
 
     def first_check(seconds: float) -> tuple[str, int]:
         monkeypatch.setattr("gradguard.training.monitor.EXAMINATION_SECONDS", seconds)
@@ -177,7 +178,7 @@ def test_with_time_enough_all_are_looked_at_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_float64_copies_are_made_once() -> None:
     """The loss is handed the same arrays at every check, brought up to date."""
-    weights, seen = np.linspace(-1, 1, 6, dtype=np.float32), list[np.ndarray]()
+    weights, seen = np.linspace(-1, 1, 6, dtype=np.float32), Recorder()
 
     def loss(params: dict[str, np.ndarray]) -> np.floating:
         if params["w"].dtype == np.float64:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recorder import Recorder
 from signal_storm import StopError, Storm
 
 from gradguard import Alert, GradGuard, JSONLWriter, Verdict, batched, snapshot_attributes, snapshot_rng
@@ -39,15 +40,15 @@ class Training:
         self.rng = np.random.default_rng(3)
         self.grads: dict[str, NDArray[Any]] = {}
         self.form = form
-        self.calls = self.fails_at = 0
+        self.calls, self.fails_at = Recorder(), 0
         self.outcome: Any = None
         np.random.seed(7)  # noqa: NPY002 - users have it
         random.seed(7)
 
     def loss_at(self, params: Params) -> Any:
         """Of one copy of the parameters, or of many on a leading axis; it fails where it is to."""
-        self.calls += 1
-        if self.calls == self.fails_at:
+        self.calls.append()
+        if len(self.calls) == self.fails_at:
             if isinstance(self.outcome, BaseException):
                 raise self.outcome
             return np.full(params["s"].shape, self.outcome, np.float32)
@@ -134,9 +135,9 @@ def calls_of_a_first_check(form: str) -> int:
     training = Training(form)
     guard = training.guard()
     training.backward()
-    before = training.calls
+    before = len(training.calls)
     guard.after_backward(0, training.grads)
-    return training.calls - before
+    return len(training.calls) - before
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -164,7 +165,7 @@ def test_a_loss_that_fails_at_any_evaluation_changes_nothing(form: str, outcome:
         def check(step: int, training: Training = training, guard: GradGuard = guard, failing: int = failing) -> None:
             if step == failing:
                 most = first if step == 0 else EVALUATIONS // (4 if "batched" in form else 1)
-                training.fails_at = training.calls + int(rng.integers(1, most))
+                training.fails_at = len(training.calls) + int(rng.integers(1, most))
                 training.outcome = outcome
             try:
                 report = guard.after_backward(step, training.grads)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from guarded_sine import in_another_thread, sine
+from recorder import Recorder
 
 from gradguard import Alert, GradGuard, Verdict
 
@@ -16,10 +17,10 @@ from gradguard import Alert, GradGuard, Verdict
 def test_a_loss_that_calls_its_own_guard_is_told_at_once(first: int, precision: str) -> None:
     """By what it did and what to do, at the first evaluation of the first check or of a later one; nothing changes."""
     params = {"w": np.array([0.3, 0.7], np.float32)}
-    calls, step = [0], 0
+    calls, step = Recorder(), 0
 
     def loss() -> Any:
-        calls[0] += 1
+        calls.append()
         if step >= first:
             guard.after_backward(step, {"w": np.cos(params["w"])})
         return np.sin(params["w"]).sum()
@@ -28,10 +29,11 @@ def test_a_loss_that_calls_its_own_guard_is_told_at_once(first: int, precision: 
     for _ in range(first):
         guard.after_backward(step, {"w": np.cos(params["w"])})
         step += 1
-    before, calls[0] = params["w"].tobytes(), 0
+    before = params["w"].tobytes()
+    calls.clear()
     with pytest.raises(RuntimeError, match=r"within a check of its own, most likely by the loss.*loss that only eval"):
         guard.after_backward(step, {"w": np.cos(params["w"])})
-    assert calls == [1]
+    assert len(calls) == 1
     assert params["w"].tobytes() == before
     assert len(guard.history) == first
     first = step + 1  # the loss is mended
@@ -80,11 +82,11 @@ def test_whoever_is_told_of_an_alert_may_call_the_guard() -> None:
 def test_all_that_uses_a_guard_is_refused_to_another_thread_during_a_check(name: str) -> None:
     """A thread that saves checkpoints, or one that ends the run, would find a half-made check."""
     params = {"w": np.array([0.3, 0.7], np.float32)}
-    refused: list[BaseException] = []
+    refused = Recorder()
 
     def loss() -> Any:
         if not refused:
-            refused.extend(in_another_thread(acts[name]))
+            refused.items.extend(in_another_thread(acts[name]))
         return np.sin(params["w"]).sum()
 
     guard = GradGuard(params, loss, every_n_steps=1, max_overhead=None)

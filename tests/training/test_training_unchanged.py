@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lstm_training import Params, StopError, Training, averaged, batch_of, sgd
+from recorder import Recorder
 
 from gradguard import GradGuard, Verdict
 from gradguard.testing import LSTM, random_batch
@@ -31,7 +32,7 @@ class Dice:
         self.own = np.random.default_rng(5)
         self.batch = random_batch(2, 1, inputs=2, outputs=2)
         self.trace: list[bytes] = []
-        self.calls = self.fails_at = 0
+        self.calls, self.fails_at = Recorder(), 0
         self.error: BaseException | None = None
         self.evaluate: Any = self.model.losses if reduction else self.model.loss
         self.loss: Any = self.at if takes else lambda: self.at(self.model.params)
@@ -40,8 +41,8 @@ class Dice:
 
     def at(self, params: Params) -> object:
         """The loss, unless it is to fail here."""
-        self.calls += 1
-        if self.error is not None and self.calls == self.fails_at:
+        self.calls.append()
+        if self.error is not None and len(self.calls) == self.fails_at:
             raise self.error
         return self.evaluate(self.batch, params)
 
@@ -90,7 +91,7 @@ def test_training_is_the_same_when_the_loss_raises_in_the_middle_of_a_check(form
     calm = Dice(takes)
     guard = GradGuard(calm.model.params, every_n_steps=1, max_overhead=None, **options)
     calm.run(guard, steps=3)
-    first, total = guard.history[0].evaluations, calm.calls
+    first, total = guard.history[0].evaluations, len(calm.calls)
     assert total == sum(row.evaluations for row in guard.history)
     places = [1, first // 3, first - 1, first, first + 1, first + 2, first + 30, total]
     for index, place in enumerate(places):
@@ -106,10 +107,11 @@ def test_training_is_the_same_when_the_loss_raises_in_the_middle_of_a_check(form
 
 def test_a_guard_goes_on_after_a_loss_that_raised() -> None:
     """Whoever catches the error keeps a guard that still finds bugs."""
-    training, fail = Training(), [True]
+    training, calls = Training(), Recorder()
 
     def loss() -> object:
-        if fail.pop() if fail else False:
+        calls.append()
+        if len(calls) == 1:
             raise StopError
         return training.loss()
 
