@@ -136,10 +136,12 @@ def checked(
         for_charts = None if entries is not None else CHART_SECONDS
         context = target.context(precision)
         try:
-            return context, check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
+            found = check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
         except NotSameLossError as refused:
             context = target.context(target.require_native(precision, str(refused)))
-            return context, check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
+            found = check_model(context, plan, np.random.default_rng(options.seed), deadline, for_charts)
+        state.reached.attribute(context.evaluate_live)
+        return context, found
 
     with EvaluationBar("gradguard") as bar:
         context, found = state.run(measure)

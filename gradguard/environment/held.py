@@ -23,6 +23,9 @@ MISSING: Any = object()  # in place of the value of a name that is not bound
 class Held(Protocol):
     """A container of state, as it was."""
 
+    def again(self) -> "Held":
+        """The same container, as it is now."""
+
     def is_changed(self) -> bool:
         """Whether it is not as it was."""
 
@@ -45,6 +48,9 @@ class HeldDict:
         self._kind: Any = OrderedDict if isinstance(names, OrderedDict) else dict
         self._dict, self._values = names, dict(self._kind.items(names))
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldDict(self._dict)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         kind, now, before = self._kind, self._dict, self._values
         return not (
@@ -52,6 +58,30 @@ class HeldDict:
             and are_same(kind.values(now), before.values())
             and are_same(kind.keys(now), before)
         )
+
+    def changed_names(self) -> set[Any]:
+        """The names that are bound to something else than they were, or newly bound, or unbound."""
+        now, before = dict(self._kind.items(self._dict)), self._values
+        names = [*before, *(name for name in now if name not in before)]
+        return {name for name in names if now.get(name, MISSING) is not before.get(name, MISSING)}
+
+    @property
+    def names(self) -> set[Any]:
+        """All names that are bound, as it was."""
+        return set(self._values)
+
+    def accept(self, name: Any, value: object) -> None:
+        """Bind a name, or unbind it for `MISSING`, and take that for what it was."""
+        if value is MISSING:
+            self._values.pop(name, None)
+            dict.pop(self._dict, name, None)
+        else:
+            self._values[name] = value
+            self._kind.__setitem__(self._dict, name, value)
+
+    def value(self, name: Any) -> object:
+        """What a name was bound to, or `MISSING`."""
+        return self._values.get(name, MISSING)
 
     def put_back(self) -> None:  # noqa: D102 - as in Held
         kind = self._kind
@@ -84,6 +114,9 @@ class HeldNames:
         self._read, self._bind, self._unbind = read, bind, unbind
         self._values = {name: read(name) for name in names}
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldNames(self._values, self._read, self._bind, self._unbind)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return any(self._read(name) is not value for name, value in self._values.items())
 
@@ -104,6 +137,9 @@ class HeldCell:
 
     def __init__(self, cell: CellType) -> None:
         self._cell, self._value = cell, read_cell(cell)
+
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldCell(self._cell)
 
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return read_cell(self._cell) is not self._value
@@ -131,6 +167,9 @@ class HeldList:
     def __init__(self, items: list[Any]) -> None:
         self._list, self._items = items, list.copy(items)
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldList(self._list)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         now = self._list
         return not (list.__len__(now) == len(self._items) and are_same(list.__iter__(now), self._items))
@@ -146,6 +185,9 @@ class HeldDeque:
 
     def __init__(self, items: deque[Any]) -> None:
         self._deque, self._items = items, tuple(deque.__iter__(items))
+
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldDeque(self._deque)
 
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         now = self._deque
@@ -164,6 +206,9 @@ class HeldBytes:
     def __init__(self, now: bytearray) -> None:
         self._now, self._bytes = now, bytes(now)
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldBytes(self._now)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return self._now != self._bytes
 
@@ -178,6 +223,9 @@ class HeldClass:
 
     def __init__(self, kind: type) -> None:
         self._kind, self._values = kind, dict(vars(kind))
+
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldClass(self._kind)
 
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         now = vars(self._kind)
@@ -200,6 +248,9 @@ class HeldSet:
     def __init__(self, members: set[Any]) -> None:
         self._set, self._members = members, frozenset(members)
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldSet(self._set)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return self._set != self._members
 
@@ -216,6 +267,9 @@ class HeldArray:
     def __init__(self, array: NDArray[Any]) -> None:
         self._array, self._bits = array, array.tobytes()
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldArray(self._array)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return self._array.tobytes() != self._bits
 
@@ -231,6 +285,9 @@ class HeldObjects:
     def __init__(self, array: NDArray[Any]) -> None:
         self._array, self._items = array, array.copy()
 
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldObjects(self._array)
+
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return not are_same(self._array.reshape(-1).tolist(), self._items.reshape(-1).tolist())
 
@@ -245,6 +302,9 @@ class HeldChecksum:
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array, self._checksum = array, checksum(array)
+
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldChecksum(self._array)
 
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return checksum(self._array) != self._checksum
@@ -268,6 +328,9 @@ class HeldStream:
 
     def __init__(self, generator: Any) -> None:
         self._generator, self._state = generator, _state_of(generator)
+
+    def again(self) -> Held:  # noqa: D102 - as in Held
+        return HeldStream(self._generator)
 
     def is_changed(self) -> bool:  # noqa: D102 - as in Held
         return not _is_same_state(_state_of(self._generator), self._state)

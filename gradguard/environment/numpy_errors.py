@@ -16,7 +16,10 @@ Result = TypeVar("Result")
 
 SILENT = {"warn": "ignore", "print": "ignore"}
 
-_OF_USER: ContextVar[Mapping[str, Any]] = ContextVar("numpy_errors_of_user", default=MappingProxyType({}))
+# The settings of the user, and those in which nothing is printed or warned of.
+_OF_USER: ContextVar[tuple[Mapping[str, Any], Mapping[str, Any]]] = ContextVar(
+    "numpy_errors_of_user", default=(MappingProxyType({}), MappingProxyType({}))
+)
 
 
 def own_numerics(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -24,7 +27,8 @@ def own_numerics(function: Callable[Arguments, Result]) -> Callable[Arguments, R
 
     @wraps(function)
     def under_own_settings(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        token = _OF_USER.set(np.geterr())
+        settings: dict[str, Any] = dict(np.geterr())
+        token = _OF_USER.set((settings, {kind: SILENT.get(reaction, reaction) for kind, reaction in settings.items()}))
         try:
             with np.errstate(all="ignore"):
                 return function(*args, **kwargs)
@@ -41,7 +45,4 @@ def user_settings(*, moved: bool) -> np.errstate:
         moved: Whether the loss is evaluated at moved parameters: an overflow there is no news of the training, so that
             nothing is printed or warned of. What the user made an error stays one.
     """
-    settings = _OF_USER.get()
-    if moved:
-        settings = {kind: SILENT.get(reaction, reaction) for kind, reaction in settings.items()}
-    return np.errstate(**settings)
+    return np.errstate(**_OF_USER.get()[moved])

@@ -1,9 +1,11 @@
 """The state that a loss can reach, as it was before a check: what the loss writes there is put back after it."""
 
-from collections.abc import Collection
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterable
 from typing import Self
 
-from gradguard.environment.held import Held, HeldChecksum
+from gradguard.environment.held import Held, HeldChecksum, HeldDict
 from gradguard.environment.reach import Limits, Place, Reach
 
 # Of a first check all is held that fits; it finds out to which places the loss writes.
@@ -17,13 +19,15 @@ class ReachedState:
 
     Args:
         held: What is held, with its place.
+        known: The places to which the loss wrote at earlier checks.
 
     Attributes:
         written: The places to which the loss wrote; complete after `put_back`.
     """
 
-    def __init__(self, held: Collection[tuple[Place, Held]] = ()) -> None:
-        self._held = held
+    def __init__(self, held: Iterable[tuple[Place, Held]] = (), known: Collection[Place] = ()) -> None:
+        self._held = list(held)
+        self._known = known
         self.written: set[Place] = set()
         self._lost: set[Place] = set()
 
@@ -37,13 +41,53 @@ class ReachedState:
             written: The places to which the loss wrote at earlier checks; None at the first check.
         """
         reach = Reach(FIRST) if written is None else Reach(LATER, written)
-        return cls(reach.walk([("loss", loss), ("params", params)]))
+        return cls(reach.walk([("loss", loss), ("params", params)]), written or ())
+
+    def attribute(self, evaluate: Callable[[], object]) -> None:
+        """Find out what others than the loss have changed, by one more evaluation, and let that stand.
+
+        A signal handler sets a flag on the trainer, or a thread fills a buffer. The evaluation starts from what was
+        before, and what it does not change again was not the loss's doing. It is made only where there are others.
+
+        Args:
+            evaluate: Evaluates the loss at the unperturbed parameters.
+        """
+        changed = [index for index, (place, held) in enumerate(self._held) if self._is_news(place, held)]
+        if not (changed and _are_others()):
+            return
+        now = {index: self._held[index][1].again() for index in changed}
+        for index in changed:
+            self._held[index][1].put_back()
+        evaluate()
+        for index in changed:
+            self._accept_of_others(index, now[index])
+
+    def _is_news(self, place: Place, held: Held) -> bool:
+        """Whether something has changed to which the loss is not known to write."""
+        if not held.is_changed():
+            return False
+        if isinstance(held, HeldDict):
+            return any((*place, str(name)) not in self._known for name in held.changed_names())
+        return place not in self._known
+
+    def _accept_of_others(self, index: int, now: Held) -> None:
+        """Let what the loss did not change again be as it was found."""
+        place, held = self._held[index]
+        if isinstance(held, HeldDict) and isinstance(now, HeldDict):
+            by_loss = held.changed_names()
+            for name in (now.names | held.names) - by_loss:
+                held.accept(name, now.value(name))
+        elif not held.is_changed():
+            self._held[index] = (place, now)
+            now.put_back()
 
     def put_back(self) -> None:
         """Put back all that has changed; calling it again does no harm."""
         for place, held in self._held:
             if held.is_changed():
                 self.written.add(place)
+                if isinstance(held, HeldDict):
+                    self.written |= {(*place, str(name)) for name in held.changed_names()}
                 if isinstance(held, HeldChecksum):
                     self._lost.add(place)
                 held.put_back()
@@ -61,3 +105,11 @@ class ReachedState:
                 "changed them; pass snapshot=... with a callable that keeps what the loss writes to and returns the "
                 "callable that puts it back, or give the guard a loss that only evaluates"
             )
+
+
+def _are_others() -> bool:
+    """Whether other threads, or signal handlers of the user, may write to what the loss can reach."""
+    if threading.active_count() > 1:
+        return True
+    handlers = map(signal.getsignal, signal.Signals)
+    return any(callable(handler) and handler is not signal.default_int_handler for handler in handlers)

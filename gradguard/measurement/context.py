@@ -221,6 +221,11 @@ class MeasurementContext:
         if self.objective.tries_copies and self.objective.at_once == 1:
             self.objective.at_once = tried_batch_size(self.objective, self.centre, is_late)
 
+    def evaluate_live(self) -> None:
+        """Evaluate the loss once on the unperturbed parameters themselves, as the training does."""
+        (self.native or self.objective)()
+        self.objective.evaluations += self.native is not None
+
     def reason_not_same_loss(self, names: Sequence[str]) -> str:
         """Why the loss is not the one of the training, as moves of some tensors show, each by itself; "" if it is."""
         if self.native is None:

@@ -150,7 +150,9 @@ def sweep(
             given.mapping, arrays, loss_of_mapping(loss, given.filled), require_reduction(reduction), rollback
         )
         context = target.context(require_precision(precision))
-        return _measure(context, steps, max_entries, np.random.default_rng(seed), progress)
+        measured = _measure(context, steps, max_entries, np.random.default_rng(seed), progress)
+        rollback.reached.attribute(context.evaluate_live)
+        return measured
 
     measured = rollback.run(measure)
     rollback.require_intact()

@@ -16,7 +16,7 @@ from gradguard.environment import Place, own_numerics
 from gradguard.examination import Deadline
 from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
-from gradguard.measurement import CheckTarget, require_precision
+from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot, reached_state
 from gradguard.report import Alert, CheckHistory, EvaluationBar, Report, Thresholds, log_message
 from gradguard.training.alerts import Alerts, GradientError, log_messages, open_at_the_end
@@ -324,8 +324,14 @@ class GradGuard(CloseOnExit):
             inside=undeclared_entries(self._declared, self._masks),
         )
         request = CheckRequest(self._masks, constants, step, Deadline(self._ranks.clock, start), self._declared)
+
+        def measure() -> tuple[MeasurementContext, tuple[str, ...]]:
+            context, alarms = self._monitor.measure(target, request)
+            state.reached.attribute(context.evaluate_live)
+            return context, alarms
+
         with bar:
-            context, alarms = state.run(lambda: self._monitor.measure(target, request))
+            context, alarms = state.run(measure)
         state.require_intact()
         self._written = (self._written or set()) | state.reached.written
         self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)

@@ -3,6 +3,7 @@
 import functools
 import queue
 import random
+import signal
 import threading
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from recorder import Recorder
 
 from gradguard import GradGuard, check, sweep
 from gradguard.environment import ReachedState
@@ -494,6 +496,85 @@ def test_what_other_threads_write_meanwhile_stays() -> None:
         requests.put(False)
         thread.join()
     assert len(prefetch.batches) == 1 + report.evaluations
+
+
+@pytest.mark.parametrize("call", [by_check, by_guard])
+def test_a_flag_that_a_signal_handler_sets_stays(call: Any) -> None:
+    """As a trainer is told to stop: it is not the loss's doing, whatever else the loss writes to the same object."""
+    trainer, calls = Model(), Recorder()
+    trainer.stop, trainer.requests = False, []  # type: ignore[attr-defined]  # as trainers have them
+
+    def handler(*_: Any) -> None:
+        trainer.stop = "please"  # type: ignore[attr-defined]
+        trainer.asked = 1  # type: ignore[attr-defined]
+        trainer.requests.append(1)  # type: ignore[attr-defined]
+
+    def loss() -> Any:
+        calls.append()
+        trainer.last = np.tanh(trainer.params["w"])
+        trainer.seen.append(1)
+        if len(calls) == 8:
+            signal.raise_signal(signal.SIGUSR1)
+        return value_of(trainer.params)
+
+    before, last = signal.signal(signal.SIGUSR1, handler), trainer.last
+    try:
+        call(trainer, loss)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (trainer.stop, trainer.asked, trainer.requests) == ("please", 1, [1])  # type: ignore[attr-defined]
+    assert trainer.last is last
+    assert trainer.seen == [1, 2]
+
+
+def test_what_a_thread_writes_to_a_bare_deque_stays() -> None:
+    """Nothing shows that it is shared, but one more evaluation does not change it again."""
+    params, buffer, calls = fresh(), deque([0]), Recorder()
+    requests, answers = queue.SimpleQueue[bool](), queue.SimpleQueue[bool]()
+
+    def fill() -> None:
+        while requests.get():
+            buffer.append(1)
+            answers.put(True)
+
+    def loss() -> Any:
+        calls.append()
+        if len(calls) in (7, 80):
+            requests.put(True)
+            answers.get()
+        return value_of(params) + 0 * buffer[0]
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    guard = GradGuard(params, loss, every_n_steps=1, max_overhead=None)
+    try:
+        for step in range(3):
+            guard.after_backward(step, grads_of(params))
+    finally:
+        requests.put(False)
+        thread.join()
+    assert len(calls) > 80
+    assert list(buffer) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_beside_other_threads_what_a_loss_writes_is_back_too(write: Callable[[Model], None]) -> None:
+    """One more evaluation shows that it is the loss's doing."""
+    model, stop = Raised(), threading.Event()
+
+    def loss() -> Any:
+        write(model)
+        return value_of(model.params)
+
+    before = everything(model)
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        by_guard(model, loss)
+    finally:
+        stop.set()
+        thread.join()
+    assert everything(model) == before
 
 
 def test_looking_calls_nothing_of_the_users() -> None:
