@@ -2,7 +2,8 @@
 
 What is measured: gradient descent on a small network under a guard that checks at every step and writes TensorBoard
 events and JSON lines. At a random moment something goes wrong: in the loss, by a signal during a check, in the places
-where reports are written, or by SIGKILL. A second training without a guard runs beside it. Every gradient is correct.
+where reports are written, or by SIGKILL; or the user's code has a habit that a check could trip over. A second training
+without a guard runs beside it. Every gradient is correct.
 
 How to read it: "times" is how often the fault is injected. "changed" counts the times after which parameters,
 gradients or random streams differ, in any bit, from the training without a guard. "stopped" counts the times that a
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
+from benchmarks.promises.injected.habits import HABITS
 from benchmarks.promises.injected.inputs import inputs_rows
 from benchmarks.promises.injected.logs import (
     alert_raises,
@@ -62,6 +64,7 @@ FAULTS: dict[str, Fault] = {
     "a writer raises": writer_raises,
     "a report that is not JSON": unserialisable,
     "on_alert raises": alert_raises,
+    **HABITS,
 }
 
 

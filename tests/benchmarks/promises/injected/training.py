@@ -52,15 +52,32 @@ class Training:
         self.reported: list[int] = []
         self.bugs = self.stopped = 0
         self.is_wrong = self.is_checking = False
+        self.habit: Callable[[Training], object] | None = None
+        self.hidden, self.inputs = np.zeros(2, np.float32), np.arange(6, dtype=np.float32)
+        self.seen: list[object] = []
+        self.own = np.random.default_rng(0)
+        self.watched: Params = {name: self.model.params[name] for name in WATCHED}
+        self.precision, self.step_bits = "native", self.parameter_bits()
         self.guard = None if folder is None else self.guarded(folder)
 
     def guarded(self, folder: Path) -> GradGuard:
         """A guard that logs to a folder."""
         self.writer = Writer(folder / "log" / "log.jsonl")
-        options: Any = {"every_n_steps": 1, "max_overhead": None, "precision": "native", "logdir": folder / "run"}
+        options: Any = {"every_n_steps": 1, "max_overhead": None, "precision": self.precision, "logdir": folder / "run"}
         options |= {"writers": [self.writer], "on_alert": self.alerted}
-        params = {name: self.model.params[name] for name in WATCHED}
-        return GradGuard(params, self.loss, **options)
+        return GradGuard(self.watched, self.loss, **options)
+
+    def renew(self, precision: str) -> None:
+        """Replace the guard by a new one."""
+        assert self.guard is not None
+        assert self.folder is not None
+        self.guard.close()
+        self.precision = precision
+        self.guard = self.guarded(self.folder)
+
+    def parameter_bits(self) -> list[bytes]:
+        """The bits of all parameters."""
+        return [array.tobytes() for array in self.model.params.values()]
 
     def loss(self) -> Any:
         """The loss of this step's batch, or the outcome that a fault demands."""
@@ -69,7 +86,9 @@ class Training:
             if isinstance(self.outcome, BaseException):
                 raise self.outcome
             return self.outcome
-        return self.model.loss(self.batch)
+        if self.habit is not None:
+            self.habit(self)
+        return self.model.loss(self.batch, self.model.params | {name: self.watched[name] for name in WATCHED})
 
     def alerted(self, _: object) -> None:
         """The user's `on_alert`."""
@@ -85,6 +104,7 @@ class Training:
     def backward(self) -> None:
         """The gradients of this step."""
         self.grads = {name: self.model.loss_and_grads(self.batch)[1][name] for name in WATCHED}
+        self.step_bits = self.parameter_bits()
 
     def check(self, *, is_faulty: bool = False) -> None:
         """Check this step; exceptions of a fault are caught, as a user would do."""
@@ -122,18 +142,18 @@ class Training:
 
     def bits(self) -> list[object]:
         """Everything that the rest of the training depends on."""
-        arrays = [*self.model.params.values(), *self.grads.values()]
-        return [*(array.tobytes() for array in arrays), repr(np.random.get_state()[1:]), random.getstate()]  # noqa: NPY002 - users have it
+        held = [dict.__getitem__(self.watched, name) for name in WATCHED]
+        assert all(array is self.model.params[name] for name, array in zip(WATCHED, held, strict=True))
+        arrays = [*self.model.params.values(), *self.grads.values(), self.hidden, self.inputs]
+        state = [self.hidden.dtype, len(self.seen), repr(self.own.bit_generator.state)]
+        return [*state, *(array.tobytes() for array in arrays), repr(np.random.get_state()[1:]), random.getstate()]  # noqa: NPY002 - users have it
 
 
 def renewed(training: Training, rng: np.random.Generator) -> bool:
     """Replace the guard by a new one, in one of ten cases; True if it was replaced."""
     if rng.random() > 0.1:
         return False
-    assert training.guard is not None
-    assert training.folder is not None
-    training.guard.close()
-    training.guard = training.guarded(training.folder)
+    training.renew(training.precision)
     return True
 
 
