@@ -11,7 +11,7 @@ from gradguard.checks.model import ModelCheck, NotSameLossError, check_model
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.diagnosis import History, revise_across_tensors, summary, worst_verdict
 from gradguard.differences import RoundedValue
-from gradguard.environment import own_numerics
+from gradguard.environment import own_numerics, with_short_traceback
 from gradguard.examination import ENTRIES, CheckPlan, Deadline, Effort, other_loss, with_exception_of_loss
 from gradguard.intended import expected_sentence, how_to_declare, require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
@@ -38,6 +38,7 @@ class CheckOptions:
     expected: Mapping[str, str] | None = None
 
 
+@with_short_traceback
 def check(
     params: ArrayContainer,
     grads: ArrayContainer,

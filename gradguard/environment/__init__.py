@@ -5,5 +5,15 @@ from gradguard.environment.interruptions import SignalHandlers, is_interruption
 from gradguard.environment.numpy_errors import own_numerics, user_settings
 from gradguard.environment.reach import Place
 from gradguard.environment.state import ReachedState
+from gradguard.environment.tracebacks import with_short_traceback
 
-__all__ = ["Place", "ReachedState", "SignalHandlers", "checksum", "is_interruption", "own_numerics", "user_settings"]
+__all__ = [
+    "Place",
+    "ReachedState",
+    "SignalHandlers",
+    "checksum",
+    "is_interruption",
+    "own_numerics",
+    "user_settings",
+    "with_short_traceback",
+]

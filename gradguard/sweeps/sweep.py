@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradguard.arrays import Array, Float64, require_constants, require_entries, typical_size
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import Noise, noise
-from gradguard.environment import own_numerics
+from gradguard.environment import own_numerics, with_short_traceback
 from gradguard.loss import Loss, loss_of_mapping, require_reduction
 from gradguard.measurement import CheckTarget, MeasurementContext, TensorUnderTest, require_precision
 from gradguard.perturbation import EntryProbe, Rollback, Snapshot, combined_snapshot, directions, reached_state
@@ -94,6 +94,7 @@ class _Measurement:
         return math.sqrt(12) * min(one.floor for one in self.noise.values())
 
 
+@with_short_traceback
 @own_numerics
 def sweep(
     params: ArrayContainer,

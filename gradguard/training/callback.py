@@ -12,7 +12,7 @@ from gradguard.arrays import Array, Blocks, block_masks, require_constants
 from gradguard.checks import report_of
 from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import RoundedValue, require_one_number
-from gradguard.environment import Place, own_numerics
+from gradguard.environment import Place, own_numerics, with_short_traceback
 from gradguard.examination import Deadline
 from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
@@ -146,6 +146,7 @@ class GradGuard(CloseOnExit):
         self.report: Report | None = None
         self.history = CheckHistory()
 
+    @with_short_traceback
     def after_backward(
         self,
         step: int,

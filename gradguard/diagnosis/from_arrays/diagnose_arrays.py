@@ -13,7 +13,7 @@ from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.from_arrays.numbers import Numbers, read_numbers
 from gradguard.diagnosis.known_factors import History
-from gradguard.environment import own_numerics
+from gradguard.environment import own_numerics, with_short_traceback
 from gradguard.report import Report, TensorReport, Thresholds, Verdict, percent
 from gradguard.statistics import ALARM_Z, DEFAULT_RULES, NEGLIGIBLE_N, DerivativePairs, norm
 
@@ -29,6 +29,7 @@ Pair = tuple[Any, Any]  # of whatever `read_numbers` reads
 Error = Any  # as above, or a mapping from tensors to it
 
 
+@with_short_traceback
 @own_numerics
 def diagnose(
     pairs: Mapping[str, Pair],
