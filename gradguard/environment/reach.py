@@ -96,8 +96,8 @@ class Reach:
         self._on_the_way = {place[:end] for place in self.wanted for end in range(1, len(place) + 1)}
         for name, root in roots:
             self._add((name,), root)
-            if type(root).__module__.startswith("gradguard."):  # a loss that wraps the user's
-                self._attributes((name,), root)
+            if type(root).__module__.startswith("gradguard."):  # a mark on the user's loss
+                self._add((name,), getattr(root, "loss", None))
         while self._queue:
             place, found = self._queue.popleft()
             if len(self._seen) <= self.limits.objects or place in self._on_the_way:

@@ -76,7 +76,8 @@ class ReachedState:
         if isinstance(held, HeldDict) and isinstance(now, HeldDict):
             by_loss = held.changed_names()
             for name in (now.names | held.names) - by_loss:
-                held.accept(name, now.value(name))
+                if (*place, str(name)) not in self._known:
+                    held.accept(name, now.value(name))
         elif not held.is_changed():
             self._held[index] = (place, now)
             now.put_back()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from recorder import Recorder
 
-from gradguard import GradGuard, check, sweep
+from gradguard import GradGuard, batched, check, sweep
 from gradguard.environment import ReachedState
 
 Array = NDArray[Any]
@@ -403,7 +403,19 @@ def function_within() -> tuple[Params, Callable[..., Any], Callable[[], Any]]:
     return params, lambda: inner(), lambda: list(seen)
 
 
+def batched_loss() -> tuple[Params, Callable[..., Any], Callable[[], Any]]:
+    """A loss that is marked as batched."""
+    params, seen = fresh(), [0]
+
+    def loss(moved: Params) -> Any:
+        seen.append(1)
+        return np.sin(moved["w"]).sum(axis=-1)
+
+    return params, batched(loss), lambda: list(seen)
+
+
 FORMS = [
+    batched_loss,
     nonlocal_variable, default_argument, partial_argument, bound_method, callable_object, function_attribute,
     function_within,
 ]  # fmt: skip
