@@ -43,7 +43,9 @@ def keeps_assigned_objects(mapping: object) -> bool:
         return False
     if isinstance(mapping, UserDict):
         return keeps_assigned_objects(mapping.data)
-    return isinstance(mapping, list) or all(mapping[name] is value for name, value in mapping.items())
+    if isinstance(mapping, dict):
+        return all(mapping[name] is value for name, value in mapping.items())
+    return isinstance(mapping, list)
 
 
 def reason_not_float64(

@@ -134,7 +134,7 @@ class Rollback:
         return checksum(gradient) != self._checksums[name]
 
 
-def reached_state(loss: object, params: Mapping[str, object], written: Collection[Place] | None = None) -> ReachedState:
+def reached_state(loss: object, params: object, written: Collection[Place] | None = None) -> ReachedState:
     """The state that a loss can reach; none where the parameters are of a framework, whose integration holds it.
 
     Args:
