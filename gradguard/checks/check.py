@@ -115,7 +115,8 @@ def checked(
     declared = require_expected(options.expected, shapes, masks)
     entries = require_entries(options.entries)
     value = None if options.value is None else RoundedValue.of(options.value)
-    state = Rollback(gradients, combined_snapshot(options.snapshot), reached=reached_state(loss, params))
+    reached = reached_state(loss, params, (*arrays.values(), *gradients.values()))
+    state = Rollback(gradients, combined_snapshot(options.snapshot), reached=reached)
 
     def measure() -> tuple[MeasurementContext, ModelCheck]:
         reduction, precision = require_reduction(options.reduction), require_precision(options.precision)

@@ -59,6 +59,7 @@ class Limits:
         objects: Objects that are looked at, the nearest ones first.
         items: The longest container that is held.
         array_bytes: The largest array that is copied.
+        own_bytes: The largest parameter or gradient that is copied once more here; of larger ones a checksum is taken.
         copied_bytes: Of all arrays that are copied.
         checked_bytes: Of all arrays of which a checksum is taken, where they are too large to be copied.
     """
@@ -66,6 +67,7 @@ class Limits:
     objects: int
     items: int
     array_bytes: int
+    own_bytes: int
     copied_bytes: int
     checked_bytes: int = 0
 
@@ -77,11 +79,13 @@ class Reach:
     Attributes:
         limits: How much is held.
         wanted: Places that are held whatever their size, and looked at however far they are.
+        own: The identities of the parameters and gradients.
         held: What is held, with its place.
     """
 
     limits: Limits
     wanted: Collection[Place] = ()
+    own: Collection[int] = ()
     held: list[tuple[Place, Held]] = field(default_factory=list)
     _queue: deque[tuple[Place, Any]] = field(default_factory=deque)
     _seen: set[int] = field(default_factory=set)
@@ -122,7 +126,8 @@ class Reach:
                 self.held.append((place, HeldObjects(array)))
                 self._sequence(place, array.reshape(-1).tolist())
             return
-        fits = array.nbytes <= self.limits.array_bytes and self._copied + array.nbytes <= self.limits.copied_bytes
+        most = self.limits.own_bytes if id(array) in self.own else self.limits.array_bytes
+        fits = array.nbytes <= most and self._copied + array.nbytes <= self.limits.copied_bytes
         if fits or place in self._on_the_way:
             self._copied += array.nbytes
             self.held.append((place, HeldArray(array)))

@@ -9,9 +9,9 @@ from gradguard.environment.held import Held, HeldChecksum, HeldDict
 from gradguard.environment.reach import Limits, Place, Reach
 
 # Of a first check all is held that fits; it finds out to which places the loss writes.
-FIRST = Limits(objects=20_000, items=100_000, array_bytes=2**26, copied_bytes=2**26, checked_bytes=2**30)
+FIRST = Limits(20_000, 100_000, array_bytes=2**26, own_bytes=2**20, copied_bytes=2**26, checked_bytes=2**30)
 # Later checks hold these places, and what is near and small.
-LATER = Limits(objects=300, items=256, array_bytes=2**12, copied_bytes=2**16)
+LATER = Limits(objects=300, items=256, array_bytes=2**12, own_bytes=2**12, copied_bytes=2**16)
 
 
 class ReachedState:
@@ -32,15 +32,19 @@ class ReachedState:
         self._lost: set[Place] = set()
 
     @classmethod
-    def of(cls, loss: object, params: object, written: Collection[Place] | None = None) -> Self:
+    def of(
+        cls, loss: object, params: object, own: Iterable[object] = (), written: Collection[Place] | None = None
+    ) -> Self:
         """The state that a loss and its parameters reach.
 
         Args:
             loss: The loss.
             params: The container of the parameters.
+            own: The parameters and gradients, of which a check has copies already.
             written: The places to which the loss wrote at earlier checks; None at the first check.
         """
-        reach = Reach(FIRST) if written is None else Reach(LATER, written)
+        identities = frozenset(map(id, own))
+        reach = Reach(FIRST, own=identities) if written is None else Reach(LATER, written, identities)
         return cls(reach.walk([("loss", loss), ("params", params)]), written or ())
 
     def attribute(self, evaluate: Callable[[], object]) -> None:

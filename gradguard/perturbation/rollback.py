@@ -7,7 +7,7 @@ ready to do so.
 """
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -134,12 +134,15 @@ class Rollback:
         return checksum(gradient) != self._checksums[name]
 
 
-def reached_state(loss: object, params: object, written: Collection[Place] | None = None) -> ReachedState:
+def reached_state(
+    loss: object, params: object, own: Iterable[object], written: Collection[Place] | None = None
+) -> ReachedState:
     """The state that a loss can reach; none where the parameters are of a framework, whose integration holds it.
 
     Args:
         loss: The loss.
         params: The container of the parameters.
+        own: The parameters and gradients.
         written: The places to which the loss wrote at earlier checks; None at the first check.
     """
-    return ReachedState() if isinstance(params, MovableParameters) else ReachedState.of(loss, params, written)
+    return ReachedState() if isinstance(params, MovableParameters) else ReachedState.of(loss, params, own, written)

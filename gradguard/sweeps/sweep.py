@@ -144,7 +144,8 @@ def sweep(
     gradients = read_gradients(grads, arrays)
     known = require_constants(constants)
     max_entries = require_entries(entries) or ENTRIES
-    rollback = Rollback(gradients, combined_snapshot(snapshot), reached=reached_state(loss, params))
+    reached = reached_state(loss, params, (*arrays.values(), *gradients.values()))
+    rollback = Rollback(gradients, combined_snapshot(snapshot), reached=reached)
 
     def measure() -> _Measurement:
         target = CheckTarget(

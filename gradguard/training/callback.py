@@ -302,13 +302,13 @@ class GradGuard(CloseOnExit):
     ) -> tuple[Report, tuple[str, ...]]:
         """Make a check that started at `start`; its report, and the tensors whose routine probes raised an alarm."""
         given = read_parameters(self._params)
-        arrays = given.arrays
+        arrays, gradients = given.arrays, read_gradients(grads, given.arrays)
         # Later checks need no copies of the gradients where the first one has shown that the loss does not write there.
         state = Rollback(
-            read_gradients(grads, arrays),
+            gradients,
             self._snapshot,
             keep=self._loss_writes_gradients is not False,
-            reached=reached_state(loss, self._params, self._written),
+            reached=reached_state(loss, self._params, (*arrays.values(), *gradients.values()), self._written),
         )
         self._update_shapes(_shapes(arrays))
         computed = None if value is None else RoundedValue.of(value)

@@ -21,6 +21,7 @@ from recorder import Recorder
 
 from gradguard import GradGuard, batched, check, sweep
 from gradguard.environment import ReachedState
+from gradguard.environment.reach import Limits
 
 Array = NDArray[Any]
 Params = dict[str, Array]
@@ -461,7 +462,7 @@ def test_an_array_that_is_too_large_to_be_copied_is_refused_where_the_loss_write
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By its name, with the remedy; with the remedy it is checked."""
-    limits = SimpleNamespace(objects=100, items=100, array_bytes=10, copied_bytes=10**6, checked_bytes=10**6)
+    limits = Limits(100, 100, array_bytes=10, own_bytes=10, copied_bytes=10**6, checked_bytes=10**6)
     monkeypatch.setattr("gradguard.environment.state.FIRST", limits)
     params, cache = fresh(), np.zeros(100)
 
@@ -477,6 +478,18 @@ def test_an_array_that_is_too_large_to_be_copied_is_refused_where_the_loss_write
         return lambda: cache.__setitem__(..., kept)
 
     assert check(params, grads_of(params), loss, snapshot=snapshot).verdict == "ok"
+
+
+def test_a_loss_that_writes_to_a_large_parameter_is_refused() -> None:
+    """A check keeps one copy of what it moves, and no further one of what the loss writes to."""
+    weights = np.full(2**18 + 1, 0.5, np.float32)
+
+    def loss() -> float:
+        weights[0] += 1
+        return float(np.sin(weights[1:].astype(np.float64)).sum())
+
+    with pytest.raises(ValueError, match="writes to weights"):
+        check({"w": weights}, {"w": np.cos(weights)}, loss, precision="native")
 
 
 def test_what_other_threads_write_meanwhile_stays() -> None:
@@ -604,6 +617,6 @@ def test_looking_calls_nothing_of_the_users() -> None:
     def loss() -> Any:
         return made, shy
 
-    state = ReachedState.of(loss, fresh(), None)
+    state = ReachedState.of(loss, fresh())
     state.put_back()
     assert not state.written
