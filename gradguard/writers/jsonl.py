@@ -127,7 +127,7 @@ def _with_empty_fields(report: dict[str, Any]) -> dict[str, Any]:
 def _empty_tensor() -> dict[str, Any]:
     lists = {name: list[Any]() for name in ("factors", "worst", "ratios", "entries")}
     mappings = {name: dict[str, Any]() for name in ("blocks", "constants")}
-    texts = dict.fromkeys(("cause", "cause_key", "explanation", "faulty_block"), "")
+    texts = dict.fromkeys(("cause", "cause_key", "explanation", "faulty_block", "expected"), "")
     return {field.name: None for field in dataclasses.fields(TensorReport)} | {"deep": False} | lists | mappings | texts
 
 

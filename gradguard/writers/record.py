@@ -103,6 +103,8 @@ def _anew(tensor: TensorReport, step: int) -> Record:
     anew = {"verdict": str(tensor.verdict), **numbers, **dates}
     if tensor.measured_at is None:
         anew["shape"] = list(tensor.shape)
+    if tensor.expected:
+        anew["expected"] = tensor.expected
     if tensor.cause_key in _SAID_BY_NUMBERS:
         anew["cause_key"] = tensor.cause_key
     # A right tensor is described by its numbers, a wrong one by its own measurement until it is looked at again.
