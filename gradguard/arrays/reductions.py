@@ -86,6 +86,13 @@ def largest_magnitude(array: Array) -> float:
     return largest if collectives is None else collectives.largest(largest)
 
 
+def count_at_least(array: Array, size: float) -> int:
+    """How many entries have at least this size."""
+    return int(
+        sum_over_processes(array, sum(int((np.abs(block) >= size).sum()) for block in blocks(local_part(array))))
+    )
+
+
 def is_finite(array: Array) -> bool:
     """Whether no entry is nan or inf."""
     is_finite_here = all(np.isfinite(block).all() for block in blocks(local_part(array)))

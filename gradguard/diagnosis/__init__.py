@@ -7,6 +7,7 @@ from gradguard.diagnosis.across_tensors import (
     unmeasured_tensor,
     worst_verdict,
 )
+from gradguard.diagnosis.causes.symptoms import Surroundings
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence, Method
 from gradguard.diagnosis.explain import SMALL_ERROR
@@ -19,6 +20,7 @@ __all__ = [
     "History",
     "Method",
     "Observation",
+    "Surroundings",
     "diagnose",
     "diagnose_tensor",
     "float_text",

@@ -8,7 +8,7 @@ from gradguard.arrays import Array
 from gradguard.diagnosis.causes.registry import causes_of_model, hint_of_model
 from gradguard.diagnosis.causes.shared import share_one_factor
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model
-from gradguard.diagnosis.explain import ONE_ENTRY, uncertain
+from gradguard.diagnosis.explain import CHAIN_RULE, ONE_ENTRY, uncertain
 from gradguard.diagnosis.known_factors import MAX_RELATIVE_REACH
 from gradguard.report import TensorReport, Verdict, listed
 
@@ -102,7 +102,7 @@ def _finding(alike: Sequence[TensorReport]) -> str:
     first = alike[0]
     if first.faulty_block and len(alike) > 1:
         return f"{first.verdict}, each wrong on {first.faulty_block} only ({first.name}: {first.explanation})"
-    if first.verdict is Verdict.structure and first.cause_key != ONE_ENTRY and len(alike) > 1:
+    if first.cause_key == CHAIN_RULE and len(alike) > 1:
         return "structure, no single factor explains any of them"
     return f"{first.verdict}, {first.explanation}; {first.cause}"
 
@@ -111,8 +111,7 @@ def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
     """Tensors that share a sentence: the same verdict in the same block, or with a cause of the same wording."""
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in tensors:
-        no_factor = tensor.verdict is Verdict.structure and tensor.cause_key != ONE_ENTRY
-        shared = tensor.faulty_block or ("" if no_factor else tensor.cause)
+        shared = tensor.faulty_block or ("" if tensor.cause_key == CHAIN_RULE else tensor.cause)
         groups.setdefault((tensor.verdict, shared), []).append(tensor)
     return list(groups.values())
 

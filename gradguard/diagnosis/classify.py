@@ -6,16 +6,16 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.diagnosis.causes.clipping import is_clipped_by_value
 from gradguard.diagnosis.causes.registry import cause_of_tensor
-from gradguard.diagnosis.causes.symptoms import Symptoms
+from gradguard.diagnosis.causes.symptoms import Surroundings, Symptoms
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.explain import diagnosis_of_small_error, diagnosis_of_verdict
 from gradguard.diagnosis.known_factors import History
 from gradguard.report import BlockReport, Entry, TensorReport, Thresholds, Verdict
 from gradguard.statistics import DerivativePairs, Rules, norm
 
-MAX_REST_OF_FACTOR = 0.01  # of n - g: what one factor leaves is nothing beside what it explains
+MAX_REST_OF_FACTOR = 0.01  # of n, and of n - g: what one factor leaves is nothing beside what it explains
+MAX_REST_OF_CLEAR_FACTOR = 0.1  # the same for a factor that is neither 0 nor 1, whatever its error bar is
 MAX_FLOOR = 10.0  # discrepancy thresholds; a check with a wider error bar tells nothing
 MAX_LEFT_OUT = 0.2  # of the entries; with more left out, the others do not speak for the tensor
 WORST_ENTRIES = 5  # that a report lists
@@ -23,25 +23,27 @@ MAX_ENTRIES = 300  # that a report keeps one by one, as many as a chart shows
 RESOLVED = 3.0  # standard errors by which a derivative, or a ratio, must differ from what it is compared with
 
 
-def diagnose_tensor(evidence: Evidence, history: History, thresholds: Thresholds) -> TensorReport:
+def diagnose_tensor(
+    evidence: Evidence, history: History, thresholds: Thresholds, surroundings: Surroundings | None = None
+) -> TensorReport:
     """Verdict, cause and the numbers behind them, for one tensor.
 
     Args:
         evidence: What was measured.
         history: Earlier ratios of this tensor with the constants of their time, and the constants now.
         thresholds: What counts as agreement.
+        surroundings: The arrays of the model; None where only this tensor's numbers are known.
     """
     differs = evidence.deep and evidence.is_suspect
     is_wrong = differs and max(pairs.discrepancy for pairs in evidence.kinds) >= thresholds.relevant
     symptoms = Symptoms(
-        verdict=_kind_of_bug(evidence.all, evidence.entries, evidence)
-        if is_wrong
-        else _without_bug(evidence, thresholds),
+        verdict=_kind_of_bug(evidence.all, evidence) if is_wrong else _without_bug(evidence, thresholds),
         evidence=evidence,
         blocks={name: _block(name, mask, evidence, thresholds) for name, mask in evidence.blocks.items()},
         worst=_worst(evidence),
         history=history,
         thresholds=thresholds,
+        surroundings=surroundings or Surroundings(),
     )
     return _report(symptoms)
 
@@ -51,7 +53,7 @@ def _report(symptoms: Symptoms) -> TensorReport:
     diagnosis = cause_of_tensor(symptoms) or diagnosis_of_verdict(symptoms)
     if symptoms.verdict.is_bug is False and evidence.deep and evidence.is_suspect:
         diagnosis = diagnosis_of_small_error(symptoms)
-    ratio, signs = evidence.all.ratio, evidence.entries.signs
+    ratio, signs = evidence.factor if symptoms.verdict.is_factor else evidence.all.ratio, evidence.entries.signs
     return TensorReport(
         name=evidence.name,
         shape=evidence.shape,
@@ -107,12 +109,11 @@ def _ratios(entries: DerivativePairs) -> tuple[float, ...]:
         return tuple(float(k) for k in clear.n / clear.g)
 
 
-def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs, evidence: Evidence) -> Verdict:
+def _kind_of_bug(pairs: DerivativePairs, evidence: Evidence) -> Verdict:
     """What is wrong with a gradient that is known to be wrong.
 
     Args:
         pairs: Entries and directions, or those of one block.
-        entries: The entries alone.
         evidence: What was measured of the tensor.
     """
     if np.abs(pairs.g).max() <= 1e-9 * np.abs(pairs.n).max():
@@ -123,17 +124,23 @@ def _kind_of_bug(pairs: DerivativePairs, entries: DerivativePairs, evidence: Evi
         return Verdict.structure
     ratio = pairs.ratio
     is_resolved = min(abs(ratio.value - 1), abs(ratio.value)) > RESOLVED * ratio.error
-    if is_resolved and _is_one_factor(pairs, evidence.rules):
+    # Rounding may push all entries the same way: in bfloat16 that bound is wide, even where n and g are parallel.
+    is_clear = is_resolved or _rest_of_factor(pairs) <= MAX_REST_OF_CLEAR_FACTOR
+    if is_clear and _is_one_factor(pairs, evidence.rules):
         return Verdict.sign if ratio.value < 0 else Verdict.scale
-    return Verdict.clipped if is_clipped_by_value(entries) else Verdict.structure
+    return Verdict.structure
 
 
 def _is_one_factor(pairs: DerivativePairs, rules: Rules) -> bool:
-    """Whether n = k g leaves no more than noise, or nothing beside n - g: the noise may be underestimated a little."""
-    ratio = pairs.ratio
-    rest = norm(pairs.n - ratio.value * pairs.g)
-    is_pure = ratio.purity <= rules.max_chi2 or rest <= MAX_REST_OF_FACTOR * norm(pairs.n - pairs.g)
-    return is_pure and (ratio.worst <= rules.alarm or not rules.worst_entry)
+    """Whether n = k g leaves no more than noise, or nothing beside n and n - g: bars may be narrow in low precision."""
+    is_pure = pairs.ratio.purity <= rules.max_chi2 or _rest_of_factor(pairs) <= MAX_REST_OF_FACTOR
+    return is_pure and (pairs.ratio.worst <= rules.alarm or not rules.worst_entry)
+
+
+def _rest_of_factor(pairs: DerivativePairs) -> float:
+    """What n = k g leaves, as a share of n or of n - g, whichever is smaller."""
+    explained = min(norm(pairs.n), norm(pairs.n - pairs.g))
+    return norm(pairs.n - pairs.ratio.value * pairs.g) / explained if explained else math.inf
 
 
 def _without_bug(evidence: Evidence, thresholds: Thresholds) -> Verdict:
@@ -163,7 +170,7 @@ def _block(name: str, mask: NDArray[np.bool_], evidence: Evidence, thresholds: T
     if not entries.size:
         verdict = Verdict.inconclusive
     elif evidence.is_suspect and evidence.deep and _is_suspect(entries, evidence):
-        verdict = _kind_of_bug(entries, entries, evidence)
+        verdict = _kind_of_bug(entries, evidence)
     else:
         verdict = _agreement(entries, evidence.passing, thresholds)
     ratio, signs = entries.ratio, entries.signs

@@ -5,14 +5,16 @@ Single derivatives show an error in one place, the pooled ratio a small error ev
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.statistics import DEFAULT_RULES, DerivativePairs, Rules
+from gradguard.statistics import DEFAULT_RULES, DerivativePairs, Ratio, Rules, norm
+
+MIN_PAIRS_OF_SCATTER = 4  # pairs whose scatter about a factor tells its error
 
 Method = Literal["differences", "complex step", "forward mode", "reverse pass"]
 
@@ -73,6 +75,19 @@ class Evidence:
     def all(self) -> DerivativePairs:
         """Entries and directions."""
         return DerivativePairs.joined([self.entries, self.directions])
+
+    @cached_property
+    def factor(self) -> Ratio:
+        """The one factor n / g, for a tensor that is wrong by one.
+
+        Rounding may push all entries the same way, but hardly further than it scatters them about the factor: where
+        many entries scatter little, that is the error of the factor, however wide the bars of backprop are.
+        """
+        ratio, pairs = self.all.ratio, self.all
+        if pairs.size < MIN_PAIRS_OF_SCATTER:
+            return ratio
+        scatter = norm(pairs.n - ratio.value * pairs.g) / (norm(pairs.n) or math.inf)
+        return replace(ratio, error=min(ratio.error, abs(ratio.value) * scatter))
 
     @property
     def kinds(self) -> list[DerivativePairs]:

@@ -31,6 +31,7 @@ def diagnosis_of_verdict(tensor: Symptoms) -> Diagnosis:
 
 SMALL_ERROR = "small_error"
 ONE_ENTRY = "one_entry"
+CHAIN_RULE = "chain_rule"
 
 
 def diagnosis_of_small_error(tensor: Symptoms) -> Diagnosis:
@@ -108,7 +109,7 @@ def _kink(tensor: Symptoms) -> Diagnosis:
 
 
 def _unnamed_factor(tensor: Symptoms) -> Diagnosis:
-    ratio = tensor.evidence.all.ratio
+    ratio = tensor.evidence.factor
     key, cause = unnamed_factor(ratio.value, ratio.error)
     return diagnosis_of_factor(tensor, key, cause)
 
@@ -141,7 +142,7 @@ def diagnosis_of_factor(tensor: Symptoms, key: str, cause: str, is_what: str = "
         cause: What makes it, in a clause.
         is_what: What the factor is, in a clause to put behind its value.
     """
-    ratio = tensor.evidence.all.ratio
+    ratio = tensor.evidence.factor
     verdicts = {block.verdict for block in tensor.blocks.values()}
     where = f" on all {len(tensor.blocks)} blocks" if len(verdicts) == 1 else ""
     explanation = f"n = {uncertain(ratio.value, ratio.error)} x g{where}{is_what}"
@@ -187,7 +188,7 @@ def _structure(tensor: Symptoms) -> Diagnosis:
     spread = _range_of_ratios(tensor.evidence.entries)
     says = f"d = {tensor.evidence.reported.discrepancy:.2g}, and no single factor explains it{spread}"
     return Diagnosis(
-        "chain_rule",
+        CHAIN_RULE,
         "; ".join(filter(None, [says, worst_entry(tensor)])),
         cause,
     )

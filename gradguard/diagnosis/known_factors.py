@@ -1,5 +1,6 @@
 """The known numbers that a ratio n/g may be: constants of the training, products, quotients, sizes, powers of two."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ _PHRASES = {
     "loss_scale": "the loss scale",
     "accumulation": "the number of accumulated batches",
 }
+LEARNING_RATES = ("lr", "learning_rate", "learningrate", "eta", "step_size")
 Shapes = Mapping[str, tuple[int, ...]]
 NO_SHAPES: Shapes = MappingProxyType({})
 MAX_RELATIVE_REACH = 0.1  # three errors of a ratio, relative to it: within more than that, any ratio fits something
@@ -19,7 +21,10 @@ MAX_NAMES = 2  # for one ratio: with more, none of them says anything
 MAX_CHANCE = 0.05  # that a number is near the ratio though it has nothing to do with it
 USUAL_RANGE = 9.0  # of the logarithm of known numbers and ratios, from about 1/100 to 100
 LOSS_SCALE = 10  # power of two from which it is no length of an axis but a loss scale
-PRODUCTS, SIZES = 2, 4  # places of the groups that hold products of constants and, two of them, lengths of axes
+# Places of the groups that hold products of constants, and of the two that hold lengths of axes.
+PRODUCTS, SIZES = 2, 7
+MAX_REACH_OF_NUMBER = 1e-2  # the same for 1/ln 2: no constant of the user speaks for it
+MAX_REACH_OF_THREE = 3e-4  # the same for three constants, of which there are many products and quotients
 MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond three errors by chance
 
 
@@ -48,6 +53,9 @@ class KnownFactor:
         is_size: Whether it is the length of an axis, or the number of entries.
         is_own_size: Whether it is a size of the tensor itself, which no user has named.
         is_sure: Whether it is the only simple number that fits, and no size: a model has many lengths.
+        max_reach: The relative reach of a ratio, beyond which this number would be one of several near it.
+        kind: The identifier of the cause where that is neither `over` nor `under`.
+        says: What it says of the backward pass where that is neither `over` nor `under`, in a clause.
     """
 
     value: float
@@ -56,12 +64,15 @@ class KnownFactor:
     under: Divisor | None = None
     is_size: bool = False
     is_own_size: bool = False
+    max_reach: float = MAX_RELATIVE_REACH
+    kind: str = ""
+    says: str = ""
     is_sure: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether it is a mere number such as 2, which stands for nothing."""
-        return self.over is None and self.under is None
+        return self.over is None and self.under is None and not self.kind
 
     @property
     def is_named_by_user(self) -> bool:
@@ -71,6 +82,8 @@ class KnownFactor:
     @property
     def key(self) -> str:
         """The identifier of the cause, such as "divided_by:timesteps"."""
+        if self.kind:
+            return self.kind
         if self.over and self.under:
             return f"divided_by:{self.over.key}/{self.under.key}"
         if self.over:
@@ -82,6 +95,8 @@ class KnownFactor:
     @property
     def meaning(self) -> str:
         """What a ratio n/g of this value says of the backward pass, in a clause."""
+        if self.says:
+            return self.says
         if self.over and self.under:
             return f"the backward pass divides by {self.over.words} where the loss divides by {self.under.words}"
         if self.over:
@@ -119,15 +134,19 @@ class Observation:
         reach = self._reach
         if not reach <= MAX_RELATIVE_REACH * abs(self.ratio):
             return []
-        return [
-            [one for one in group if abs(abs(self.ratio) - one.value) <= reach and abs(one.value - 1) > reach]
-            for group in _by_simplicity(self.constants, shape, shapes)
-        ]
+        return [[one for one in group if self._is_near(one)] for group in _by_simplicity(self.constants, shape, shapes)]
 
     def fits_by_chance(self, place: int) -> bool:
         """Whether one of the numbers up to some group of simplicity is likely to be as near to any ratio."""
         groups = list(_by_simplicity(self.constants, (), NO_SHAPES))[: place + 1]
-        return sum(map(len, groups)) * 2 * self._reach / abs(self.ratio) > MAX_CHANCE * USUAL_RANGE
+        relative = self._reach / abs(self.ratio)
+        count = sum(relative <= one.max_reach for group in groups for one in group)
+        return count * 2 * relative > MAX_CHANCE * USUAL_RANGE
+
+    def _is_near(self, known: KnownFactor) -> bool:
+        reach = self._reach
+        is_precise = reach <= known.max_reach * known.value
+        return is_precise and abs(abs(self.ratio) - known.value) <= reach < abs(known.value - 1)
 
     @property
     def _reach(self) -> float:
@@ -173,11 +192,12 @@ def _by_simplicity(
 ) -> Iterator[list[KnownFactor]]:
     known = {name: float(value) for name, value in constants.items() if value not in (0, 1)}
     divisors = {name: Divisor(name, _PHRASES.get(name, f"`{name}`")) for name in known}
-    yield [KnownFactor(value, f"`{name}`", over=divisors[name]) for name, value in known.items()] + [
-        KnownFactor(1 / value, f"1/`{name}`", under=divisors[name]) for name, value in known.items()
-    ]
+    yield list(_constants(known, divisors))
     yield [KnownFactor(2.0, "2"), KnownFactor(0.5, "1/2")]
     yield list(_pairs(known, divisors))
+    yield list(_logarithms())
+    yield list(_one_off(known, divisors))
+    yield list(_threes(known, divisors))
     yield _powers_of_two(range(LOSS_SCALE, 25))
     yield list(_own_sizes(shape))
     yield list(_sizes_elsewhere(shape, shapes))
@@ -186,6 +206,70 @@ def _by_simplicity(
 
 def _powers_of_two(powers: Iterable[int]) -> list[KnownFactor]:
     return [KnownFactor(2.0**power, f"2^{power}") for two in powers for power in (two, -two)]
+
+
+def _constants(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> Iterator[KnownFactor]:
+    """Each constant and its inverse; a learning rate is no divisor, and dropout divides by the share that it keeps."""
+    for name, value in known.items():
+        yield KnownFactor(value, f"`{name}`", over=divisors[name])
+        if name.lower() in LEARNING_RATES:
+            says = f"g is multiplied by the learning rate `{name}` already: it is the update, not the gradient"
+            yield KnownFactor(1 / value, f"1/`{name}`", under=divisors[name], kind=f"multiplied_by:{name}", says=says)
+        else:
+            yield KnownFactor(1 / value, f"1/`{name}`", under=divisors[name])
+        if "drop" in name.lower() and 0 < value < 1:
+            kept = Divisor(f"1-{name}", f"the share that dropout keeps, 1 - `{name}`,")
+            yield KnownFactor(1 - value, f"1 - `{name}`", over=kept)
+            yield KnownFactor(1 / (1 - value), f"1/(1 - `{name}`)", under=kept)
+
+
+def _logarithms() -> Iterator[KnownFactor]:
+    """A loss in other units of information than its gradient."""
+    for base, unit in ((2, "bits (log2)"), (10, "decimal digits (log10)")):
+        factor, label = math.log(base), f"ln({base})"
+        yield KnownFactor(
+            1 / factor,
+            f"1/{label}",
+            max_reach=MAX_REACH_OF_NUMBER,
+            kind=f"loss_in_log{base}",
+            says=f"the loss is in {unit} and the gradient is that of a loss in nats (ln): 1/{label} is missing in it",
+        )
+        yield KnownFactor(
+            factor,
+            label,
+            max_reach=MAX_REACH_OF_NUMBER,
+            kind=f"gradient_in_log{base}",
+            says=f"the loss is in nats (ln) and the gradient is that of a loss in {unit}: {label} is missing in it",
+        )
+
+
+def _one_off(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> Iterator[KnownFactor]:
+    """A mean over one too few or one too many of what a constant counts."""
+    for name, a in known.items():
+        if a < 2 or a != round(a):
+            continue
+        all_of_them = divisors[name]
+        for other, sign in ((a - 1, "-"), (a + 1, "+")):
+            beside = Divisor(f"{name}{sign}1", f"{all_of_them.words} {'less' if sign == '-' else 'plus'} one")
+            apart = 1 / (4 * a * a)  # a fourth of the distance from the same for a + 1
+            yield KnownFactor(
+                other / a, f"(`{name}` {sign} 1)/`{name}`", over=beside, under=all_of_them, max_reach=apart
+            )
+            yield KnownFactor(
+                a / other, f"`{name}`/(`{name}` {sign} 1)", over=all_of_them, under=beside, max_reach=apart
+            )
+
+
+def _threes(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> Iterator[KnownFactor]:
+    """The product of two constants by a third, and the inverse, such as batch x timesteps / tokens."""
+    for first, second in itertools.combinations(sorted(known), 2):
+        both = Divisor(f"{first}*{second}", f"{divisors[first].words} times {divisors[second].words}")
+        product, label = known[first] * known[second], f"`{first}` x `{second}`"
+        for third in known:
+            if third not in (first, second):
+                value, one = product / known[third], divisors[third]
+                yield KnownFactor(value, f"{label}/`{third}`", over=both, under=one, max_reach=MAX_REACH_OF_THREE)
+                yield KnownFactor(1 / value, f"`{third}`/({label})", over=one, under=both, max_reach=MAX_REACH_OF_THREE)
 
 
 def _own_sizes(shape: tuple[int, ...]) -> Iterator[KnownFactor]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from gradguard.arrays import Masks
-from gradguard.diagnosis import History
+from gradguard.diagnosis import History, Surroundings, diagnose_tensor
 from gradguard.examination.effort import Deadline, Effort
 from gradguard.examination.exact import exact_evidence
 from gradguard.examination.examine import KnownSteps, all_evidence, examine
@@ -84,8 +85,13 @@ def check_tensors(
     if not repeatable:
         return reports | nondeterministic(context, names), {}
     evidence |= all_evidence(measured, plan.masks)
+    suspects = frozenset(name for name, found in evidence.items() if found.is_suspect)
+    surroundings = Surroundings(context.arrays, context.gradients, suspects)
     for name, found in evidence.items():
-        report = diagnose_declared(found, plan.histories[name], plan.thresholds, plan.declared.get(name))
+        diagnose = partial(
+            diagnose_tensor, history=plan.histories[name], thresholds=plan.thresholds, surroundings=surroundings
+        )
+        report = diagnose_declared(found, diagnose, plan.declared.get(name))
         if report.verdict in (Verdict.missing, Verdict.spurious):
             report = in_steps(context, report)
         reports[name] = replace(report, measured_at=plan.step)

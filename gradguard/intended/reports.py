@@ -1,34 +1,33 @@
 """What a report says of a gradient that is declared to differ."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from gradguard.diagnosis import SMALL_ERROR, Evidence, History, diagnose_tensor, unmeasured_tensor
+from gradguard.diagnosis import SMALL_ERROR, Evidence, unmeasured_tensor
 from gradguard.intended.changes import CHANGED
 from gradguard.intended.declared import Declared
-from gradguard.report import BlockReport, TensorReport, Thresholds, Verdict, listed
+from gradguard.report import BlockReport, TensorReport, Verdict, listed
 
 # A gradient with nan is no other gradient. A check that measured nothing has found no difference.
 NEVER_EXPECTED = (Verdict.nonfinite, Verdict.nondeterministic, Verdict.other_loss)
 
 
 def diagnose_declared(
-    evidence: Evidence, history: History, thresholds: Thresholds, declared: Declared | None
+    evidence: Evidence, diagnose: Callable[[Evidence], TensorReport], declared: Declared | None
 ) -> TensorReport:
-    """`diagnose_tensor`, of a tensor of which something may be declared.
+    """The report of a tensor of which something may be declared.
 
     Args:
         evidence: What was measured. Where blocks are declared, its directions move only the other entries.
-        history: Earlier ratios of this tensor, and the constants.
-        thresholds: What counts as agreement.
+        diagnose: Makes the report of a tensor of which nothing is declared.
         declared: What is declared of the tensor; None for nothing.
     """
-    report = diagnose_tensor(evidence, history, thresholds)
+    report = diagnose(evidence)
     if declared is None or not declared.blocks:
         return as_declared(report, declared)
-    rest = diagnose_tensor(_without(evidence, declared), history, thresholds)
+    rest = diagnose(_without(evidence, declared))
     blocks = {name: _block(block) if name in declared.blocks else block for name, block in report.blocks.items()}
     if not rest.verdict.agrees:
         return dataclasses.replace(

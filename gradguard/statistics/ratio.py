@@ -59,11 +59,11 @@ def fit_ratio(n: Float64, g: Float64, error: Float64, rounding: Float64, proport
     # In units of the largest of each, nothing overflows or underflows when it is squared.
     unit_n, unit_g = float(max(np.abs(n).max(), error.max())) or 1.0, float(np.abs(g).max())
     n, error, g = n / unit_n, np.maximum(error / unit_n, SMALLEST), g / unit_g
-    shared = np.where(rounding > proportional, rounding / unit_n, 0.0)
+    shared = np.sqrt(np.maximum(0.0, rounding**2 - proportional**2)) / unit_n
     rounding, proportional = rounding / unit_n, proportional / unit_g
 
     def deviation_at(k: float) -> Float64:
-        deviation: Float64 = np.hypot(error, np.maximum(rounding, abs(k) * proportional))
+        deviation: Float64 = np.hypot(error, np.hypot(shared, abs(k) * proportional))
         return deviation
 
     k, weight, deviation = _huber_fit(n, g, _weighted_median(n, g, np.hypot(error, rounding)), deviation_at)

@@ -142,9 +142,9 @@ def test_many_gradients_at_one_extreme_are_clipped() -> None:
         {9: (0.99, 1.0)},
         {9: (1.5, -1.0)},
         {0: (0.6, 0.5)},
-        {6: (0.5, 0.5), 7: (-0.2, -0.2), 8: (0.3, 0.3)},
+        {6: (0.5, 0.5), 7: (-0.2, -0.2), 8: (2.0, 1.0345), 9: (-0.1, -0.1)},
     ],
-    ids=["smaller n", "other sign", "wrong elsewhere", "one only"],
+    ids=["smaller n", "other sign", "wrong elsewhere", "one only, and no round number"],
 )
 def test_what_a_clip_does_not_do_is_no_clip(entries: dict[int, tuple[float, float]]) -> None:
     """Ten bars below the extreme, on its other side, an entry wrong elsewhere, or one entry at the extreme."""

@@ -22,7 +22,7 @@ def labels(ratio: float, error: float = 1e-4, **constants: float) -> list[str]:
         (39.01, "`timesteps`", "the backward pass divides by the number of timesteps and the loss does not"),
         (1 / 16, "1/`batch`", "the loss divides by the batch size and the backward pass does not"),
         (39 * 16, "`batch` x `timesteps`", "divides by the batch size times the number of timesteps"),
-        (39 / 16, "`timesteps`/`batch`", "divides by the number of timesteps where the loss divides by the batch size"),
+        (39 / 16, "`timesteps`/`batch`", "divides by the number of timesteps where the loss divides by the batch"),
         (39 * 39, "`timesteps` x `timesteps`", "the number of timesteps times the number of timesteps"),
         (2 * 39, "2 x `timesteps`", "divides by twice the number of timesteps"),
         (2 / 39, "2/`timesteps`", "the loss divides by half of the number of timesteps"),
@@ -44,6 +44,34 @@ def test_a_constant_of_the_user_s_own_is_called_what_they_call_it() -> None:
     name = History({"heads": 12.0}).names_of(12.0, 1e-3)[0]
     assert name.label == "`heads`"
     assert name.meaning == "the backward pass divides by `heads` and the loss does not"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "label", "meaning"),
+    [
+        (1 / 0.05, "1/`lr`", "g is multiplied by the learning rate `lr` already"),
+        (1 / 0.7, "1/(1 - `dropout`)", "the loss divides by the share that dropout keeps, 1 - `dropout`,"),
+        (1 / 0.8, "1/`keep`", "the loss divides by `keep` and the backward pass does not"),
+        (1 / math.log(2), "1/ln(2)", "the loss is in bits (log2)"),
+        (math.log(2), "ln(2)", "the gradient is that of a loss in bits"),
+        (15 / 16, "(`batch` - 1)/`batch`", "divides by the batch size less one where the loss divides by the batch"),
+        (39 / 40, "`timesteps`/(`timesteps` + 1)", "loss divides by the number of timesteps plus one"),
+        (39 * 16 / 601, "`batch` x `timesteps`/`tokens`", "the batch size times the number of timesteps where"),
+    ],
+)
+def test_a_factor_that_no_constant_is_alone_is_named_where_the_ratio_is_precise(
+    ratio: float, label: str, meaning: str
+) -> None:
+    """The numbers that a training makes of its constants, and logarithms; each is the only name."""
+    constants = TRAINING | {"lr": 0.05, "dropout": 0.3, "keep": 0.8, "tokens": 601.0}
+    (found,) = History(constants).names_of(ratio, 1e-6 * ratio)
+    assert (found.label, meaning in found.meaning) == (label, True)
+
+
+def test_a_mean_over_one_too_few_needs_a_ratio_that_tells_it_from_the_next() -> None:
+    """16/15 and 17/16 differ by 0.4 %."""
+    assert labels(16 / 15, error=1e-4) == ["`batch`/(`batch` - 1)"]
+    assert labels(16 / 15, error=1e-3) == []
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.0004, 17.0, 38.9, 0.4])

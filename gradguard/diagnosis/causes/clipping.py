@@ -1,102 +1,212 @@
 """Causes of a gradient that was clipped before the check."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from gradguard.arrays import reductions
 from gradguard.diagnosis.causes.shared import share_one_factor
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
+from gradguard.diagnosis.explain import uncertain
 from gradguard.report import TensorReport, Verdict
 from gradguard.statistics import ALARM_Z, DerivativePairs
 
-MIN_CLIPPED = 2  # entries at the limit: the largest |g| of any tensor is one entry
 EQUAL = 1e-9  # relative distance of equal derivatives: each is measured over the step as realised in floating point
-WHOLE = 1e-2  # distance from a whole number: two clipped entries come so near to two of them once in 2,500 times
-CLIP_EPSILON = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
 ROUND = 1e-5  # relative distance from a number of two digits
-
-
-def is_clipped_by_value(entries: DerivativePairs) -> bool:
-    """Whether many |g| are at one extreme value, |n| is larger there, and everything else agrees.
-
-    Where n are whole multiples of that value, shares of it were counted once, and nothing was clipped.
-    """
-    limit = np.abs(entries.g).max(initial=0.0)
-    clipped = np.abs(entries.g) >= limit * (1 - EQUAL)
-    beyond = (np.abs(entries.n) > limit) | (np.abs(entries.z) <= ALARM_Z)
-    same_sign = np.sign(entries.n) == np.sign(entries.g)
-    wrong = (np.abs(entries.z) > ALARM_Z) & ~clipped
-    multiples = np.abs(entries.n[clipped]) / (limit or 1.0)
-    if (np.abs(multiples - np.round(multiples)) <= WHOLE).all():
-        return False
-    return bool(clipped.sum() >= MIN_CLIPPED and (beyond & same_sign)[clipped].all() and not wrong.any())
+ALIKE = 1e-6  # relative distance of derivatives that are one number, beyond their bars
+MIN_TIES = 3  # entries at the largest |g| that show a clip of a gradient that is wrong besides: chance makes pairs
+MIN_FREE = 3  # entries below the limit that show whether they are wrong by a factor
+COUNTS = (
+    8  # the largest multiple of the smallest |g| in a gradient that counts: other printed numbers are multiples too
+)
+TORCH_MARGIN = 1e-6  # that torch.nn.utils.clip_grad_norm_ adds to the norm before it divides by it
 
 
 def clipped_by_value(tensor: Symptoms) -> Diagnosis | None:
-    """Each entry is limited by itself, as by `np.clip(g, -1, 1)`."""
-    if tensor.verdict is not Verdict.clipped:
+    """Each entry is limited by itself, as by `np.clip(g, -1, 1)`: all wrong entries have the largest |g|."""
+    if tensor.verdict is not Verdict.structure or not tensor.evidence.entries.size:
         return None
-    limit = np.abs(tensor.evidence.entries.g).max()
+    entries, limit = tensor.evidence.entries, _limit(tensor)
+    at_limit = np.abs(entries.g) >= limit.value * (1 - EQUAL)
+    wrong = np.abs(entries.z) > ALARM_Z
+    same_sign = np.sign(entries.n) == np.sign(entries.g)
+    beyond = same_sign & ((np.abs(entries.n) > limit.value) | ~wrong)
+    is_at_limit_only = at_limit.any() and not (wrong & ~at_limit).any() and beyond[at_limit].all()
+    agrees = (entries.resolvable & ~at_limit).any()
+    is_telling = limit.ties > 1 or (limit.ties == 1 and _is_round(limit.value) and agrees)
+    if not (is_at_limit_only and is_telling and not limit.is_of_counts and _differ(entries.where(at_limit & wrong))):
+        return None
+    count = f"{limit.ties} entries are just that" if limit.ties > 1 else "one entry is just that, a round number,"
     return Diagnosis(
         key="clipped_by_value",
-        explanation=(
-            f"no sampled |g| exceeds {limit:.6g}, many are just that where |n| is larger, and the others agree"
-        ),
-        cause=_clipped(f"at {limit:.6g}"),
+        explanation=f"no |g| exceeds {limit.value:.6g}, {count} where |n| is larger, and the others agree",
+        cause=_clipped(f"at {limit.value:.6g}"),
+        verdict=Verdict.clipped,
     )
 
 
+def clipped_and_wrong(tensor: Symptoms) -> Diagnosis | None:
+    """Several entries have exactly the largest |g|, and others are wrong as well."""
+    if tensor.verdict is not Verdict.structure or tensor.blocks:
+        return None
+    limit = _limit(tensor)
+    rest = tensor.evidence.entries.where(np.abs(tensor.evidence.entries.g) < limit.value * (1 - EQUAL))
+    if limit.ties < MIN_TIES or limit.is_of_counts or rest.size < MIN_FREE or not _is_round(limit.value):
+        return None
+    ratio = rest.ratio
+    is_factor = ratio.purity <= tensor.evidence.rules.max_chi2 and abs(ratio.value - 1) > 3 * ratio.error
+    besides = (
+        f"n = {uncertain(ratio.value, ratio.error)} x g at the others" if is_factor else "the others are wrong too"
+    )
+    return Diagnosis(
+        key="clipped_and_wrong",
+        explanation=f"no |g| exceeds {limit.value:.6g}, {limit.ties} entries are just that, and {besides}",
+        cause=f"{_clipped(f'at {limit.value:.6g}')}; it is wrong besides, which shows best without the clip",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """The largest |g| of a tensor.
+
+    Attributes:
+        value: It.
+        ties: The number of entries that have it.
+        is_of_counts: Whether the sampled g are small multiples of one number and their n are, too, as counts are.
+    """
+
+    value: float
+    ties: int
+    is_of_counts: bool
+
+
+def _limit(tensor: Symptoms) -> _Limit:
+    """The largest |g| of the whole tensor, or where that is not known of its sampled entries."""
+    n, g = np.abs(tensor.evidence.entries.n), np.abs(tensor.evidence.entries.g)
+    gradient = tensor.surroundings.gradients.get(tensor.evidence.name)
+    value = float(g.max(initial=0.0)) if gradient is None else reductions.largest_magnitude(gradient)
+    at_least = value * (1 - EQUAL)
+    ties = int((g >= at_least).sum()) if gradient is None else reductions.count_at_least(gradient, at_least)
+    unit = float(g[g > 0].min(initial=value)) or 1.0
+    multiples = np.concatenate([n, g]) / unit
+    bars = np.tile(tensor.evidence.entries.deviation, 2) / unit + ALIKE * multiples
+    is_whole = bool((np.abs(multiples - np.round(multiples)) <= 3 * bars).all())
+    return _Limit(value, ties, is_whole and value <= COUNTS * unit)
+
+
+def _differ(entries: DerivativePairs) -> bool:
+    """Whether the numerical derivatives of entries of one g differ; equal ones are the same entry, several times."""
+    size = np.abs(entries.n)
+    return entries.size == 1 or bool(np.ptp(size) > np.hypot(ALIKE * size.max(), entries.deviation.max()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """The norm that a gradient was clipped to.
+
+    Attributes:
+        value: It.
+        constant: The name of the constant that it equals, or by which it was multiplied; "" where there is none.
+        is_scaled: Whether the constant is what it was multiplied by.
+    """
+
+    value: float
+    constant: str = ""
+    is_scaled: bool = False
+
+
 def clipped_by_common_norm(model: Model) -> Mapping[str, Diagnosis]:
-    """All gradients are too small by one factor, and their norm together is a round number."""
-    shrunk = _maybe_shrunk_by_clipping(model)
-    if len(shrunk) < 2 or not share_one_factor(shrunk):
+    """All gradients are wrong by one factor, and their norm together is a round number."""
+    scaled = _maybe_clipped(model)
+    if len(scaled) < 2 or not share_one_factor(scaled):
         return {}
     total = math.hypot(*model.norms.values())
     agrees = any(model.norms[tensor.name] > 0 for tensor in model.right)
-    if agrees or not _is_round_norm(total, min(shrunk, key=lambda tensor: tensor.ratio_error)):
+    clip = None if agrees else _clip(total, scaled)
+    if clip is None:
         return {}
-    return {tensor.name: _clipped_by_norm(tensor, total, "all gradients together") for tensor in shrunk}
+    return {tensor.name: _clipped_by_norm(tensor, total, clip, "all gradients together") for tensor in scaled}
 
 
 def clipped_by_own_norm(model: Model) -> Mapping[str, Diagnosis]:
     """A gradient is too small by a factor that the user has no name for, and its norm is a round number."""
+    own = {
+        tensor.name: (tensor, _clip(model.norms[tensor.name], [tensor]))
+        for tensor in _maybe_clipped(model)
+        if not tensor.factors and tensor.ratio > 1 and math.prod(tensor.shape) > 1
+    }
     return {
-        tensor.name: _clipped_by_norm(tensor, model.norms[tensor.name], "it")
-        for tensor in _maybe_shrunk_by_clipping(model)
-        if not tensor.factors and math.prod(tensor.shape) > 1 and _is_round_norm(model.norms[tensor.name], tensor)
+        name: _clipped_by_norm(tensor, model.norms[name], clip, "it")
+        for name, (tensor, clip) in own.items()
+        if clip is not None and not clip.is_scaled
     }
 
 
-def _maybe_shrunk_by_clipping(model: Model) -> list[TensorReport]:
-    """Gradients too small by a factor that is no round number, which the factor of a clip is by chance only."""
-    scaled = (tensor for tensor in model.wrong if tensor.verdict is Verdict.scale and tensor.ratio > 1)
+def _maybe_clipped(model: Model) -> list[TensorReport]:
+    """Gradients wrong by a factor that is no round number, which the factor of a clip is by chance only."""
+    scaled = (tensor for tensor in model.wrong if tensor.verdict is Verdict.scale and tensor.ratio > 0)
     return [
         tensor for tensor in scaled if not _is_round(tensor.ratio, max(ROUND, 3 * tensor.ratio_error / tensor.ratio))
     ]
+
+
+def _clip(total: float, scaled: Sequence[TensorReport]) -> _Norm | None:
+    """The norm that gradients of one factor were clipped to; None where their norm is no sign of a clip."""
+    best = min(scaled, key=lambda tensor: tensor.ratio_error / tensor.ratio)
+    for norm in _norms(total, best):
+        before = best.ratio * norm.value  # what was clipped, by the same multiple as the norm
+        for value in (norm.value, norm.value * (1 + TORCH_MARGIN / before)):
+            named = [name for name, given in best.constants.items() if abs(given / value - 1) < ROUND]
+            if named or _is_round(value):
+                is_sane = best.ratio > 1 or norm.is_scaled
+                return _Norm(value, norm.constant or "".join(named[:1]), norm.is_scaled) if is_sane else None
+    return None
+
+
+def _norms(total: float, tensor: TensorReport) -> Iterator[_Norm]:
+    """The norm as it is, and as it was while a scale of the loss was in the gradient."""
+    scales = {name: value for name, value in tensor.constants.items() if "scale" in name.lower()}
+    if tensor.ratio > 1:
+        yield _Norm(total)
+    for name, scale in scales.items():
+        yield _Norm(total, name, is_scaled=True) if tensor.ratio < 1 else _Norm(total * scale, name, is_scaled=True)
 
 
 def _is_round(value: float, within: float = ROUND) -> bool:
     return value > 0 and abs(float(f"{value:.1e}") / value - 1) < within
 
 
-def _is_round_norm(norm: float, tensor: TensorReport) -> bool:
-    """Whether gradients of this norm were clipped to a round one; PyTorch adds 1e-6 to the norm that it divides by."""
-    return _is_round(norm) or _is_round(norm + CLIP_EPSILON / tensor.ratio)
-
-
-def _clipped_by_norm(tensor: TensorReport, norm: float, of_what: str) -> Diagnosis:
+def _clipped_by_norm(tensor: TensorReport, total: float, clip: _Norm, of_what: str) -> Diagnosis:
     return Diagnosis(
         key="clipped_by_norm",
-        explanation=f"{tensor.explanation}, and the norm of {of_what} is {norm:.4g}, a round number",
-        cause=_clipped(f"to a norm of {norm:.4g}"),
+        explanation=f"{tensor.explanation}, and the norm of {of_what} is {total:.6g}{_is_what(total, clip)}",
+        cause=_cause(total, clip),
         verdict=Verdict.clipped,
     )
+
+
+def _is_what(total: float, clip: _Norm) -> str:
+    if not clip.is_scaled:
+        return f", which is `{clip.constant}`" if clip.constant else ", a round number"
+    if abs(clip.value / total - 1) < ROUND:
+        return ", a round number"
+    return f", which times `{clip.constant}` is {clip.value:.6g}, a round number"
+
+
+def _cause(total: float, clip: _Norm) -> str:
+    if not clip.is_scaled:
+        return _clipped(f"to a norm of {clip.value:.6g}")
+    how = f"the gradient is clipped to a norm of {clip.value:.6g} while the loss scale `{clip.constant}` is in it"
+    if abs(clip.value / total - 1) < ROUND:
+        return f"{how}; unscale the gradients, call after_backward, and clip then"
+    return f"{how}, and unscaled afterwards; unscale first, call after_backward, and clip then"
 
 
 def _clipped(how: str) -> str:
     return f"the gradient is clipped {how} before the check; call after_backward before clipping"
 
 
-TENSOR_CAUSES = (clipped_by_value,)
+TENSOR_CAUSES = (clipped_by_value, clipped_and_wrong)
 MODEL_CAUSES = (clipped_by_common_norm, clipped_by_own_norm)

@@ -29,7 +29,7 @@ def _meaning(tensor: Symptoms, factors: Sequence[KnownFactor]) -> str:
     meanings = [factor.meaning for factor in factors]
     if factors[0].is_sure or factors[0].is_plain:
         return meanings[0]
-    ratio = tensor.evidence.all.ratio
+    ratio = tensor.evidence.factor
     _, size = too_small_or_large(ratio.value, ratio.error)
     return f"{size}: is it that {', or that '.join(meanings)}?"
 

@@ -10,14 +10,20 @@ A new cause is a function in the file of its family and its place in the tuple a
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from gradguard.diagnosis.causes import clipping, factors, location, shared
+from gradguard.diagnosis.causes import clipping, counted, factors, fields, location, shared
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
 
 TensorCause: TypeAlias = Callable[[Symptoms], Diagnosis | None]
 ModelCause: TypeAlias = Callable[[Model], Mapping[str, Diagnosis]]
 Hint: TypeAlias = Callable[[Model], Diagnosis | None]
 
-TENSOR_CAUSES: Sequence[TensorCause] = (*factors.TENSOR_CAUSES, *clipping.TENSOR_CAUSES, *location.TENSOR_CAUSES)
+TENSOR_CAUSES: Sequence[TensorCause] = (
+    *factors.TENSOR_CAUSES,
+    *fields.TENSOR_CAUSES,
+    *counted.TENSOR_CAUSES,
+    *clipping.TENSOR_CAUSES,
+    *location.TENSOR_CAUSES,
+)
 MODEL_CAUSES: Sequence[ModelCause] = (*clipping.MODEL_CAUSES, *factors.MODEL_CAUSES)
 HINTS: Sequence[Hint] = shared.HINTS
 
@@ -33,5 +39,7 @@ def causes_of_model(model: Model) -> Mapping[str, Diagnosis]:
 
 
 def hint_of_model(model: Model) -> Diagnosis | None:
-    """The first hint that all tensors together give; None where they give none."""
+    """The first hint that all tensors together give; None where they give none, or where their causes are named."""
+    if all(tensor.cause_key.startswith(fields.KEYS) for tensor in model.wrong):
+        return None
     return next(filter(None, (hint(model) for hint in HINTS)), None)

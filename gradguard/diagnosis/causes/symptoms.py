@@ -1,7 +1,7 @@
 """What a cause may look at, one tensor or the whole model, and what it answers with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,21 @@ class Diagnosis:
     verdict: Verdict | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The arrays of the model around a tensor, as they are, not copied.
+
+    Attributes:
+        params: The parameters, by name.
+        gradients: Their gradients, by name.
+        suspects: The names of the tensors whose gradient is known to disagree.
+    """
+
+    params: Mapping[str, Array] = field(default_factory=dict)
+    gradients: Mapping[str, Array] = field(default_factory=dict)
+    suspects: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Symptoms:
     """What is known of one tensor when its cause is looked for.
@@ -43,6 +58,7 @@ class Symptoms:
         worst: The entries that deviate most, in units of their error bars, worst first.
         history: The constants of the training, and earlier ratios of the tensor.
         thresholds: What counts as agreement.
+        surroundings: The arrays of the model.
     """
 
     verdict: Verdict
@@ -51,11 +67,12 @@ class Symptoms:
     worst: Sequence[Entry]
     history: History
     thresholds: Thresholds
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     @cached_property
     def factors(self) -> Sequence[KnownFactor]:
         """The known numbers that the ratio may be; none where the error is not one factor."""
-        ratio = self.evidence.all.ratio
+        ratio = self.evidence.factor
         return self.history.names_of(ratio.value, ratio.error, self.evidence.shape) if self.verdict.is_factor else ()
 
     @cached_property

@@ -1,0 +1,43 @@
+"""Causes of a gradient of which some contributions are counted once where they come several times."""
+
+import numpy as np
+
+from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
+from gradguard.report import Verdict, listed
+
+MAX_TIMES = 20  # the largest whole number n/g that counts contributions
+MIN_SUPPORT = 4.0  # powers of ten by which it is excluded that all ratios are whole by chance
+MAX_LISTED = 4  # whole numbers that a sentence names
+
+
+def overwritten(tensor: Symptoms) -> Diagnosis | None:
+    """Several different whole numbers n/g: equal contributions overwrite each other where they should be added."""
+    if tensor.verdict is not Verdict.structure:
+        return None
+    entries = tensor.evidence.entries.where(tensor.evidence.entries.resolvable)
+    if not entries.size:
+        return None
+    times = entries.n / entries.g
+    whole = np.round(times)
+    error = np.maximum(entries.deviation / np.abs(entries.g), np.finfo(float).eps)
+    off = np.abs(times - whole)
+    several = whole > 1
+    is_whole = (off <= 3 * error).all() and (whole >= 1).all() and (whole <= MAX_TIMES).all()
+    found = np.unique(whole[several])
+    if not is_whole or found.size < 2:
+        return None
+    support = -float(np.log10(np.minimum(1.0, 2 * np.maximum(off, error)[several])).sum())
+    if support < MIN_SUPPORT:
+        return None
+    numbers = listed([f"{number:g}" for number in np.unique(whole)[:MAX_LISTED]])
+    return Diagnosis(
+        key="overwritten",
+        explanation=f"n/g are whole numbers at all {entries.size} entries that tell it, such as {numbers}",
+        cause=(
+            "contributions that should be added overwrite each other: `=` in place of `+=`, or an index that repeats "
+            "(np.add.at, index_add)"
+        ),
+    )
+
+
+TENSOR_CAUSES = (overwritten,)

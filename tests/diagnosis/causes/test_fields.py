@@ -1,0 +1,106 @@
+"""Causes that predict n from the weights and the gradients: each is named on its own kind, and on nothing else."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gradguard import Report, Verdict, check
+
+Arrays = dict[str, np.ndarray]
+SHAPES = {"W": (6, 8), "S": (7, 7), "T": (7, 7), "b": (8,), "K": (3, 4, 3)}
+
+
+def arrays(dtype: type = np.float64, seed: int = 0) -> tuple[Arrays, Arrays, Callable[[Arrays], float]]:
+    """Parameters, and the gradient and the value of a loss that is a sum of sines with a random weight each."""
+    rng = np.random.default_rng(seed)
+    params = {name: rng.normal(size=shape).astype(dtype) for name, shape in SHAPES.items()}
+    weights = {name: rng.normal(size=shape).astype(dtype) for name, shape in SHAPES.items()}
+    grads = {name: weights[name] * np.cos(params[name]) for name in params}
+
+    def loss(moved: Arrays) -> float:
+        return float(sum((weights[name] * np.sin(moved[name])).sum() for name in moved))
+
+    return params, grads, loss
+
+
+def checked(change: Callable[[Arrays, Arrays], Arrays], **options: object) -> Report:
+    """The check of a gradient in which a fault has replaced some tensors."""
+    params, grads, loss = arrays()
+    return check(params, grads | change(params, grads), loss, **options)  # type: ignore[arg-type]
+
+
+FAULTS: dict[str, tuple[str, Callable[[Arrays, Arrays], Arrays]]] = {
+    "decay in the gradient": ("weight_decay", lambda w, g: {"W": g["W"] + 0.03 * w["W"]}),
+    "decay with the wrong sign": ("weight_decay", lambda w, g: {"b": g["b"] - 2e-4 * w["b"]}),
+    "decay and a factor": ("weight_decay", lambda w, g: {"W": 0.1 * (g["W"] + 0.03 * w["W"])}),
+    "L1": ("l1_penalty", lambda w, g: {"W": g["W"] + 0.03 * np.sign(w["W"])}),
+    "square, transposed": ("transposed", lambda _, g: {"S": g["S"].T.copy()}),
+    "oblong, transposed and reshaped": ("transposed", lambda _, g: {"W": g["W"].T.reshape(6, 8).copy()}),
+    "oblong, reshaped and transposed": ("transposed", lambda _, g: {"W": g["W"].reshape(8, 6).T.copy()}),
+    "three axes, two exchanged": ("transposed", lambda _, g: {"K": g["K"].transpose(2, 1, 0).copy()}),
+    "reversed": ("reversed", lambda _, g: {"K": g["K"][::-1, :, ::-1].copy()}),
+    "off by one": ("shifted", lambda _, g: {"b": np.roll(g["b"], 1)}),
+    "interleaved": ("interleaved", lambda _, g: {"W": g["W"].reshape(6, 4, 2).transpose(0, 2, 1).reshape(6, 8)}),
+    "gates exchanged": ("permuted", lambda _, g: {"W": g["W"][:, [0, 1, 4, 5, 2, 3, 6, 7]]}),
+    "rows permuted": ("permuted", lambda _, g: {"W": g["W"][[0, 3, 5, 1, 4, 2]]}),
+    "swapped": ("of_another_tensor", lambda _, g: {"S": g["T"], "T": g["S"]}),
+    "written twice": ("written_twice", lambda _, g: {"S": g["T"].copy()}),
+}
+
+
+@pytest.mark.parametrize(("key", "change"), FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_named(key: str, change: Callable[[Arrays, Arrays], Arrays]) -> None:
+    """Whatever the tensor's shape; the tensors that agree are not blamed, and the summary speaks of the cause."""
+    params, grads, _ = arrays()
+    report = checked(change)
+    wrong = {name for name, tensor in report.tensors.items() if tensor.verdict.is_bug}
+    assert wrong == set(change(params, grads))
+    for name in wrong:
+        assert report.tensors[name].cause_key.split(":")[0] == key
+        assert report.tensors[name].cause in report.explanation
+
+
+NO_NAME: dict[str, Callable[[Arrays, Arrays], Arrays]] = {
+    "random": lambda _, g: {"W": g["W"] * np.random.default_rng(1).uniform(0.5, 2, (6, 8))},
+    "the cube": lambda w, g: {"S": g["S"] + 0.05 * w["S"] ** 3},
+    "almost transposed": lambda _, g: {"S": g["S"].T * np.random.default_rng(1).uniform(0.9, 1.1, (7, 7))},
+    "almost decay": lambda w, g: {"W": g["W"] + 0.03 * w["W"] * np.random.default_rng(1).uniform(0.9, 1.1, (6, 8))},
+    "a derivative left out": lambda w, g: {"b": g["b"] / np.cos(w["b"])},
+}
+
+
+@pytest.mark.parametrize("change", NO_NAME.values(), ids=NO_NAME)
+def test_what_only_resembles_a_fault_is_not_named(change: Callable[[Arrays, Arrays], Arrays]) -> None:
+    """It is a structural error, and no more is said."""
+    params, grads, _ = arrays()
+    report = checked(change)
+    for name in change(params, grads):
+        assert report.tensors[name].verdict is Verdict.structure
+        assert report.tensors[name].cause_key.startswith(("chain_rule", "wrong_slice"))
+
+
+def test_the_coefficient_of_a_penalty_is_named_after_a_constant() -> None:
+    """Its size and sign are told: here the gradient has what the loss has not."""
+    report = checked(lambda w, g: {"W": g["W"] + 0.03 * w["W"]}, constants={"weight_decay": 0.03, "batch": 16})
+    tensor = report.tensors["W"]
+    assert "n - g is -0.03" in tensor.explanation
+    assert "0.03 is `weight_decay`" in tensor.explanation
+    assert "the gradient has it and the loss does not" in tensor.cause
+
+
+def test_two_biases_of_one_gradient_are_not_swapped() -> None:
+    """Their gradients are equal by nature; one of them is wrong, and the other is no place where the right one went."""
+    rng = np.random.default_rng(0)
+    params = {"b_ih": rng.normal(size=9), "b_hh": rng.normal(size=9)}
+    slope = np.cos(params["b_ih"] + params["b_hh"])
+    wrong = {"b_ih": slope * rng.uniform(0.5, 2, 9), "b_hh": slope}
+    report = check(params, wrong, lambda moved: float(np.sin(moved["b_ih"] + moved["b_hh"]).sum()))
+    assert report.tensors["b_ih"].cause_key == "chain_rule"
+
+
+def test_float32_differences_suffice_for_a_transpose() -> None:
+    """Bars of native differences are wide, and twelve entries are enough all the same."""
+    params, grads, loss = arrays(np.float32)
+    report = check(params, grads | {"S": grads["S"].T.copy()}, loss, precision="native")
+    assert report.tensors["S"].cause_key == "transposed"
