@@ -193,9 +193,10 @@ SQUARE, BIAS = (G[:, :8], G[:, :8] ** 3), (G[0], G[0] ** 3)
         ({"Wx": WRONG, "Whh": SQUARE, "V": RIGHT}, "carry_through_time"),
         ({"layer1": WRONG, "layer2": SQUARE, "layer3": RIGHT}, "error_enters"),
         ({"W1": WRONG, "W2": SQUARE, "V": RIGHT, "b1": BIAS, "b2": BIAS}, "error_enters"),
-        ({"W1": WRONG, "W2": WRONG, "b2": (G[0], G[0]), "V": RIGHT}, ""),
+        ({"W1": WRONG, "W2": WRONG, "b2": (G[0], G[0]), "V": RIGHT}, "weights_only"),
         ({"V": RIGHT, "W2": WRONG, "W1": WRONG}, ""),
-        ({"Wx": WRONG, "Whh": SQUARE, "b": (G[0, :8], G[0, :8]), "V": RIGHT}, ""),
+        ({"Wx": WRONG, "Whh": SQUARE, "b": (G[0, :8], G[0, :8]), "V": RIGHT}, "weights_only"),
+        ({"E": WRONG, "W": RIGHT, "V": RIGHT}, "only_one_wrong"),
         ({"W1": WRONG, "b1": BIAS, "V": WRONG}, "every_tensor_wrong"),
     ],
     ids=[
@@ -209,6 +210,7 @@ SQUARE, BIAS = (G[:, :8], G[:, :8] ** 3), (G[0], G[0] ** 3)
         "bias agrees",
         "above is wrong",
         "recurrent, bias agrees",
+        "one alone",
         "all wrong",
     ],
 )

@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
+from gradguard.diagnosis.causes.location import own_bias
+from gradguard.diagnosis.causes.shared import is_unnamed
+from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
 from gradguard.report import Verdict, listed
 
 MAX_TIMES = 20  # the largest whole number n/g that counts contributions
 MIN_SUPPORT = 4.0  # powers of ten by which it is excluded that all ratios are whole by chance
+MIN_RIGHT = 2  # tensors that agree, beside which one that is wrong stands out
 MAX_LISTED = 4  # whole numbers that a sentence names
 
 
@@ -40,4 +43,28 @@ def overwritten(tensor: Symptoms) -> Diagnosis | None:
     )
 
 
+def only_one_wrong(model: Model) -> Diagnosis | None:
+    """One tensor is wrong, by no factor, and all others agree: its own contributions are not added up right."""
+    if len(model.wrong) != 1 or model.unclear or len(model.right) < MIN_RIGHT or not is_unnamed(model.wrong[0]):
+        return None
+    (wrong,), names = model.wrong, list(model.tensors)
+    place = names.index(wrong.name)
+    may_come_from_above = place == 0 and own_bias(wrong, list(model.tensors.values())) is None
+    above = (
+        f"; or, if the tensors are in the order of the forward pass, the error enters between it and {names[1]}"
+        if may_come_from_above
+        else ""
+    )
+    return Diagnosis(
+        key="only_one_wrong",
+        explanation=f"Of all tensors only {wrong.name} is wrong",
+        cause=(
+            "look at how its own gradient is put together (an index or row that repeats, which takes np.add.at; a tied "
+            "or shared tensor, whose uses are all added up; `=` in place of `+=`; an outer product with the inputs of "
+            f"another step or layer){above}"
+        ),
+    )
+
+
 TENSOR_CAUSES = (overwritten,)
+HINTS = (only_one_wrong,)

@@ -1,8 +1,12 @@
 """Causes of a gradient that is wrong in one part of a tensor only."""
 
-from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
+import math
+from collections.abc import Sequence
+
+from gradguard.diagnosis.causes.shared import is_unnamed, is_vector
+from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
 from gradguard.diagnosis.explain import uncertain, worst_entry
-from gradguard.report import BlockReport, Verdict, listed
+from gradguard.report import BlockReport, TensorReport, Verdict, listed
 from gradguard.statistics import DerivativePairs, Rules
 
 LESS = 0.2  # of the discrepancy of the worst blocks, below which the others are wrong because these are
@@ -87,4 +91,31 @@ def _inside(entries: DerivativePairs, rules: Rules) -> str:
     return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_one_factor else ""
 
 
+def weights_only(model: Model) -> Diagnosis | None:
+    """Matrices are wrong by no factor, and the biases beside them agree: what reaches these layers is right."""
+    tensors, wrong = list(model.tensors.values()), model.wrong
+    if len(wrong) < 2 or any(is_vector(tensor) for tensor in wrong) or not all(map(is_unnamed, wrong)):
+        return None
+    with_bias = [tensor for tensor in tensors if not is_vector(tensor) and own_bias(tensor, tensors)]
+    biased = [tensor for tensor in wrong if tensor in with_bias]
+    is_whole_kind = biased == wrong or (biased and biased == with_bias)
+    if not is_whole_kind or any(own_bias(tensor, tensors) not in model.right for tensor in biased):
+        return None
+    return Diagnosis(
+        key="weights_only",
+        explanation=f"The biases agree and the matrices beside them are wrong ({listed([one.name for one in wrong])})",
+        cause=(
+            "what reaches these layers is right, and the outer product with their inputs is formed wrongly (inputs of "
+            "another step, row or layer, before in place of after the activation or the dropout, or not transposed)"
+        ),
+    )
+
+
+def own_bias(tensor: TensorReport, tensors: Sequence[TensorReport]) -> TensorReport | None:
+    """The bias of a matrix: the next tensor, where that is a vector with the length of an axis of the matrix."""
+    following = tensors[tensors.index(tensor) + 1 :][:1]
+    return next((one for one in following if is_vector(one) and math.prod(one.shape) in tensor.shape), None)
+
+
 TENSOR_CAUSES = (wrong_blocks, worst_blocks, wrong_slice)
+HINTS = (weights_only,)

@@ -25,7 +25,7 @@ TENSOR_CAUSES: Sequence[TensorCause] = (
     *location.TENSOR_CAUSES,
 )
 MODEL_CAUSES: Sequence[ModelCause] = (*clipping.MODEL_CAUSES, *factors.MODEL_CAUSES)
-HINTS: Sequence[Hint] = shared.HINTS
+HINTS: Sequence[Hint] = (*location.HINTS, *shared.HINTS, *counted.HINTS)
 
 
 def cause_of_tensor(tensor: Symptoms) -> Diagnosis | None:

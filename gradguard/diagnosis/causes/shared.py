@@ -73,7 +73,7 @@ def carry_through_time(model: Model) -> Diagnosis | None:
 def error_enters(model: Model) -> Diagnosis | None:
     """All tensors up to some layer are wrong by no factor, and all above it agree."""
     wrong = _of(Verdict.structure, model)
-    if len(wrong) < 2 or len(wrong) < len(model.wrong) or model.unclear or not all(map(_is_unnamed, wrong)):
+    if len(wrong) < 2 or len(wrong) < len(model.wrong) or model.unclear or not all(map(is_unnamed, wrong)):
         return None
     edge = _edge(list(model.tensors.values()))
     if edge is None:
@@ -86,7 +86,8 @@ def error_enters(model: Model) -> Diagnosis | None:
         ),
         cause=(
             f"look at how the backward pass carries the gradient from {above} down to {below} (the transposed matrix, "
-            "the slope of the activation), and from one use of the layer to the next if it is used several times"
+            "the slope of the activation, random numbers drawn anew where the forward pass is recomputed, what passes "
+            "for a constant), and from one use of the layer to the next if it is used several times"
         ),
     )
 
@@ -100,8 +101,9 @@ def every_tensor_wrong(model: Model) -> Diagnosis | None:
         key="every_tensor_wrong",
         explanation="Every tensor is wrong, and by no factor",
         cause=(
-            "g may be no gradient of this loss (a momentum buffer or an average, another batch or hidden state, a "
-            "penalty that only one of the two has), or the derivative of the loss itself is wrong"
+            "g may be no gradient of this loss (a momentum buffer or an average, gradients of earlier steps added up, "
+            "another batch or hidden state, the last step's loss alone, a penalty that only one of the two has), or "
+            "the derivative of the loss itself is wrong"
         ),
     )
 
@@ -110,7 +112,7 @@ def _of(verdict: Verdict, model: Model) -> list[TensorReport]:
     return [tensor for tensor in model.wrong if tensor.verdict is verdict]
 
 
-def _is_unnamed(tensor: TensorReport) -> bool:
+def is_unnamed(tensor: TensorReport) -> bool:
     """Whether nothing but the place of its error is known."""
     return tensor.cause_key.startswith(("chain_rule", "wrong_slice"))
 
@@ -124,10 +126,10 @@ def _edge(tensors: Sequence[TensorReport]) -> tuple[TensorReport, TensorReport] 
     whole = _split(tensors)
     if whole is not None:
         below, above = whole[0][-1], whole[1][0]
-        return None if _is_vector(above) and math.prod(above.shape) in below.shape else (below, above)
-    vectors = [tensor for tensor in tensors if _is_vector(tensor)]
+        return None if is_vector(above) and math.prod(above.shape) in below.shape else (below, above)
+    vectors = [tensor for tensor in tensors if is_vector(tensor)]
     right = sum(not tensor.verdict.is_bug for tensor in vectors)
-    matrices = _split([tensor for tensor in tensors if not _is_vector(tensor)])
+    matrices = _split([tensor for tensor in tensors if not is_vector(tensor)])
     if matrices is None or right > len(matrices[1]) or not (right in (0, len(vectors)) or _split(vectors)):
         return None
     return matrices[0][-1], matrices[1][0]
@@ -140,7 +142,7 @@ def _split(tensors: Sequence[TensorReport]) -> tuple[Sequence[TensorReport], Seq
     return (wrong, right) if wrong and right and all(tensor.verdict.is_bug for tensor in wrong) else None
 
 
-def _is_vector(tensor: TensorReport) -> bool:
+def is_vector(tensor: TensorReport) -> bool:
     """Whether it is a bias by its shape: a vector, a row or a column."""
     return math.prod(tensor.shape) == max(tensor.shape, default=1)
 
@@ -166,7 +168,7 @@ def _has_gates(tensor: TensorReport) -> bool:
 
 def _has_right_bias(tensor: TensorReport, model: Model) -> bool:
     """Whether a bias of its layer agrees, by its size: then what the layer receives through time is right."""
-    return any(_is_vector(other) and math.prod(other.shape) == max(tensor.shape) for other in model.right)
+    return any(is_vector(other) and math.prod(other.shape) == max(tensor.shape) for other in model.right)
 
 
 HINTS = (one_factor_everywhere, factor_with_more_on_top, carry_through_time, error_enters, every_tensor_wrong)

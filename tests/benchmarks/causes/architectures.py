@@ -53,7 +53,7 @@ class Architecture(Protocol):
 def loss_of(
     net: Architecture, params: Params, data: Data, slips: Slips = NONE, last: bool = False
 ) -> tuple[Node, dict[str, Node]]:
-    """The loss of parameters, as the end of a tape, and the parameters on it; of the last target of all, or their mean."""
+    """The loss as the end of a tape, and the parameters on it; with `last`, the share of the last target alone."""
     nodes = {name: Node(value, name=name, slips=slips) for name, value in params.items()}
     inputs = data.inputs.astype(next(iter(params.values())).dtype)
     scores = net.scores(nodes, inputs)
@@ -64,9 +64,7 @@ def loss_of(
     return loss, nodes
 
 
-def gradient_of(
-    net: Architecture, params: Params, data: Data, slips: Slips = NONE, last: bool = False
-) -> Params:
+def gradient_of(net: Architecture, params: Params, data: Data, slips: Slips = NONE, last: bool = False) -> Params:
     """The gradient of the loss, or what slips make of it."""
     return gradients(*loss_of(net, params, data, slips, last))
 
@@ -85,6 +83,7 @@ class Lstm:
     constants = {"timesteps": 7.0, "batch": 5.0}  # noqa: RUF012 - never written
 
     def fresh(self, seed: int) -> Params:
+        """Random parameters."""
         gates = 4 * self.hidden
         shapes: dict[str, tuple[int, ...]] = {
             "Wx": (self.inputs, gates), "Wh": (self.hidden, gates), "b": (gates,),
@@ -93,11 +92,13 @@ class Lstm:
         return _normal(np.random.default_rng(seed), shapes)
 
     def batch(self, seed: int) -> Data:
+        """A random batch."""
         rng = np.random.default_rng(seed)
         size = (self.steps, self.rows, self.inputs)
         return Data(rng.normal(size=size), rng.integers(0, self.classes, self.steps * self.rows))
 
     def scores(self, params: dict[str, Node], inputs: Values) -> Node:
+        """The scores, a row for each target."""
         slips, width = params["b"].slips, self.hidden
         h = c = Node(np.zeros((self.rows, width), inputs.dtype), slips=slips)
         total = None
@@ -133,6 +134,7 @@ class FeedForward:
     constants = {"batch": 16.0}  # noqa: RUF012 - never written
 
     def fresh(self, seed: int) -> Params:
+        """Random parameters."""
         width = self.hidden
         shapes: dict[str, tuple[int, ...]] = {
             "W1": (self.inputs, width), "scale": (width,), "shift": (width,), "W2": (width, width), "b2": (width,),
@@ -142,10 +144,12 @@ class FeedForward:
         return params | {"scale": params["scale"] + 1}
 
     def batch(self, seed: int) -> Data:
+        """A random batch."""
         rng = np.random.default_rng(seed)
         return Data(rng.normal(size=(self.rows, self.inputs)), rng.integers(0, self.classes, self.rows))
 
     def scores(self, params: dict[str, Node], inputs: Values) -> Node:
+        """The scores, a row for each target."""
         normal = (Node(inputs, slips=params["W1"].slips) @ params["W1"]).normalized()
         h = (normal * params["scale"] + params["shift"]).tanh()
         for _ in range(2):
@@ -164,6 +168,7 @@ class Attention:
     constants = {"batch": 4.0, "tokens": 6.0}  # noqa: RUF012 - never written
 
     def fresh(self, seed: int) -> Params:
+        """Random parameters."""
         width = self.width
         square = (width, width)
         shapes: dict[str, tuple[int, ...]] = {
@@ -173,13 +178,14 @@ class Attention:
         return _normal(np.random.default_rng(seed), shapes)
 
     def batch(self, seed: int) -> Data:
+        """A random batch."""
         rng = np.random.default_rng(seed)
         words = rng.integers(0, self.words, (self.rows, self.tokens))
         return Data(words.astype(np.float64), rng.integers(0, self.words, words.size))
 
     def scores(self, params: dict[str, Node], inputs: Values) -> Node:
+        """The scores, a row for each target."""
         words = inputs.astype(int)
-        x = params["E"].part(words[:, 0])
         rows = []
         for sequence in words:
             x = params["E"].part(sequence)

@@ -3,9 +3,9 @@
 What is measured: `gradguard.check` on an LSTM, a feed-forward network with batch normalization and a network with
 attention, each with every kind of fault, and without any. In "float32, native" the loss is differenced in float32, too.
 
-How to read it: a cell has a letter for each architecture. N: told on some tensor, and the cause named. n: so told with
-the words that name it, in a hint. t: told, without a name. W: a cause is named that it is not. -: not told. The last
-rows count them; "alarms" are tensors of right gradients that are reported as wrong. The goal is no W, no - and no alarm.
+How to read it: a cell has a letter for each network. N: reported as a bug, and the cause of a tensor is the right one.
+n: the summary names it. t: reported, without a name. W: another cause is named. -: not reported. The last rows count
+them; "alarms" are tensors of right gradients that are reported as wrong. The goal is no W, no - and no alarm.
 
     python tests/benchmarks causes
     python tests/benchmarks causes --seeds 3 --processes 2

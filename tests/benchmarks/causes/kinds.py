@@ -1,7 +1,7 @@
 """The kinds of fault: what each makes of the gradients or of the loss, and what a report that names it says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Kind:
         made: The gradients that are handed over.
         keys: Identifiers of causes that name it, by their beginnings.
         words: Any of these in a report names it, too.
-        penalty: Factor of the sum of the squared weights in the loss.
+        penalty: Half of it times the sum of the squared weights is in the loss.
         unit: What the loss is multiplied by.
     """
 
@@ -54,7 +54,6 @@ class Kind:
     words: tuple[str, ...] = ()
     penalty: float = 0.0
     unit: float = 1.0
-    known: Mapping[str, float] = field(default_factory=dict)
 
 
 def _times(grads: Params, factor: float, names: tuple[str, ...] = ()) -> Params:
@@ -102,11 +101,15 @@ def _clipped_while_scaled(at: Situation) -> Params:
 
 
 def _clipped(at: Situation, count: int) -> Params:
-    """The `count` largest entries of the square matrix are clipped; at a round number."""
-    grad = at.right[at.net.square]
-    above, below = np.sort(np.abs(grad), axis=None)[-count], np.sort(np.abs(grad), axis=None)[-count - 1]
-    limit = next(limit for digits in range(1, 9) if below < (limit := float(f"{(above + below) / 2:.{digits}g}")) < above)
-    return at.right | {at.net.square: np.clip(grad, -limit, limit).astype(grad.dtype)}
+    """The largest entries of a tensor are clipped at a round number between two of them; `count` at least."""
+    grads = at.right
+    for name, grad in grads.items():
+        sizes = np.sort(np.abs(grad), axis=None)[::-1]
+        for place in range(count, min(count + 3, sizes.size)):
+            limit = float(f"{(sizes[place - 1] + sizes[place]) / 2:.2g}")
+            if place > count > 1 or sizes[count] < limit < sizes[count - 1]:
+                return grads | {name: np.clip(grad, -limit, limit).astype(grad.dtype)}
+    raise ValueError(f"no tensor of {at.net.name} has a round number between its largest entries")
 
 
 def _momentum(at: Situation) -> Params:
@@ -170,9 +173,7 @@ KINDS = (
         lambda at: at.with_slips(Slips(wrong_rows=True)),
         words=("outer product", "biases agree"),
     ),
-    Kind(
-        "= in place of +=", lambda at: at.with_slips(Slips(overwritten=at.net.repeated)), ("overwritten",), ("`+=`",)
-    ),
+    Kind("= in place of +=", lambda at: at.with_slips(Slips(overwritten=at.net.repeated)), ("overwritten",), ("`+=`",)),
     Kind(
         "a path cut (truncation, statistics, keys)",
         lambda at: at.with_slips(Slips(cut=True)),
