@@ -23,6 +23,7 @@ USUAL_RANGE = 9.0  # of the logarithm of known numbers and ratios, from about 1/
 LOSS_SCALE = 10  # power of two from which it is no length of an axis but a loss scale
 # Places of the groups that hold products of constants, and of the two that hold lengths of axes.
 PRODUCTS, SIZES = 2, 7
+ONE_OFF = 4  # place of the means over one too few or too many, which round percentages are near as well
 MAX_REACH_OF_NUMBER = 1e-2  # the same for 1/ln 2: no constant of the user speaks for it
 MAX_REACH_OF_THREE = 3e-4  # the same for three constants, of which there are many products and quotients
 MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond three errors by chance
@@ -177,7 +178,7 @@ class History:
         fitting = groups[place]
         if place == PRODUCTS:  # no simpler than a length
             fitting = [*fitting, *groups[SIZES], *groups[SIZES + 1]]
-        sure = len(fitting) == 1 and place < SIZES and not now.fits_by_chance(place)
+        sure = len(fitting) == 1 and place < SIZES and place != ONE_OFF and not now.fits_by_chance(place)
         return [replace(one, is_sure=sure) for one in fitting[:MAX_NAMES]]
 
     def _fitting_before(self, group: Sequence[KnownFactor], shape: tuple[int, ...]) -> list[KnownFactor]:

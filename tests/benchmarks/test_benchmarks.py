@@ -33,6 +33,7 @@ SHOWN = {
     "detection_delay": ("reported", "median", "alarms"),
     "ablation": ("false", "caught", "all rules"),
     "tab": ("sentence and strip", "charts"),
+    "causes": ("weight decay in the gradient", "named wrongly", "alarms on right gradients"),
     "peers": ("false alarms", "named", "timesteps"),
 }
 WITH_A_TEST_OF_ITS_OWN = {"faults", "torch_identical", "torch_detection", "torch_cost", "torch_batching"}

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from gradguard.diagnosis.causes.location import own_bias
 from gradguard.diagnosis.causes.shared import is_unnamed
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Model, Symptoms
 from gradguard.report import Verdict, listed
@@ -49,10 +48,9 @@ def only_one_wrong(model: Model) -> Diagnosis | None:
         return None
     (wrong,), names = model.wrong, list(model.tensors)
     place = names.index(wrong.name)
-    may_come_from_above = place == 0 and own_bias(wrong, list(model.tensors.values())) is None
     above = (
         f"; or, if the tensors are in the order of the forward pass, the error enters between it and {names[1]}"
-        if may_come_from_above
+        if place == 0
         else ""
     )
     return Diagnosis(

@@ -96,10 +96,10 @@ def weights_only(model: Model) -> Diagnosis | None:
     tensors, wrong = list(model.tensors.values()), model.wrong
     if len(wrong) < 2 or any(is_vector(tensor) for tensor in wrong) or not all(map(is_unnamed, wrong)):
         return None
-    with_bias = [tensor for tensor in tensors if not is_vector(tensor) and own_bias(tensor, tensors)]
+    with_bias = [tensor for tensor in tensors if not is_vector(tensor) and _own_bias(tensor, tensors)]
     biased = [tensor for tensor in wrong if tensor in with_bias]
     is_whole_kind = biased == wrong or (biased and biased == with_bias)
-    if not is_whole_kind or any(own_bias(tensor, tensors) not in model.right for tensor in biased):
+    if not is_whole_kind or any(_own_bias(tensor, tensors) not in model.right for tensor in biased):
         return None
     return Diagnosis(
         key="weights_only",
@@ -111,7 +111,7 @@ def weights_only(model: Model) -> Diagnosis | None:
     )
 
 
-def own_bias(tensor: TensorReport, tensors: Sequence[TensorReport]) -> TensorReport | None:
+def _own_bias(tensor: TensorReport, tensors: Sequence[TensorReport]) -> TensorReport | None:
     """The bias of a matrix: the next tensor, where that is a vector with the length of an axis of the matrix."""
     following = tensors[tensors.index(tensor) + 1 :][:1]
     return next((one for one in following if is_vector(one) and math.prod(one.shape) in tensor.shape), None)

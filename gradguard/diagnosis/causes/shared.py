@@ -65,7 +65,8 @@ def carry_through_time(model: Model) -> Diagnosis | None:
         explanation="The recurrence is wrong and not all of the rest",
         cause=(
             "look at the carry through time (the derivative of the cell's tanh, the carried dc and dh, the transpose "
-            "of the recurrent matrix, `=` where steps are summed by `+=`)"
+            "of the recurrent matrix, a truncation, `=` where steps are summed by `+=`) and at the slopes of the "
+            "gates' activations"
         ),
     )
 

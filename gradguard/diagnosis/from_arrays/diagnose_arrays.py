@@ -9,6 +9,7 @@ import numpy as np
 
 from gradguard.arrays import Float64, quantum_of_column, require_constants
 from gradguard.diagnosis.across_tensors import summary, unmeasured, worst_verdict
+from gradguard.diagnosis.causes.symptoms import Surroundings
 from gradguard.diagnosis.classify import diagnose_tensor
 from gradguard.diagnosis.evidence import Evidence
 from gradguard.diagnosis.from_arrays.numbers import Numbers, read_numbers
@@ -95,8 +96,8 @@ def _diagnosed(
             says = f"{overflown.sum()} of {overflown.size} values of {what} are nan, inf or beyond {MAX_VALUE:g}"
             cause = "an overflow, or memory never written"
             return unmeasured({name: overflown.shape}, verdict, says, cause, cause_key="overflow")[name]
-    evidence = _evidence(name, g, n, error, quantum, largest)
-    return _with_format(diagnose_tensor(evidence, History(constants), Thresholds()), g)
+    evidence, alone = _evidence(name, g, n, error, quantum, largest), Surroundings(gradients={name: g.values})
+    return _with_format(diagnose_tensor(evidence, History(constants), Thresholds(), alone), g)
 
 
 def _with_format(tensor: TensorReport, g: Numbers) -> TensorReport:

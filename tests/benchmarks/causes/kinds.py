@@ -177,6 +177,6 @@ KINDS = (
     Kind(
         "a path cut (truncation, statistics, keys)",
         lambda at: at.with_slips(Slips(cut=True)),
-        words=("carry through time", "truncat", "enters", "handed down"),
+        words=("carry through time", "truncat", "enters", "detaches"),
     ),
 )

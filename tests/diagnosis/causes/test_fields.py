@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gradguard import Report, Verdict, check
+from gradguard import Report, Verdict, check, diagnose
 
 Arrays = dict[str, np.ndarray]
 SHAPES = {"W": (6, 8), "S": (7, 7), "T": (7, 7), "b": (8,), "K": (3, 4, 3)}
@@ -104,3 +104,9 @@ def test_float32_differences_suffice_for_a_transpose() -> None:
     params, grads, loss = arrays(np.float32)
     report = check(params, grads | {"S": grads["S"].T.copy()}, loss, precision="native")
     assert report.tensors["S"].cause_key == "transposed"
+
+
+def test_arrays_alone_show_a_transpose() -> None:
+    """`diagnose` is given no weights and no loss, and printed numbers have few digits."""
+    g = np.random.default_rng(0).normal(size=(5, 5)).round(4)
+    assert diagnose({"W": (g, g.T.round(3))}).tensors["W"].cause_key == "transposed"
