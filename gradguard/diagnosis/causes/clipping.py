@@ -21,6 +21,7 @@ MIN_FREE = 3  # entries below the limit that show whether they are wrong by a fa
 COUNTS = (
     8  # the largest multiple of the smallest |g| in a gradient that counts: other printed numbers are multiples too
 )
+LIMITS = ("clip", "norm", "limit")  # in the name of a constant that a norm may be clipped to
 TORCH_MARGIN = 1e-6  # that torch.nn.utils.clip_grad_norm_ adds to the norm before it divides by it
 
 
@@ -108,13 +109,11 @@ class _Norm:
 
     Attributes:
         value: It.
-        constant: The name of the constant that it equals, or by which it was multiplied; "" where there is none.
-        is_scaled: Whether the constant is what it was multiplied by.
+        scale: The name of the constant that was in the gradient when it was clipped; "" where there was none.
     """
 
     value: float
-    constant: str = ""
-    is_scaled: bool = False
+    scale: str = ""
 
 
 def clipped_by_common_norm(model: Model) -> Mapping[str, Diagnosis]:
@@ -140,7 +139,7 @@ def clipped_by_own_norm(model: Model) -> Mapping[str, Diagnosis]:
     return {
         name: _clipped_by_norm(tensor, model.norms[name], clip, "it")
         for name, (tensor, clip) in own.items()
-        if clip is not None and not clip.is_scaled
+        if clip is not None and not clip.scale
     }
 
 
@@ -157,11 +156,11 @@ def _clip(total: float, scaled: Sequence[TensorReport]) -> _Norm | None:
     best = min(scaled, key=lambda tensor: tensor.ratio_error / tensor.ratio)
     for norm in _norms(total, best):
         before = best.ratio * norm.value  # what was clipped, by the same multiple as the norm
-        for value in (norm.value, norm.value * (1 + TORCH_MARGIN / before)):
-            named = [name for name, given in best.constants.items() if abs(given / value - 1) < ROUND]
-            if named or _is_round(value):
-                is_sane = best.ratio > 1 or norm.is_scaled
-                return _Norm(value, norm.constant or "".join(named[:1]), norm.is_scaled) if is_sane else None
+        with_margin = norm.value * (1 + TORCH_MARGIN / before)
+        limits = [given for name, given in best.constants.items() if any(word in name.lower() for word in LIMITS)]
+        for value in (norm.value, with_margin):
+            if _is_round(value) or any(abs(given / value - 1) < ROUND for given in limits):
+                return _Norm(value, norm.scale)
     return None
 
 
@@ -171,7 +170,7 @@ def _norms(total: float, tensor: TensorReport) -> Iterator[_Norm]:
     if tensor.ratio > 1:
         yield _Norm(total)
     for name, scale in scales.items():
-        yield _Norm(total, name, is_scaled=True) if tensor.ratio < 1 else _Norm(total * scale, name, is_scaled=True)
+        yield _Norm(total if tensor.ratio < 1 else total * scale, name)
 
 
 def _is_round(value: float, within: float = ROUND) -> bool:
@@ -181,27 +180,31 @@ def _is_round(value: float, within: float = ROUND) -> bool:
 def _clipped_by_norm(tensor: TensorReport, total: float, clip: _Norm, of_what: str) -> Diagnosis:
     return Diagnosis(
         key="clipped_by_norm",
-        explanation=f"{tensor.explanation}, and the norm of {of_what} is {total:.6g}{_is_what(total, clip)}",
+        explanation=f"{tensor.explanation}, and the norm of {of_what} is {total:.4g}{_is_what(total, clip)}",
         cause=_cause(total, clip),
         verdict=Verdict.clipped,
     )
 
 
 def _is_what(total: float, clip: _Norm) -> str:
-    if not clip.is_scaled:
-        return f", which is `{clip.constant}`" if clip.constant else ", a round number"
-    if abs(clip.value / total - 1) < ROUND:
-        return ", a round number"
-    return f", which times `{clip.constant}` is {clip.value:.6g}, a round number"
+    if not clip.scale:
+        return ", a round number" if _is_round(clip.value) else ", the limit among the constants"
+    if _is_unscaled(total, clip):
+        return f", which times `{clip.scale}` is {clip.value:.4g}, a round number"
+    return ", a round number"
 
 
 def _cause(total: float, clip: _Norm) -> str:
-    if not clip.is_scaled:
-        return _clipped(f"to a norm of {clip.value:.6g}")
-    how = f"the gradient is clipped to a norm of {clip.value:.6g} while the loss scale `{clip.constant}` is in it"
-    if abs(clip.value / total - 1) < ROUND:
-        return f"{how}; unscale the gradients, call after_backward, and clip then"
-    return f"{how}, and unscaled afterwards; unscale first, call after_backward, and clip then"
+    if not clip.scale:
+        return _clipped(f"to a norm of {clip.value:.4g}")
+    how = f"the gradient is clipped to a norm of {clip.value:.4g} while the loss scale `{clip.scale}` is in it"
+    then = ", and unscaled afterwards" if _is_unscaled(total, clip) else ""
+    return f"{how}{then}; unscale first, call after_backward, and clip then"
+
+
+def _is_unscaled(total: float, clip: _Norm) -> bool:
+    """Whether the scale that was in a clipped gradient of this norm is no longer in it."""
+    return clip.value > 2 * total
 
 
 def _clipped(how: str) -> str:

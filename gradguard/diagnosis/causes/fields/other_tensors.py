@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradguard.arrays import Array, reductions
+from gradguard.arrays import Array, ShardedArray, reductions
 from gradguard.diagnosis.causes.fields.fit import Fit
 from gradguard.diagnosis.causes.fields.values import Index, gradient_of, is_unexplained, rearranged
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
@@ -70,4 +70,6 @@ def written_twice(tensor: Symptoms) -> Diagnosis | None:
 
 
 def _is_same(one: Array, other: Array) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and reductions.same_bits(one, other)
+    """Whether two gradients are equal bit for bit; of sharded ones a process sees a part only."""
+    is_whole = not isinstance(one, ShardedArray) and not isinstance(other, ShardedArray)
+    return is_whole and one.shape == other.shape and one.dtype == other.dtype and reductions.same_bits(one, other)
