@@ -37,6 +37,6 @@ def shortened(trace: TracebackType | None) -> TracebackType | None:
     for index in reversed(range(len(entries))):
         is_inner = own[index] and all(own[max(0, index - 1) : index + 2]) and 0 < index < len(entries) - 1
         if not is_inner:
-            entry = entries[index]
-            kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+            entries[index].tb_next = kept  # a new entry would need a line number, and a signal may have none
+            kept = entries[index]
     return kept
