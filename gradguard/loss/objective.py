@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from traceback import format_exception_only
@@ -103,6 +103,7 @@ class Objective:
         tries_copies: Whether the space makes the copies: then nobody marked the loss as batched, and a call with
             several copies may fail.
         at_once: How many points one call of the loss takes.
+        pads: Whether a call takes only a few fixed numbers of points, since the loss is compiled anew for each number.
         dtype: The dtype of the last loss.
         evaluations: Points evaluated so far.
         raised: What the loss raised at the last moved point at which it did; "" where it never did.
@@ -133,6 +134,15 @@ class Objective:
         self._undo_log = UndoLog() if undo_log is None else undo_log
         self._on_evaluations = on_evaluations
         self._weight = 1.0
+
+    @property
+    def pads(self) -> bool:  # noqa: D102 - as above
+        return isinstance(self.copy_factory, StackFactory) and self.copy_factory.pads
+
+    @pads.setter
+    def pads(self, pads: bool) -> None:
+        if isinstance(self.copy_factory, StackFactory):
+            self.copy_factory = replace(self.copy_factory, pads=pads)
 
     def __call__(self) -> Float64:
         """The losses at the present point, flat, shape (m,); m = 1 for a scalar loss.
@@ -176,9 +186,11 @@ class Objective:
 
         Afterwards the tensors are as they were.
         """
-        if self.at_once > 1 and isinstance(self.copy_factory, StackFactory):
+        factory = self.copy_factory
+        if self.at_once > 1 and isinstance(factory, StackFactory):
             return self._batched(
-                lambda: self._stacked_along(points, gradients), lambda: self._along_one_by_one(points, gradients)
+                lambda: self._stacked_along(factory, points, gradients),
+                lambda: self._along_one_by_one(points, gradients),
             )
         return self._along_one_by_one(points, gradients)
 
@@ -204,13 +216,13 @@ class Objective:
         return separate
 
     def _stacked_along(
-        self, points: Sequence[tuple[JointDirection, float]], gradients: Mapping[str, Array]
+        self, factory: StackFactory, points: Sequence[tuple[JointDirection, float]], gradients: Mapping[str, Array]
     ) -> JointValues:
         losses: list[Float64] = []
         moves: list[tuple[float, Float64]] = []
         for start in range(0, len(points), self.at_once):
             some = points[start : start + self.at_once]
-            stack = JointStack.of(self.space.arrays, list(points[0][0].parts), len(some))
+            stack = factory.joint_copies(list(points[0][0].parts), len(some))
             for (direction, amount), tensors in zip(some, stack.tensors, strict=True):
                 moves.append(direction.displace(tensors, amount, gradients))
             losses.extend(self.evaluate_copies(stack))
@@ -263,18 +275,18 @@ class Objective:
             ValueError: the array is not of K losses, or of K times the unreduced losses.
         """
         self._restore()
-        count = len(copies.tensors)
+        count, rows = len(copies.tensors), copies.rows
         self.evaluations += count
         self._on_evaluations(count)
         with self._undo_log.recorded(copies.installed()), user_settings(moved=True):
             values = numbers_of(self._loss(copies.arrays))
-        if values.ndim == 0 or len(values) != count or (self._reduction is None and values.size != count):
-            expected = f"({count},), a loss" if self._reduction is None else f"({count}, ...), the unreduced losses"
+        if values.ndim == 0 or len(values) != rows or (self._reduction is None and values.size != rows):
+            expected = f"({rows},), a loss" if self._reduction is None else f"({rows}, ...), the unreduced losses"
             raise ValueError(
-                f"the batched loss was handed {count} copies of the parameters on a leading axis, and returned an "
+                f"the batched loss was handed {rows} copies of the parameters on a leading axis, and returned an "
                 f"array of shape {values.shape}; expected {expected} of each copy"
             )
-        return values.astype(np.float64).reshape(count, -1)
+        return values[:count].astype(np.float64).reshape(count, -1)
 
     def total(self, values: Float64) -> float:
         """The scalar that the gradient is of, from unreduced losses or their differences, summed in float64."""

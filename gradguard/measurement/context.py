@@ -60,6 +60,7 @@ class ProvenSetup:
         noise: sigma of the loss in native precision.
         sizes: The size of each tensor when it was last measured.
         at_once: The number of points that one call of the loss takes.
+        pads: Whether a call takes only a few fixed numbers of points.
         near: The noise of the loss near the unperturbed parameters, in that precision.
     """
 
@@ -68,6 +69,7 @@ class ProvenSetup:
     noise: float
     sizes: Mapping[str, Size]
     at_once: int = 1
+    pads: bool = False
     near: Noise | None = None
 
 
@@ -210,7 +212,15 @@ class MeasurementContext:
     def proven(self) -> ProvenSetup:
         """What later checks need not prove again."""
         objective = self.objective
-        return ProvenSetup(objective.space.precision, self.unit, self.noise, self.sizes, objective.at_once, self.near)
+        return ProvenSetup(
+            precision=objective.space.precision,
+            unit=self.unit,
+            noise=self.noise,
+            sizes=self.sizes,
+            at_once=objective.at_once,
+            pads=objective.pads,
+            near=self.near,
+        )
 
     def try_batches(self, is_late: Callable[[], bool]) -> None:
         """Find out whether one call of the loss can take many points, where nobody has marked it as batched.

@@ -112,7 +112,7 @@ class CheckTarget:
         exact, refusal = self._proven_in_float64(native, context, is_late)
         if exact is not None:
             exact.evaluations += native.evaluations
-            exact.at_once = native.at_once
+            exact.at_once, exact.pads = native.at_once, native.pads
             centre = exact()
             near = self._near(exact, centre, FLOAT64_PAIRS)
             return replace(
@@ -165,7 +165,7 @@ class CheckTarget:
         if not context.is_measurable:
             return context
         if isinstance(self.loss, Batched):
-            objective.at_once = proven.at_once
+            objective.at_once, objective.pads = proven.at_once, proven.pads
         else:
             objective.at_once = rechecked_batch_size(objective, names[0], context.centre, proven.at_once)
         return context

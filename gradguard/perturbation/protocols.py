@@ -72,6 +72,10 @@ class Copies(Protocol):
         """The one tensor of each copy that may be moved; it need not be restored."""
 
     @property
+    def rows(self) -> int:
+        """How many losses the call returns: one for each copy, and any number more, which are not used."""
+
+    @property
     def arrays(self) -> Any:
         """What the loss is called with."""
 

@@ -36,7 +36,8 @@ SHOWN = {
     "causes": ("weight decay in the gradient", "named wrongly", "alarms on right gradients"),
     "peers": ("false alarms", "named", "timesteps"),
 }
-WITH_A_TEST_OF_ITS_OWN = {"faults", "torch_identical", "torch_detection", "torch_cost", "torch_batching"}
+OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching"}
+WITH_A_TEST_OF_ITS_OWN = {"faults", "compilations"} | OF_PYTORCH
 
 
 def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Path) -> None:
@@ -128,6 +129,14 @@ def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None
     assert head.split()[-1] == "gain"
     assert {len(head)} == {len(row) for row in rows} == {len(rule)}
     assert len(rows) == 12
+
+
+def test_the_compilations_of_a_jitted_loss_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Padded calls compile twice at the first check; the second row is theirs."""
+    pytest.importorskip("jax")
+    run("compilations", ["--quick"])
+    _head, _rule, _as_asked, padded = capsys.readouterr().out.splitlines()
+    assert padded.split()[3:5] == ["padded", "2"]
 
 
 def test_a_peer_that_is_not_installed_says_what_to_install(

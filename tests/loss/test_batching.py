@@ -1,4 +1,5 @@
 import pickle
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -8,7 +9,7 @@ from recorder import Recorder
 from gradguard import GradGuard, Verdict, batched, check
 from gradguard.arrays.types import Array
 from gradguard.loss.batch_size import tried_batch_size
-from gradguard.loss.batching import MAX_BYTES, Stack, max_copies
+from gradguard.loss.batching import MAX_BYTES, Stack, StackFactory, max_copies
 from gradguard.loss.objective import LossRequest, Objective
 from gradguard.perturbation.directions import MAX_KEPT_DIRECTION, gaussian
 from gradguard.perturbation.spaces import NativeCopies
@@ -105,6 +106,63 @@ def test_a_slow_batch_is_not_used() -> None:
     assert calls.items.count(2) == 3  # the proof, and the calls whose time was taken
 
 
+class Compiled:
+    """The batched loss of an LSTM, busy for a while at each call with a number of copies that it has not had before."""
+
+    def __init__(self) -> None:
+        self.model, self._loss, _, self.grads, self.calls = lstm()
+
+    def __call__(self, params: Mapping[str, Array]) -> object:
+        """The loss, or the losses of some copies."""
+        before = set(self.calls)
+        loss = self._loss(params)
+        ready = time.perf_counter() + (0.0 if self.calls[-1] in before else 0.1)
+        while time.perf_counter() < ready:
+            pass
+        return loss
+
+
+def test_a_loss_that_is_compiled_for_each_number_of_copies_is_called_with_few() -> None:
+    """The first check calls it with two numbers, and later checks with no others; the report is as ever."""
+    loss = Compiled()
+    guard = GradGuard(loss.model.params, batched(loss), every_n_steps=1, max_overhead=None, precision="native")
+    for step in range(4):
+        report = guard.after_backward(step, loss.grads)
+        assert report is not None
+        assert report.verdict is Verdict.ok
+        assert set(loss.calls) == {1, 8, 32}
+        assert report.evaluations <= sum(loss.calls)
+        assert step == 0 or report.evaluations <= 24
+
+
+def test_a_loss_that_is_compiled_already_is_called_with_few_numbers_of_copies() -> None:
+    """A second check tries two numbers that the first one has not used, and sees that each takes long."""
+    loss = Compiled()
+    check(loss.model.params, loss.grads, batched(loss))
+    assert set(loss.calls) == {1, 8, 32}
+    check(loss.model.params, loss.grads, batched(loss))
+    assert len(set(loss.calls)) <= 5
+
+
+def test_a_fault_is_found_through_calls_that_are_padded() -> None:
+    """The copies that fill a call up are no points of the check: the factor is as sharp as ever."""
+    loss = Compiled()
+    grads = loss.grads | {"Wh": loss.grads["Wh"] / np.float32(3)}
+    report = check(loss.model.params, grads, batched(loss))
+    assert {name for name, tensor in report.tensors.items() if tensor.verdict.is_bug} == {"Wh"}
+    assert report.tensors["Wh"].ratio == pytest.approx(3, rel=1e-3)
+
+
+def test_large_models_are_padded_within_their_memory() -> None:
+    """A padded call takes 8, 32 or as many copies as there is room for."""
+    for room, rows in ((512, [8, 8, 32, 32]), (20, [8, 8, 20]), (4, [4])):
+        factory = StackFactory(NativeCopies({"w": np.broadcast_to(np.float32(0), MAX_BYTES // (4 * room))}), pads=True)
+        assert factory.max_copies() == rows[-1]
+        counts = [count for count in (1, 8, 9, 32) if count <= factory.max_copies()]
+        assert [factory.copies(["w"] * count).rows for count in counts] == rows[: len(counts)]
+        assert [factory.joint_copies(["w"], count).rows for count in counts] == rows[: len(counts)]
+
+
 def of_one_only(params: Mapping[str, Array]) -> Array:
     """Sums over the copies too."""
     return (params["w"] ** 2).sum() + (params["b"] ** 2).sum()
@@ -119,7 +177,7 @@ def mixed(params: Mapping[str, Array]) -> Array:
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        (of_one_only, r"3 copies of the parameters .* shape \(\); expected \(3,\), a loss of each copy"),
+        (of_one_only, r"8 copies of the parameters .* shape \(\); expected \(8,\), a loss of each copy"),
         (mixed, r"3 copies of 'b' on a leading axis it returns .* where it returns .* for each of them alone"),
     ],
 )
@@ -146,10 +204,11 @@ def test_a_guard_with_a_marked_loss_can_be_pickled() -> None:
 
 
 def test_copies_share_what_is_not_moved() -> None:
-    """A stack takes the memory of the copies of one tensor; the others are repeated in place, 0-dimensional too."""
+    """A stack takes the memory of one tensor's copies; the other tensors are repeated in place, 0-dimensional too."""
     arrays = {"w": np.ones((3, 2), np.float32), "scale": np.array(2.0, np.float32)}
     for name in arrays:
-        stack = Stack.of(arrays, [name] * 7)
+        stack = Stack.of(arrays, [name] * 5, rows=7)
+        assert len(stack.tensors) == 5
         stack.tensors[4].write(np.full(arrays[name].shape, 9, np.float32))
         assert {other: array.shape for other, array in stack.arrays.items()} == {"w": (7, 3, 2), "scale": (7,)}
         assert np.array_equal((stack.arrays[name] == 9).reshape(7, -1).all(axis=1), np.arange(7) == 4)

@@ -97,6 +97,11 @@ class VectorizedCopies:
         self._limit = limit
 
     @property
+    def rows(self) -> int:
+        """How many losses one call returns."""
+        return len(self.tensors)
+
+    @property
     def arrays(self) -> "VectorizedCopies":
         """The argument of the loss, which calls `losses`."""
         return self
