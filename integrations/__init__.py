@@ -2,5 +2,6 @@
 
 An integration finds the parameters of a framework, and the moment in a training step at which the gradients are
 accumulated and unscaled but not yet clipped. The numerics stay in the core, which imports no framework, and each
-integration imports only its own: `native` needs a C or C++ compiler, `torch` needs PyTorch 2.6 or newer.
+integration imports only its own: `native` needs a C or C++ compiler, `torch` needs PyTorch 2.6 or newer, `jax` needs
+JAX 0.10 or newer.
 """

@@ -2,7 +2,7 @@
 
 from gradguard.loss.attempts import try_twice
 from gradguard.loss.batch_size import proven_batch_size, rechecked_batch_size, tried_batch_size
-from gradguard.loss.batching import MAX_COPIES, Batched, batched, loss_of_mapping
+from gradguard.loss.batching import MAX_COPIES, Batched, StackFactory, batched, loss_of_mapping
 from gradguard.loss.float64_proof import keeps_assigned_objects, reason_not_float64, reason_not_followed
 from gradguard.loss.interleaving import Search, interleave, run_search
 from gradguard.loss.objective import JointValues, LossRequest, LossValues, Objective
@@ -18,6 +18,7 @@ __all__ = [
     "Objective",
     "Reduction",
     "Search",
+    "StackFactory",
     "batched",
     "interleave",
     "keeps_assigned_objects",

@@ -3,5 +3,6 @@
 from gradguard.training.alerts import GradientError
 from gradguard.training.callback import CloseOnExit, GradGuard
 from gradguard.training.ranks import SINGLE_PROCESS, Ranks
+from gradguard.training.schedule import make_schedule
 
-__all__ = ["SINGLE_PROCESS", "CloseOnExit", "GradGuard", "GradientError", "Ranks"]
+__all__ = ["SINGLE_PROCESS", "CloseOnExit", "GradGuard", "GradientError", "Ranks", "make_schedule"]

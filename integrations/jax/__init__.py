@@ -1,0 +1,6 @@
+"""JAX 0.10 or newer: `JaxGuard` checks the gradients of a pure loss, hand-written derivative rules included."""
+
+from gradguard.integrations.jax.guard import JaxGuard
+from gradguard.integrations.jax.tap import gradient_tap
+
+__all__ = ["JaxGuard", "gradient_tap"]

@@ -1,0 +1,154 @@
+"""One training step as a check sees it: where the parameters stand, the loss of this batch, and its gradients."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradguard.arrays import Array
+from gradguard.integrations.jax.losses import CompiledLoss, Form, Loss
+from gradguard.integrations.jax.trees import host, named_leaves, require_alive, require_checkable
+from gradguard.loss import Reduction
+
+
+class LossCache:
+    """The loss, compiled once for each form in which it is called.
+
+    Args:
+        loss: `loss(params, *args)`.
+        reduction: Which scalar the gradient is of, if it returns an array.
+    """
+
+    def __init__(self, loss: Loss, reduction: Reduction | None) -> None:
+        self._loss = loss
+        self._reduction = reduction
+        self._compiled: dict[object, CompiledLoss] = {}
+
+    def compiled(self, form: Form, params: list[Any], traced: list[Any]) -> CompiledLoss:
+        """The compiled loss for calls of a form."""
+        key = form, tuple((array.shape, array.dtype) for array in params)
+        if key not in self._compiled:
+            self._compiled[key] = CompiledLoss(self._loss, form, params, traced, self._reduction)
+        return self._compiled[key]
+
+
+class Step:
+    """One training step; nothing of it is read before a check asks for it.
+
+    It is the loss on its batch, as the core evaluates it: a function of NumPy arrays by name.
+
+    Args:
+        losses: The loss of the training.
+        params: The tree of parameters.
+        args: The further arguments of the loss.
+    """
+
+    def __init__(self, losses: LossCache, params: object, args: tuple[object, ...]) -> None:
+        self._losses = losses
+        self._params = params
+        self._args = args
+
+    @cached_property
+    def leaves(self) -> dict[str, Any]:
+        """The parameters by name, as arrays of JAX.
+
+        Raises:
+            TypeError: One of them cannot be checked.
+            ValueError: One of them was donated; so too for an argument of the loss.
+        """
+        leaves = named_leaves(self._params)
+        require_checkable(leaves)
+        require_alive("argument of the loss", named_leaves(list(self._args)))
+        return leaves
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """The parameters by name, as NumPy arrays: float32 where NumPy lacks the dtype."""
+        return {name: host(leaf) for name, leaf in self.leaves.items()}
+
+    @cached_property
+    def _call(self) -> tuple[CompiledLoss, list[Any]]:
+        """The compiled loss, and the numbers in its further arguments."""
+        form, params, traced = Form.of(self._params, self._args)
+        return self._losses.compiled(form, params, traced), traced
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of the coarsest dtype in the loss."""
+        return self._call[0].unit
+
+    @property
+    def takes_copies(self) -> bool:
+        """Whether to try calls with many copies of the parameters: not where these are spread over several devices."""
+        on_one = all(len(leaf.devices()) == 1 for leaf in self.leaves.values() if isinstance(leaf, jax.Array))
+        return on_one and self._call[0].times.copies_pay
+
+    def __call__(self, params: Mapping[str, Array]) -> Array:
+        """The loss at some parameters, in float64 if they are; the losses of copies on a leading axis."""
+        compiled, traced = self._call
+        name, live = next(iter(self.leaves.items()))
+        is_stacked, is_wide = params[name].ndim > live.ndim, self._is_wide(params)
+        if is_stacked:
+            function = compiled.wide_of_copies if is_wide else compiled.native_of_copies
+        else:
+            function = compiled.wide if is_wide else compiled.native
+        started = time.perf_counter()
+        with jax.enable_x64(True) if is_wide else nullcontext():
+            losses = host(function(self._placed(params), traced))
+        if not is_stacked:
+            compiled.times.record(time.perf_counter() - started)
+        return losses
+
+    def gradients(self) -> dict[str, Array]:
+        """The gradients as the training computes them."""
+        compiled, traced = self._call
+        found = compiled.gradient(list(self.leaves.values()), traced)
+        return {name: host(gradient) for name, gradient in zip(self.leaves, found, strict=True)}
+
+    def exact_gradients(self) -> dict[str, Array]:
+        """The gradients in float64 of the operations of the forward pass; JAX raises where it has none."""
+        compiled, traced = self._call
+        with jax.enable_x64(True):
+            wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}
+            found = compiled.exact_gradient(self._placed(wide), traced)
+            return {name: host(gradient) for name, gradient in zip(self.leaves, found, strict=True)}
+
+    def _is_wide(self, params: Mapping[str, Array]) -> bool:
+        return any(params[name].dtype != array.dtype for name, array in self.arrays.items())
+
+    def _placed(self, params: Mapping[str, Array]) -> list[Any]:
+        """Parameters on the devices of the live ones; in their dtypes too, unless in float64."""
+        is_wide = self._is_wide(params)
+        placed = []
+        for name, live in self.leaves.items():
+            array = params[name] if is_wide else params[name].astype(live.dtype)
+            placed.append(jax.device_put(array, live.sharding) if isinstance(live, jax.Array) else array)
+        return placed
+
+
+class LazyMapping(Mapping[str, Array]):
+    """Arrays by name that are made when they are first asked for.
+
+    Args:
+        make: Makes them.
+    """
+
+    def __init__(self, make: Callable[[], Mapping[str, Array]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[str, Array]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> Array:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)

@@ -1,0 +1,180 @@
+"""A function of JAX with the operations of its forward pass alone, all in float64.
+
+The function is traced as the training calls it. Its jaxpr is then evaluated once more, each operation on float64
+operands. That keeps the random bits, the integers and the branches of the training, where a loss traced anew with x64
+enabled would draw other random numbers. A function with a derivative rule of its own, a `custom_vjp` or `custom_jvp`,
+takes part with the operations of its forward pass, and so does what `stop_gradient` hides: the derivative of the result
+is the one of the loss, whatever the rules say.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core
+
+Values = Sequence[Any]
+Rule = Callable[[Any, Values], Values]
+
+OPAQUE = frozenset({"bitcast_convert_type", "nextafter", "random_gamma", "pure_callback"})
+"""Operations that depend on the format of their operands, or leave JAX: they are evaluated in the training's dtypes."""
+PRINTING = frozenset({"debug_callback", "debug_print"})
+"""Operations that only show something: an evaluation of the loss leaves them out."""
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether a dtype is a floating one, real or complex, narrower than float64."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact)) and widened(dtype) != dtype
+
+
+def widened(dtype: Any) -> Any:
+    """The dtype with the precision of float64, for floating dtypes."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def widen(value: Any) -> Any:
+    """A value with the precision of float64, if it is a floating one."""
+    dtype = jnp.result_type(value)
+    return jnp.asarray(value, widened(dtype)) if is_narrow(dtype) else value
+
+
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a value in a jaxpr; that of a truth value for what is no array, such as a token."""
+    return getattr(atom.aval, "dtype", np.dtype(bool))
+
+
+def evaluate_widened(closed: core.ClosedJaxpr, arguments: Values) -> Values:
+    """The results of a jaxpr in float64; x64 must be enabled.
+
+    Args:
+        closed: The jaxpr, in the dtypes of the training.
+        arguments: Its arguments; floating ones of any precision.
+    """
+    return _evaluate(closed.jaxpr, closed.consts, arguments)
+
+
+def _evaluate(jaxpr: core.Jaxpr, consts: Values, arguments: Values) -> list[Any]:
+    known: dict[core.Var, Any] = dict(zip(jaxpr.constvars, map(widen, consts), strict=True))
+    known |= zip(jaxpr.invars, map(widen, arguments), strict=True)
+
+    def read(atom: Any) -> Any:
+        return widen(np.asarray(atom.val, dtype_of(atom))) if isinstance(atom, core.Literal) else known[atom]
+
+    for equation in jaxpr.eqns:
+        results = RULES.get(equation.primitive.name, _apply)(equation, [read(atom) for atom in equation.invars])
+        known |= zip(equation.outvars, results, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(equation: Any, values: Values) -> Values:
+    """Any other operation, which JAX has for float64 too."""
+    if equation.primitive.name in OPAQUE or any(True for _ in core.jaxprs_in_params(equation.params)):
+        return _apply_narrow(equation, values)
+    return [widen(value) for value in _bind(equation, values, _widened_dtypes(equation.params))]
+
+
+def _apply_narrow(equation: Any, values: Values) -> Values:
+    """An operation in the dtypes of the training, the results of which are widened."""
+    narrow = [
+        jnp.asarray(value, dtype_of(atom)) if is_narrow(dtype_of(atom)) else value
+        for value, atom in zip(values, equation.invars, strict=True)
+    ]
+    return [widen(value) for value in _bind(equation, narrow, equation.params)]
+
+
+def _bind(equation: Any, values: Values, params: Mapping[str, Any]) -> Values:
+    results = equation.primitive.bind(*values, **equation.primitive.get_bind_params(params))
+    return results if equation.primitive.multiple_results else [results]
+
+
+def _widened_dtypes(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an operation with float64 instead of narrower dtypes, such as that of its result."""
+    return {
+        name: widened(value) if isinstance(value, np.dtype) and is_narrow(value) else value
+        for name, value in params.items()
+    }
+
+
+def _inlined(param: str, equation: Any, values: Values) -> Values:
+    """A call of a function, by its operations."""
+    closed = equation.params[param]
+    return _evaluate(closed.jaxpr, closed.consts, values)
+
+
+def _rematerialized(equation: Any, values: Values) -> Values:
+    options = {name: equation.params[name] for name in ("policy", "prevent_cse")}
+    run = jax.checkpoint(lambda *arguments: _evaluate(equation.params["jaxpr"], (), arguments), **options)
+    return run(*values)  # type: ignore[no-any-return]  # what `_evaluate` returns
+
+
+def _loop(equation: Any, values: Values) -> Values:
+    """A scan."""
+    params = equation.params
+    closed, consts, carries = params["jaxpr"], params["num_consts"], params["num_carry"]
+
+    def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = _evaluate(closed.jaxpr, closed.consts, [*values[:consts], *carry, *xs])
+        return results[:carries], results[carries:]
+
+    start, xs = list(values[consts : consts + carries]), list(values[consts + carries :])
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    carry, ys = lax.scan(step, start, xs, **options)
+    return [*carry, *ys]
+
+
+def _while(equation: Any, values: Values) -> Values:
+    params = equation.params
+    condition, body = params["cond_jaxpr"], params["body_jaxpr"]
+    of_condition = values[: params["cond_nconsts"]]
+    of_body = values[params["cond_nconsts"] :][: params["body_nconsts"]]
+    start = values[params["cond_nconsts"] + params["body_nconsts"] :]
+    return lax.while_loop(
+        lambda state: _evaluate(condition.jaxpr, condition.consts, [*of_condition, *state])[0],
+        lambda state: _evaluate(body.jaxpr, body.consts, [*of_body, *state]),
+        list(start),
+    )
+
+
+def _branches(equation: Any, values: Values) -> Values:
+    index, *operands = values
+    functions = [
+        lambda *arguments, closed=closed: _evaluate(closed.jaxpr, closed.consts, arguments)
+        for closed in equation.params["branches"]
+    ]
+    return lax.switch(index, functions, *operands)  # type: ignore[no-any-return]  # as the branches
+
+
+def _converted(equation: Any, values: Values) -> Values:
+    """A conversion: to floats it is one to float64, so that no rounding of the training is left."""
+    return [lax.convert_element_type(values[0], widened(equation.params["new_dtype"]))]
+
+
+def _unchanged(_equation: Any, values: Values) -> Values:
+    return values
+
+
+def _left_out(_equation: Any, _values: Values) -> Values:
+    return []
+
+
+RULES: Mapping[str, Rule] = {
+    "jit": partial(_inlined, "jaxpr"),
+    "pjit": partial(_inlined, "jaxpr"),
+    "closed_call": partial(_inlined, "call_jaxpr"),
+    "custom_jvp_call": partial(_inlined, "call_jaxpr"),
+    "custom_vjp_call": partial(_inlined, "call_jaxpr"),
+    "remat2": _rematerialized,
+    "scan": _loop,
+    "while": _while,
+    "cond": _branches,
+    "convert_element_type": _converted,
+    "reduce_precision": _unchanged,
+    "stop_gradient": _unchanged,
+    **dict.fromkeys(PRINTING, _left_out),
+}
