@@ -8,10 +8,11 @@ from typing import Any
 
 from gradguard.integrations.jax.losses import Loss
 from gradguard.integrations.jax.parameters import Parameters
-from gradguard.integrations.jax.steps import LazyMapping, LossCache, Step
+from gradguard.integrations.jax.steps import LazyMapping, LossCache, Step, snapshot_x64
 from gradguard.integrations.jax.tap import Window, is_between_updates, loss_of_window, tapped
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive
 from gradguard.loss import require_reduction
+from gradguard.perturbation import combined_snapshot
 from gradguard.report import Report
 from gradguard.training import CloseOnExit, GradGuard, HistoryRow, make_schedule
 
@@ -43,7 +44,10 @@ class JaxGuard(CloseOnExit):
         self._is_due = make_schedule(options.get("every_n_steps", 100), options.get("start_step", 0))
         # A window is complete at another step than that at which a check was due.
         self._is_complete = False
-        self._options = options | {"every_n_steps": lambda step: self._is_complete or self._is_due(step)}
+        self._options = options | {
+            "every_n_steps": lambda step: self._is_complete or self._is_due(step),
+            "snapshot": [snapshot_x64, combined_snapshot(options.get("snapshot"))],
+        }
         self._is_window_due = False
         self._window: Window | None = None
         self._params: Parameters | None = None
@@ -113,7 +117,7 @@ class JaxGuard(CloseOnExit):
             self._is_window_due = self._is_window_due or self._is_due(step)
             if not self._is_window_due or is_between_updates(opt_state):
                 return
-            require_alive("parameter", named_leaves(params))
+            require_alive("parameter", params)
             self._window, self._is_window_due = Window.of(step, params, opt_state), False
         self._window.batches.append(args)
 

@@ -52,7 +52,8 @@ class Form:
         further, of_args = jax.tree.flatten(args)
         fixed = tuple(TRACED if _is_traced(leaf) else _require_hashable(leaf) for leaf in further)
         # As the training's own call sees them: without x64, wide integers of NumPy are narrowed.
-        traced = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in further if _is_traced(leaf)]
+        numpy = np.ndarray | np.generic
+        traced = [jnp.asarray(leaf) if isinstance(leaf, numpy) else leaf for leaf in further if _is_traced(leaf)]
         return cls(structure, of_args, fixed), leaves, traced
 
     def call(self, loss: Loss, params: Sequence[Any], traced: Sequence[Any]) -> Any:
@@ -169,13 +170,18 @@ class CompiledLoss:
         native = [_abstract(array.shape, dtype) for array, dtype in zip(params, self._dtypes, strict=True)]
         with jax.enable_x64(self._x64):  # traced as the training traces it
             kinds = map(jax.typeof, traced)
-            numbers = [_abstract(kind.shape, kind.dtype, weak_type=kind.weak_type) for kind in kinds]
+            numbers = [_abstract(kind.shape, _narrowed(kind.dtype), weak_type=kind.weak_type) for kind in kinds]
             closed = jax.make_jaxpr(self._call)(native, numbers)
         (losses,) = evaluate_widened(closed, [*params, *traced])
         return losses
 
     def _total(self, losses: Any) -> Any:
         return losses.reshape(()) if self._reduction is None else REDUCTIONS[self._reduction](losses)
+
+
+def _narrowed(dtype: Any) -> Any:
+    """The dtype that JAX has instead of one in its present setting: a number of Python is of float64 with x64 only."""
+    return dtype if jnp.issubdtype(dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(dtype)
 
 
 def _abstract(shape: tuple[int, ...], dtype: Any, *, weak_type: bool = False) -> jax.ShapeDtypeStruct:

@@ -13,6 +13,10 @@ from gradguard.arrays import Array
 from gradguard.integrations.jax.losses import CompiledLoss, Form, Loss
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive, require_checkable
 from gradguard.loss import Reduction
+from gradguard.perturbation import Restore
+
+MAX_FORMS = 8
+"""Forms of the loss that are kept: an argument that is another one at each step must not fill the memory."""
 
 
 class LossCache:
@@ -31,9 +35,11 @@ class LossCache:
     def compiled(self, form: Form, params: list[Any], traced: list[Any]) -> CompiledLoss:
         """The compiled loss for calls of a form."""
         key = form, tuple((array.shape, array.dtype) for array in params)
-        if key not in self._compiled:
-            self._compiled[key] = CompiledLoss(self._loss, form, params, traced, self._reduction)
-        return self._compiled[key]
+        found = self._compiled.pop(key, None) or CompiledLoss(self._loss, form, params, traced, self._reduction)
+        self._compiled[key] = found  # the latest comes last
+        if len(self._compiled) > MAX_FORMS:
+            del self._compiled[next(iter(self._compiled))]
+        return found
 
 
 class Step:
@@ -62,7 +68,7 @@ class Step:
         """
         leaves = named_leaves(self._params)
         require_checkable(leaves)
-        require_alive("argument of the loss", named_leaves(list(self._args)))
+        require_alive("argument of the loss", self._args)
         return leaves
 
     @cached_property
@@ -128,6 +134,17 @@ class Step:
             array = params[name] if is_wide else params[name].astype(live.dtype)
             placed.append(jax.device_put(array, live.sharding) if isinstance(live, jax.Array) else array)
         return placed
+
+
+def snapshot_x64() -> Restore:
+    """A snapshot of the x64 setting: a signal may end an evaluation in float64 before JAX has put it back."""
+    before = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]  # it is made when JAX is imported
+
+    def restore() -> None:
+        if bool(jax.config.jax_enable_x64) is not before:  # type: ignore[attr-defined]  # as above
+            jax.enable_x64(before).__enter__()
+
+    return restore
 
 
 class LazyMapping(Mapping[str, Array]):

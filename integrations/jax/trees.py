@@ -19,23 +19,30 @@ def named_leaves(tree: object) -> dict[str, Any]:
     Raises:
         ValueError: Two leaves have one name.
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, _ in paths]
+    pairs = _pairs(tree)
+    names = [name or "params" for name, _ in pairs]
     if names and all(name.endswith(WRAPPED) for name in names):
         names = [name.removesuffix(WRAPPED) for name in names]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two arrays have the name {name!r}: a key has a dot in it; give one of them another key")
-    return dict(zip(names, [leaf for _, leaf in paths], strict=True))
+    leaves = dict(zip(names, [leaf for _, leaf in pairs], strict=True))
+    if len(leaves) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two arrays have the name {name!r}: a key has a dot in it; give one of them another key")
+    return leaves
 
 
-def require_alive(role: str, leaves: Mapping[str, Any]) -> None:
+def _pairs(tree: object) -> list[tuple[str, Any]]:
+    """The leaves of a tree, each with the keys on the way to it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def require_alive(role: str, tree: object) -> None:
     """Refuse arrays that are gone.
 
     Raises:
         ValueError: A step has donated some of them; the message names them.
     """
-    gone = [name for name, leaf in leaves.items() if isinstance(leaf, jax.Array) and leaf.is_deleted()]
+    gone = [name for name, leaf in _pairs(tree) if isinstance(leaf, jax.Array) and leaf.is_deleted()]
     if gone:
         raise ValueError(
             f"{role} {', '.join(map(repr, gone))}: deleted, since donated to a jitted step (donate_argnums); call the "

@@ -73,10 +73,9 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Values, arguments: Values) -> list[Any]
 
 
 def _apply(equation: Any, values: Values) -> Values:
-    """Any other operation, which JAX has for float64 too."""
-    if equation.primitive.name in OPAQUE or any(True for _ in core.jaxprs_in_params(equation.params)):
-        return _apply_narrow(equation, values)
-    return [widen(value) for value in _bind(equation, values, _widened_dtypes(equation.params))]
+    """Any other operation: JAX has it for float64 too, and a loop or branch holds functions to be widened."""
+    params = {name: _widened_param(value) for name, value in equation.params.items()}
+    return [widen(value) for value in _bind(equation, values, params)]
 
 
 def _apply_narrow(equation: Any, values: Values) -> Values:
@@ -93,61 +92,34 @@ def _bind(equation: Any, values: Values, params: Mapping[str, Any]) -> Values:
     return results if equation.primitive.multiple_results else [results]
 
 
-def _widened_dtypes(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of an operation with float64 instead of narrower dtypes, such as that of its result."""
-    return {
-        name: widened(value) if isinstance(value, np.dtype) and is_narrow(value) else value
-        for name, value in params.items()
-    }
+def _widened_param(value: Any) -> Any:
+    """A parameter of an operation: a function in float64, float64 for a narrower dtype, anything else as it is.
+
+    Raises:
+        NotImplementedError: A function would need constants that it has no place for.
+    """
+    if isinstance(value, core.ClosedJaxpr):
+        return _widened_function(value)
+    if isinstance(value, core.Jaxpr):
+        function = _widened_function(core.ClosedJaxpr(value, ()))
+        if function.consts:
+            raise NotImplementedError("a function within an operation has constants in float64 only")
+        return function.jaxpr
+    if isinstance(value, tuple):
+        items = map(_widened_param, value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return widened(value) if isinstance(value, np.dtype) and is_narrow(value) else value
+
+
+def _widened_function(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    arguments = [jax.ShapeDtypeStruct(atom.aval.shape, widened(dtype_of(atom))) for atom in closed.jaxpr.invars]  # type: ignore[no-untyped-call]
+    return jax.make_jaxpr(lambda *given: evaluate_widened(closed, given))(*arguments)
 
 
 def _inlined(param: str, equation: Any, values: Values) -> Values:
     """A call of a function, by its operations."""
     closed = equation.params[param]
     return _evaluate(closed.jaxpr, closed.consts, values)
-
-
-def _rematerialized(equation: Any, values: Values) -> Values:
-    options = {name: equation.params[name] for name in ("policy", "prevent_cse")}
-    run = jax.checkpoint(lambda *arguments: _evaluate(equation.params["jaxpr"], (), arguments), **options)
-    return run(*values)  # type: ignore[no-any-return]  # what `_evaluate` returns
-
-
-def _loop(equation: Any, values: Values) -> Values:
-    """A scan."""
-    params = equation.params
-    closed, consts, carries = params["jaxpr"], params["num_consts"], params["num_carry"]
-
-    def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = _evaluate(closed.jaxpr, closed.consts, [*values[:consts], *carry, *xs])
-        return results[:carries], results[carries:]
-
-    start, xs = list(values[consts : consts + carries]), list(values[consts + carries :])
-    options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    carry, ys = lax.scan(step, start, xs, **options)
-    return [*carry, *ys]
-
-
-def _while(equation: Any, values: Values) -> Values:
-    params = equation.params
-    condition, body = params["cond_jaxpr"], params["body_jaxpr"]
-    of_condition = values[: params["cond_nconsts"]]
-    of_body = values[params["cond_nconsts"] :][: params["body_nconsts"]]
-    start = values[params["cond_nconsts"] + params["body_nconsts"] :]
-    return lax.while_loop(
-        lambda state: _evaluate(condition.jaxpr, condition.consts, [*of_condition, *state])[0],
-        lambda state: _evaluate(body.jaxpr, body.consts, [*of_body, *state]),
-        list(start),
-    )
-
-
-def _branches(equation: Any, values: Values) -> Values:
-    index, *operands = values
-    functions = [
-        lambda *arguments, closed=closed: _evaluate(closed.jaxpr, closed.consts, arguments)
-        for closed in equation.params["branches"]
-    ]
-    return lax.switch(index, functions, *operands)  # type: ignore[no-any-return]  # as the branches
 
 
 def _converted(equation: Any, values: Values) -> Values:
@@ -169,12 +141,9 @@ RULES: Mapping[str, Rule] = {
     "closed_call": partial(_inlined, "call_jaxpr"),
     "custom_jvp_call": partial(_inlined, "call_jaxpr"),
     "custom_vjp_call": partial(_inlined, "call_jaxpr"),
-    "remat2": _rematerialized,
-    "scan": _loop,
-    "while": _while,
-    "cond": _branches,
     "convert_element_type": _converted,
     "reduce_precision": _unchanged,
     "stop_gradient": _unchanged,
+    **dict.fromkeys(OPAQUE, _apply_narrow),
     **dict.fromkeys(PRINTING, _left_out),
 }

@@ -1,6 +1,9 @@
 """A training is, bit for bit, what it is without a guard."""
 
+import sys
 from collections.abc import Callable
+from itertools import count
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -85,6 +88,27 @@ def test_the_settings_of_jax_stay_as_they_are() -> None:
         guard.before_step(0, {"w": jnp.ones(3)})
     assert not jax.config.jax_enable_x64
     assert jnp.ones(1).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("visit", [1, 2, 5, 9])
+def test_an_interrupt_while_jax_puts_its_setting_back_leaves_no_trace(visit: int) -> None:
+    """The exception of a signal may come up at the beginning of an `__exit__`, which then does nothing."""
+    code, visits = type(jax.enable_x64(True)).__exit__.__code__, count(1)
+
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is code and next(visits) == visit:
+            raise KeyboardInterrupt
+
+    guard, params = JaxGuard(lambda params: (params["w"] ** 3).sum(), every_n_steps=1), {"w": jnp.ones(3)}
+    before, tracer = bits(params), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            guard.before_step(0, params)
+    finally:
+        sys.settrace(tracer)
+    assert jnp.ones(1).dtype == jnp.float32
+    assert bits(params) == before
 
 
 def test_parameters_of_float64_are_checked_where_x64_is_enabled() -> None:

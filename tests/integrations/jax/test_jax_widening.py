@@ -43,7 +43,16 @@ def integers(x: Any) -> Any:
     return (x[1][order] * jnp.arange(3)).sum() + x[order[0], 1] + jnp.where(x > 0.5, x, 0).cumsum().max()
 
 
-@pytest.mark.parametrize("function", [control_flow, rules, integers])
+def with_functions(x: Any) -> Any:
+    """Operations that hold functions: linear solvers, sums at indices, reductions."""
+    matrix = x @ x.T + jnp.eye(3, dtype=x.dtype)
+    solved = (
+        jnp.linalg.solve(matrix, x).sum() + jax.scipy.sparse.linalg.cg(lambda v: matrix @ v, x[0], tol=1e-12)[0].sum()
+    )
+    return solved + jax.ops.segment_sum(x, jnp.asarray([0, 1, 0]), 2)[0].prod() + jnp.asarray(x).at[0].mul(x[1]).max()
+
+
+@pytest.mark.parametrize("function", [control_flow, rules, integers, with_functions])
 def test_a_function_traced_in_float32_is_evaluated_as_in_float64(function: Function) -> None:
     """It has the value of the same function on float64 arrays with x64 enabled, and the same derivative."""
     with jax.enable_x64(True):
