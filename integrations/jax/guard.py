@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from gradguard.arrays import read_gradients
 from gradguard.integrations.jax.losses import Loss
 from gradguard.integrations.jax.parameters import Parameters
 from gradguard.integrations.jax.steps import LazyMapping, LossCache, Step, snapshot_x64
 from gradguard.integrations.jax.tap import Window, is_between_updates, loss_of_window, tapped
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive
 from gradguard.loss import require_reduction
-from gradguard.perturbation import combined_snapshot
+from gradguard.perturbation import combined_snapshot, run_with_cleanup
 from gradguard.report import Report
 from gradguard.training import CloseOnExit, GradGuard, HistoryRow, make_schedule
 
@@ -42,16 +43,17 @@ class JaxGuard(CloseOnExit):
         reduction = require_reduction(options.get("reduction"))
         self._losses, self._losses_of_windows = LossCache(loss, reduction), LossCache(loss_of_window(loss), reduction)
         self._is_due = make_schedule(options.get("every_n_steps", 100), options.get("start_step", 0))
-        # A window is complete at another step than that at which a check was due.
         self._is_complete = False
+        self._is_compiled = False
         self._options = options | {
-            "every_n_steps": lambda step: self._is_complete or self._is_due(step),
+            "every_n_steps": self._is_due_or_complete,
             "snapshot": [snapshot_x64, combined_snapshot(options.get("snapshot"))],
         }
         self._is_window_due = False
         self._window: Window | None = None
         self._params: Parameters | None = None
         self._guard: GradGuard | None = None
+        self._grads: Mapping[str, object] = {}
         self._state: Mapping[str, Any] | None = None
         self._is_closed = False
 
@@ -188,10 +190,28 @@ class JaxGuard(CloseOnExit):
             raise ValueError("the guard is closed; make a new one, or close it after the last step")
         params, guard = self._attached(present)
         params.bind(present)
+        self._grads = grads
         try:
             return guard.after_backward(step, grads, present, value=value, constants=constants)
         finally:
             params.release()
+            self._grads = {}
+
+    def _is_due_or_complete(self, step: int) -> bool:
+        """Whether to check now: a window is complete at another step than that at which a check was due.
+
+        The guard asks for that before it looks at the time. The first check is then not short of time because the loss
+        was compiled, nor do later checks wait for as long as it would take to compile it again.
+        """
+        if not (self._is_complete or self._is_due(step)):
+            return False
+        if not self._is_compiled and self._params is not None:
+            present = self._params.present
+            read_gradients(self._grads, present.arrays)
+            in_float64 = self._options.get("precision") != "native"
+            run_with_cleanup(lambda: present.compile(in_float64=in_float64), snapshot_x64())
+            self._is_compiled = True
+        return True
 
     def _attached(self, present: Step) -> tuple[Parameters, GradGuard]:
         """The parameters and the guard that makes the checks, made at the first step."""

@@ -12,7 +12,7 @@ import numpy as np
 from gradguard.arrays import Array
 from gradguard.integrations.jax.losses import CompiledLoss, Form, Loss
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive, require_checkable
-from gradguard.loss import Reduction
+from gradguard.loss import Reduction, try_twice
 from gradguard.perturbation import Restore
 
 MAX_FORMS = 8
@@ -34,7 +34,9 @@ class LossCache:
 
     def compiled(self, form: Form, params: list[Any], traced: list[Any]) -> CompiledLoss:
         """The compiled loss for calls of a form."""
-        key = form, tuple((array.shape, array.dtype) for array in params)
+        # A flag and a number may be equal; and the loss is another one where x64 is enabled.
+        kinds = tuple(map(type, form.fixed)), tuple((array.shape, array.dtype) for array in params)
+        key = form, kinds, bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]  # made when JAX is imported
         found = self._compiled.pop(key, None) or CompiledLoss(self._loss, form, params, traced, self._reduction)
         self._compiled[key] = found  # the latest comes last
         if len(self._compiled) > MAX_FORMS:
@@ -123,6 +125,17 @@ class Step:
             found = compiled.exact_gradient(self._placed(wide), traced)
             return {name: host(gradient) for name, gradient in zip(self.leaves, found, strict=True)}
 
+    def compile(self, *, in_float64: bool) -> None:
+        """Call each form of the loss that a check needs, so that it is compiled before the time of the check begins.
+
+        Args:
+            in_float64: Whether the forms in float64 are needed too. A loss that has none is left to the check.
+        """
+        self(self.arrays)
+        if in_float64:
+            wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}
+            try_twice(lambda: (self(wide), self.exact_gradients()))
+
     def _is_wide(self, params: Mapping[str, Array]) -> bool:
         return any(params[name].dtype != array.dtype for name, array in self.arrays.items())
 
@@ -131,7 +144,7 @@ class Step:
         is_wide = self._is_wide(params)
         placed = []
         for name, live in self.leaves.items():
-            array = params[name] if is_wide else params[name].astype(live.dtype)
+            array = params[name] if is_wide else params[name].astype(live.dtype, copy=False)
             placed.append(jax.device_put(array, live.sharding) if isinstance(live, jax.Array) else array)
         return placed
 

@@ -9,7 +9,7 @@ pytest.importorskip("jax")
 
 SCRIPT = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 import sys
 sys.path.insert(0, sys.argv[1])
 import jax

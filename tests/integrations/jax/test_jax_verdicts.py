@@ -180,6 +180,24 @@ def test_arguments_that_are_no_arrays_are_part_of_the_program() -> None:
     assert len(traced) == before
 
 
+def test_a_loss_is_compiled_before_the_time_of_the_first_check_begins() -> None:
+    """What a snapshot sees at the beginning of a check is all that is ever traced."""
+    traced, seen = list[int](), list[int]()
+
+    def loss(params: Any) -> Any:
+        traced.append(1)
+        return (params["w"] ** 3).sum()
+
+    def snapshot() -> Any:
+        seen.append(len(traced))
+        return lambda: None
+
+    guard = JaxGuard(loss, every_n_steps=1, max_overhead=None, snapshot=snapshot)
+    for step in range(2):
+        guard.before_step(step, {"w": arrays()["w"]})
+    assert set(seen) == {len(traced)}
+
+
 def test_the_loss_that_the_training_computed_is_compared() -> None:
     """That of another batch is told, and nothing is measured."""
     loss, params = recurrent(), parameters()
