@@ -2,11 +2,10 @@
 
 import inspect
 import logging
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from gradguard.arrays import read_gradients
+from gradguard.containers import read_gradients
 from gradguard.integrations.jax.losses import Loss
 from gradguard.integrations.jax.parameters import Parameters
 from gradguard.integrations.jax.steps import LazyMapping, LossCache, Step, snapshot_x64
@@ -14,8 +13,8 @@ from gradguard.integrations.jax.tap import Window, is_between_updates, loss_of_w
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive
 from gradguard.loss import require_reduction
 from gradguard.perturbation import combined_snapshot, run_with_cleanup
-from gradguard.report import Report
-from gradguard.training import CloseOnExit, GradGuard, HistoryRow, make_schedule
+from gradguard.report import CheckHistory, Report
+from gradguard.training import CloseOnExit, GradGuard, make_schedule
 
 LOG = logging.getLogger("gradguard")
 
@@ -63,9 +62,9 @@ class JaxGuard(CloseOnExit):
         return None if self._guard is None else self._guard.report
 
     @property
-    def history(self) -> deque[HistoryRow]:
+    def history(self) -> CheckHistory:
         """A row for each of the latest checks."""
-        return deque() if self._guard is None else self._guard.history
+        return CheckHistory() if self._guard is None else self._guard.history
 
     def before_step(
         self,
