@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable
-from typing import Self
+from typing import Any, Self
 
 from gradguard.environment.held import Held, HeldChecksum, HeldDict
 from gradguard.environment.reach import Limits, Place, Reach
@@ -48,10 +48,11 @@ class ReachedState:
         return cls(reach.walk([("loss", loss), ("params", params)]), written or ())
 
     def attribute(self, evaluate: Callable[[], object]) -> None:
-        """Find out what others than the loss have changed, by one more evaluation, and let that stand.
+        """Find out what others than the loss have changed, by two more evaluations, and let that stand.
 
-        A signal handler sets a flag on the trainer, or a thread fills a buffer. The evaluation starts from what was
-        before, and what it does not change again was not the loss's doing. It is made only where there are others.
+        A signal handler sets a flag on the trainer, or a thread fills a buffer. One evaluation starts from what was
+        found and one from what was before; what neither changes was not the loss's doing. A loss that writes the same
+        each time changes nothing in one of them. They are made only where there are others.
 
         Args:
             evaluate: Evaluates the loss at the unperturbed parameters.
@@ -59,12 +60,15 @@ class ReachedState:
         changed = [index for index, (place, held) in enumerate(self._held) if self._is_news(place, held)]
         if not (changed and _are_others()):
             return
-        now = {index: self._held[index][1].again() for index in changed}
-        for index in changed:
+        found = {index: self._held[index][1].again() for index in changed}
+        evaluate()
+        by_loss = {index: _changes(held) for index, held in found.items()}
+        for index, held in found.items():
+            held.put_back()
             self._held[index][1].put_back()
         evaluate()
         for index in changed:
-            self._accept_of_others(index, now[index])
+            self._accept_of_others(index, found[index], by_loss[index])
 
     def _is_news(self, place: Place, held: Held) -> bool:
         """Whether something has changed to which the loss is not known to write."""
@@ -74,17 +78,23 @@ class ReachedState:
             return any((*place, str(name)) not in self._known for name in held.changed_names())
         return place not in self._known
 
-    def _accept_of_others(self, index: int, now: Held) -> None:
-        """Let what the loss did not change again be as it was found."""
+    def _accept_of_others(self, index: int, found: Held, by_loss: set[Any]) -> None:
+        """Let what the loss did not change be as it was found.
+
+        Args:
+            index: Of what is held.
+            found: It as it was found.
+            by_loss: What the loss changed of that.
+        """
         place, held = self._held[index]
-        if isinstance(held, HeldDict) and isinstance(now, HeldDict):
-            by_loss = held.changed_names()
-            for name in (now.names | held.names) - by_loss:
+        by_loss = by_loss | _changes(held)
+        if isinstance(held, HeldDict) and isinstance(found, HeldDict):
+            for name in (found.names | held.names) - by_loss:
                 if (*place, str(name)) not in self._known:
-                    held.accept(name, now.value(name))
-        elif not held.is_changed():
-            self._held[index] = (place, now)
-            now.put_back()
+                    held.accept(name, found.value(name))
+        elif not by_loss:
+            self._held[index] = (place, found)
+            found.put_back()
 
     def put_back(self) -> None:
         """Put back all that has changed; calling it again does no harm."""
@@ -110,6 +120,13 @@ class ReachedState:
                 "changed them; pass snapshot=... with a callable that keeps what the loss writes to and returns the "
                 "callable that puts it back, or give the guard a loss that only evaluates"
             )
+
+
+def _changes(held: Held) -> set[Any]:
+    """What of a container is not as it was: the names that it has, or all of it."""
+    if isinstance(held, HeldDict):
+        return held.changed_names()
+    return {...} if held.is_changed() else set()
 
 
 def _are_others() -> bool:
