@@ -240,9 +240,12 @@ def _measure_charts(
         # Where one gradient is wrong, others are likely to be wrong where a few directions do not show it.
         plan = dataclasses.replace(plan, effort=dataclasses.replace(plan.effort, gaussian=NEAR_A_BUG))
     answered, bound = context.objective.evaluations, deadline.from_now(seconds)
+    cost = 0  # of the last group
     for names in _side_by_side(waiting, context.objective.at_once):
-        is_enough = bound.is_over and context.objective.evaluations >= 2 * answered
-        if deadline.is_over or (is_enough and all(found.reports[name].verdict is Verdict.ok for name in names)):
+        before = context.objective.evaluations
+        is_enough = bound.is_over and before >= 2 * answered
+        are_ok = all(found.reports[name].verdict is Verdict.ok for name in names)
+        if deadline.affordable(before) < cost or (is_enough and are_ok):
             break
         reports, measured = check_tensors(context, names, plan, rng, deadline, found.known(context))
         unsure = [name for name, report in reports.items() if _is_unsure(report)]
@@ -255,6 +258,7 @@ def _measure_charts(
             name: with_screen(report, found.reports[name].smallest_visible, plan.step, plan.thresholds)
             for name, report in reports.items()
         }
+        cost = context.objective.evaluations - before
 
 
 def _is_unsure(report: TensorReport) -> bool:

@@ -129,7 +129,7 @@ def too_small_or_large(ratio: float, error: float) -> tuple[str, str]:
             f"too_{size}",
             f"the backward pass is {uncertain(100 * abs(1 / k - 1), 100 * error)} % too {size} throughout",
         )
-    times = uncertain(max(k, 1 / k), error * max(1, 1 / k**2))
+    times = uncertain(max(k, 1 / k), error / min(1, k) / min(1, k))
     return f"too_{size}", f"the backward pass is {times} times too {size}"
 
 

@@ -39,7 +39,7 @@ class Effort:
     of_block: int = 0
 
 
-EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, enough=math.inf, of_block=OF_BLOCK)
+EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, pilots=1, enough=math.inf, of_block=OF_BLOCK)
 # A scale error too small for one direction shows in many aligned ones: 200 resolve a fourteenth of what one resolves.
 EXPLAIN_DRIFT = Effort(EXPLAINING, aligned=200, gaussian=2, pilots=PILOTS, enough=math.inf, of_block=OF_BLOCK)
 

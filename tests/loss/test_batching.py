@@ -116,7 +116,7 @@ class Compiled:
         """The loss, or the losses of some copies."""
         before = set(self.calls)
         loss = self._loss(params)
-        ready = time.perf_counter() + (0.0 if self.calls[-1] in before else 0.1)
+        ready = time.perf_counter() + (0.0 if self.calls.items[-1] in before else 0.1)
         while time.perf_counter() < ready:
             pass
         return loss
