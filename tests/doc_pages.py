@@ -1,6 +1,9 @@
 """What the pages of the documentation show: their blocks, and texts to compare up to the digits."""
 
+import contextlib
+import io
 import re
+import runpy
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -24,3 +27,23 @@ def python_of(found: list[tuple[str, str]]) -> list[int]:
 def digitless(text: str) -> str:
     """The text with a sign for each number."""
     return re.sub(r"\d[\d.]*(e-?\d+)?(\(\d+\))?", "#", text)
+
+
+def outputs(name: str, folder: Path) -> list[tuple[str, str]]:
+    """What each example of a page prints, and what the page says that it does; "" where it says nothing.
+
+    Args:
+        name: The page.
+        folder: Where the examples are written and run.
+    """
+    found = blocks(page(name))
+    pairs = []
+    for number in python_of(found):
+        example = folder / f"example_{number}.py"
+        example.write_text(found[number][1], encoding="utf-8")
+        printed = io.StringIO()
+        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+            runpy.run_path(str(example), run_name="__main__")
+        language, said = found[number + 1] if number + 1 < len(found) else ("", "")
+        pairs.append((printed.getvalue(), said if language == "text" else ""))
+    return pairs

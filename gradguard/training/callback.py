@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
+import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,8 +24,8 @@ from gradguard.training.alerts import Alerts, GradientError, log_messages, open_
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
 from gradguard.training.monitor import CheckMonitor, CheckRequest
-from gradguard.training.ranks import ranks_of
-from gradguard.training.schedule import Budget, Schedule, make_schedule, require_step
+from gradguard.training.ranks import SINGLE_PROCESS, ranks_of
+from gradguard.training.schedule import Budget, PeriodicSchedule, Schedule, make_schedule, require_step
 from gradguard.writers.dispatch import Dispatcher
 from gradguard.writers.files import MAX_MEGABYTES
 from gradguard.writers.protocol import Writer
@@ -196,6 +197,20 @@ class GradGuard(CloseOnExit):
             self._deliver_alerts(report)
         return report
 
+    def may_check(self, step: int) -> bool:
+        """Whether a check may be made at a coming step; where not, an integration need not prepare for one."""
+        if not isinstance(self._is_due, PeriodicSchedule):  # a rule of the user's is asked once a step
+            return True
+        return self._is_due(step) and (self._ranks is not SINGLE_PROCESS or self._budget.affords_check)
+
+    def skip_step(self, step: int) -> None:
+        """Take notice of a step at which `may_check` has said that no check may be made.
+
+        Raises:
+            ValueError: The step goes backwards.
+        """
+        self._last_step = require_step(step, self._last_step)
+
     def state_dict(self) -> dict[str, Any]:
         """The results of all checks so far, for a checkpoint: plain dicts, lists, strings and numbers.
 
@@ -338,8 +353,9 @@ class GradGuard(CloseOnExit):
         self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)
         seconds = self._ranks.clock() - start
         report = report_of(context, self._monitor.tensors, step, seconds)
+        said = " ".join(filter(None, [report.explanation, getattr(self._params, "note", "")]))
         share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
-        return dataclasses.replace(report, overhead=share, alerts=alerts), alarms
+        return dataclasses.replace(report, explanation=said, overhead=share, alerts=alerts), alarms
 
     def _update_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Where the model has grown: find the blocks again, and forget the state of tensors whose shape changed."""
@@ -366,6 +382,18 @@ class GradGuard(CloseOnExit):
                 self._on_alert(alert)
             elif self._on_alert == "raise" and alert.level >= logging.ERROR:
                 raise GradientError(alert, report)
+
+
+def require_options(options: Mapping[str, Any], excluded: Collection[str]) -> None:
+    """Refuse names of options that `GradGuard` does not have, or that an integration sets itself.
+
+    Raises:
+        TypeError: There is one; the message lists the valid ones.
+    """
+    names = [name for name in inspect.signature(GradGuard).parameters if name not in ("params", "loss", *excluded)]
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise TypeError(f"there is no option {unknown[0]!r}; the options are {', '.join(names)}")
 
 
 def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:

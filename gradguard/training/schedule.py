@@ -38,7 +38,7 @@ def make_schedule(every_n_steps: int | Schedule, start_step: int) -> Schedule:
         raise TypeError(f"every_n_steps is {every_n_steps!r}; expected a whole number, or a callable from step to bool")
     if every_n_steps < 1:
         raise ValueError(f"every_n_steps is {every_n_steps!r}; expected at least 1")
-    return _PeriodicSchedule(every_n_steps, start_step)
+    return PeriodicSchedule(every_n_steps, start_step)
 
 
 # Classes, so that a guard can be pickled.
@@ -56,13 +56,14 @@ class _RuleSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class _PeriodicSchedule:
+class PeriodicSchedule:
     """`start_step`, and every `period` steps after it."""
 
     period: int
     start_step: int
 
     def __call__(self, step: int) -> bool:
+        """Whether a step is one of them."""
         return step >= self.start_step and (step - self.start_step) % self.period == 0
 
 

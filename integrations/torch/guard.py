@@ -1,42 +1,23 @@
 """The guard of a PyTorch module: which parameters it checks, and when in a training step."""
 
 import itertools
-import logging
-import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
-from gradguard.arrays import Array, require_movable
-from gradguard.integrations.torch.distributed.group import ddp_wrapper, find_group, unwrap
-from gradguard.integrations.torch.distributed.shards import (
-    ShardParameters,
-    local_tensor,
-    require_supported_placement,
-    reshard,
-    sharded_parts,
-)
-from gradguard.integrations.torch.parameters import Parameters
-from gradguard.integrations.torch.replay.evaluation import ReplayedLoss
+from gradguard.integrations.torch.distributed.group import ddp_wrapper, unwrap
+from gradguard.integrations.torch.module_guard import LOG, Loss, ModuleGuard
+from gradguard.integrations.torch.replay.evaluation import NotRepeatedError, ReplayedLoss
 from gradguard.integrations.torch.replay.forwards import ForwardRecorder
-from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
-from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
 from gradguard.loss import takes_parameters
-from gradguard.perturbation import Snapshot, combined_snapshot, snapshot_rng
-from gradguard.report import CheckHistory, Report, log_message
-from gradguard.training import CloseOnExit, GradGuard
-
-LOG = logging.getLogger("gradguard")
-
-Loss = Callable[[], object]
+from gradguard.perturbation import Snapshot
+from gradguard.report import Report, Verdict, log_message
 
 
-class TorchGuard(CloseOnExit):
+class TorchGuard(ModuleGuard):
     """Checks the gradients of a module while it trains.
 
     Call `after_backward` between `loss.backward()` and `optimizer.step()`, or let `hook` do so. The loss is evaluated
@@ -51,8 +32,8 @@ class TorchGuard(CloseOnExit):
         optimizer: The optimizer whose parameters are checked; without one, all parameters that require a gradient are.
         loss: `loss()` calls the module on the current batch and returns what `backward` was called on; it may be
             passed with each call instead.
-        snapshot: As for `GradGuard`, and also taken before each forward pass. PyTorch's random streams, buffers, and
-            attributes of the module that are tensors or numbers do not need one.
+        snapshot: As for `GradGuard`, and also taken before each forward pass. Random streams, buffers, attributes of
+            the module and the containers that these hold do not need one.
         across: How the losses of several processes combine to the loss that the gradients are of: "mean", as
             `DistributedDataParallel` averages the gradients, or "sum".
         group: The processes that average their gradients, where the training does that itself.
@@ -80,47 +61,13 @@ class TorchGuard(CloseOnExit):
         timeout: float = 300.0,
         **options: Any,
     ) -> None:
-        _require_types(module, optimizer)
-        self._optimizer = optimizer
         self._loss = loss if loss is None else _require_loss(loss)
-        # Gathered parameters are not those of the optimizer, and `named_parameters` would return them.
-        reshard(sharded_parts(module))
-        inner, wrapper = unwrap(module)[-1], ddp_wrapper(module)
-        ignored = set() if wrapper is None else wrapper.parameters_to_ignore
-        checked, self.skipped = _choose_parameters(inner, optimizer, ignored)
-        others = {name: tensor for name, tensor in inner.named_parameters() if name not in checked}
-        self._group = find_group(module, group, timeout, across, options.get("reduction"))
-        if self._group is not None:
-            self._group.require_same_guard(checked, options | {"across": across})
-            options = self._group.options(options)
-        self._params: Parameters | ShardParameters = (
-            Parameters(checked, others, buffers=inner.buffers)
-            if self._group is None
-            else self._group.parameters(checked, others)
-        )
-        streams, self._state = RandomStreams({tensor.device for tensor in checked.values()}), ModuleState(inner)
-        user_snapshot = combined_snapshot(snapshot)
-        # What an evaluation of the loss may change; NumPy's and Python's streams too, from which it may draw.
-        snapshots = [self._state.capture_all, streams.capture, snapshot_rng(np.random), snapshot_rng(random)]
-        self.guard = GradGuard(self._params, snapshot=[*snapshots, user_snapshot], **options)
-        if self.skipped and self._params.ranks.is_first:
-            skipped = "; ".join(f"{name} ({why})" for name, why in self.skipped.items())
-            LOG.info("%s", log_message(f"not checked: {skipped}", more="(more in guard.skipped)"))
-        capture = combined_snapshot([self._state.capture, streams.capture, user_snapshot])
+        super().__init__(module, optimizer, options, snapshot=snapshot, across=across, group=group, timeout=timeout)
+        wrapper = ddp_wrapper(module)
         # A `DistributedDataParallel` changes buffers and inputs before it calls the module in it.
-        called = module if wrapper is None else wrapper.module
-        self._forwards = ForwardRecorder(called, capture, streams, self._params.device)
+        called = unwrap(module)[0] if wrapper is None else wrapper.module
+        self._forwards = ForwardRecorder(called, self._capture, self._streams, self._params.device)
         self._hooks = [optimizer.register_step_post_hook(self._after_update)] if optimizer is not None else []
-
-    @property
-    def report(self) -> Report | None:
-        """The latest report."""
-        return self.guard.report
-
-    @property
-    def history(self) -> CheckHistory:
-        """A row for each of the latest checks."""
-        return self.guard.history
 
     def after_backward(
         self,
@@ -141,7 +88,8 @@ class TorchGuard(CloseOnExit):
             constants: Those that change from step to step, such as the loss scale; they override the guard's.
 
         Returns:
-            The report, or None where the schedule or the budget skips this step.
+            The report, or None where the schedule or the budget skips this step, or the loss no longer repeats the
+            forward passes of the training as it did at earlier checks.
 
         Raises:
             TypeError: The loss or its value is of a kind that cannot be checked.
@@ -153,13 +101,17 @@ class TorchGuard(CloseOnExit):
         if chosen is None:
             raise ValueError("there is no loss; pass loss= to TorchGuard or to after_backward: loss() calls the module")
         self._state.learn_changing()
+        self._loss_state.loss = chosen
         autocast = self._forwards.autocast
-        self._params.autocast = autocast.dtype if autocast is not None else None
         try:
-            gradients = self._params.gradients()
-            if self._group is not None and value is not None:
-                value = self._group.value(value)
-            return self.guard.after_backward(step, gradients, self._replayed(chosen), value=value, constants=constants)
+            return self._check(
+                step, self._replayed(chosen), value, constants, autocast.dtype if autocast is not None else None
+            )
+        except NotRepeatedError as error:
+            if self.report is None or self.report.verdict is Verdict.other_loss:  # it is attached wrongly
+                raise
+            LOG.warning("%s", log_message(f"step {step} was not checked: {error}"))
+            return None
         finally:
             self._forwards.end_step()
 
@@ -190,84 +142,17 @@ class TorchGuard(CloseOnExit):
         for handle in self._hooks:
             handle.remove()
         self._forwards.stop()
-        if self._group is not None:
-            self._group.stop()
-        self.guard.close()
+        super().close()
 
     def _replayed(self, loss: Loss) -> Loss:
         """The user's loss as the core evaluates it, on all ranks where there are several."""
-        if self._group is None:
-            return ReplayedLoss(loss, self._forwards)
-        rank_loss = ReplayedLoss(loss, self._forwards, self._group.evaluating)
-        return self._group.loss(rank_loss, self._params.tensors)
+        return self._shared(lambda evaluating: ReplayedLoss(loss, self._forwards, evaluating))
 
     def _after_update(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         self._forwards.end_step_by_update()
-
-
-def _require_types(module: object, optimizer: object) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}; expected the torch.nn.Module that the training calls")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer, or None")
 
 
 def _require_loss(loss: object) -> Loss:
     if takes_parameters(loss):  # type: ignore[arg-type]  # it raises where the loss is not callable
         raise TypeError("loss wants an argument; expected loss(), such as lambda: criterion(model(x), y)")
     return loss  # type: ignore[return-value]  # as above
-
-
-def _choose_parameters(
-    module: nn.Module, optimizer: Optimizer | None, ignored: Collection[str]
-) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
-    """The parameters to check by name, each once, and the reason for each other one.
-
-    Args:
-        module: The module with the user's names of the parameters.
-        optimizer: The optimizer whose parameters are checked; None for all that require a gradient.
-        ignored: The names of those that `DistributedDataParallel` ignores.
-
-    Raises:
-        TypeError: A parameter is of a kind that cannot be checked.
-        ValueError: There is none to check.
-    """
-    updated = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
-    checked, skipped = {}, {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            skipped[name] = "frozen"
-        elif updated is not None and id(parameter) not in updated:
-            skipped[name] = "not in the optimizer"
-        elif name in ignored:
-            skipped[name] = "ignored by DistributedDataParallel"
-        else:
-            checked[name] = _require_perturbable(name, parameter)
-    require_movable({name: _memory_view(tensor) for name, tensor in checked.items() if tensor.device.type == "cpu"})
-    if not checked:
-        reasons = ", ".join(f"{name} is {why}" for name, why in skipped.items()) or "it has no parameters"
-        raise ValueError(f"the module has nothing to check: {reasons}")
-    return checked, skipped
-
-
-def _memory_view(tensor: Tensor) -> Array:
-    """An array on the memory of a tensor, with integers for bfloat16, which NumPy does not have."""
-    data = local_tensor(tensor).detach()
-    array: Array = (data.view(torch.int16) if data.dtype is torch.bfloat16 else data).numpy()
-    return array
-
-
-def _require_perturbable(name: str, parameter: nn.Parameter) -> nn.Parameter:
-    if nn.parameter.is_lazy(parameter):
-        raise ValueError(f"parameter {name!r} has no shape yet; call the module once before it is guarded")
-    if parameter.dtype not in PERTURBABLE_DTYPES:
-        raise TypeError(
-            f"parameter {name!r} has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64"
-        )
-    require_supported_placement(name, parameter)
-    if parameter.layout is not torch.strided or parameter.device.type in ("meta", "mps"):
-        raise TypeError(
-            f"parameter {name!r} is {parameter.layout} on {parameter.device}; expected a dense tensor on a device that "
-            "computes in float64 too"
-        )
-    return parameter

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradguard.arrays import Array
 from gradguard.integrations.torch.overrides.forward_mode import load_forward_mode
-from gradguard.integrations.torch.spaces import Buffers, Float64Space, ForwardModeSpace, NativeSpace
+from gradguard.integrations.torch.spaces import Float64Space, ForwardModeSpace, NativeSpace, Tensors
 from gradguard.integrations.torch.tensors import HostArrays, host, unit_roundoff
 from gradguard.loss import try_twice
 from gradguard.perturbation import Space
@@ -39,27 +39,30 @@ class Parameters(HostArrays):
 
     Args:
         checked: The parameters under check.
-        others: Other parameters that the loss may read: frozen ones, or those of another optimizer.
+        others: Returns other parameters that the loss reads and does not write to, of which one copy serves all
+            evaluations: frozen ones, or those of another optimizer.
         ranks: The processes of the training.
-        buffers: Returns the buffers of the module.
+        written: Returns what the loss may write to: the buffers of the module, and frozen parameters that it moves.
 
     Attributes:
         autocast: The dtype to which autocast converts in the training's forward pass; None without autocast.
+        note: What the explanation of each report says besides.
         ranks: As given.
     """
 
     def __init__(
         self,
         checked: Mapping[str, Tensor],
-        others: Mapping[str, Tensor],
+        others: Tensors = tuple,
         ranks: Ranks = SINGLE_PROCESS,
-        buffers: Buffers = tuple,
+        written: Tensors = tuple,
     ) -> None:
         super().__init__(checked)
         self._others = others
-        self._buffers = buffers
+        self._written = written
         self.ranks = ranks
         self.autocast: torch.dtype | None = None
+        self.note = ""
 
     @property
     def unit(self) -> float:
@@ -70,16 +73,16 @@ class Parameters(HostArrays):
 
     def native(self) -> Space:
         """The space of the live parameters."""
-        return NativeSpace(self.tensors, self._buffers)
+        return NativeSpace(self.tensors, self._written)
 
     def float64_copies(self) -> Space:
         """The space of float64 copies of all parameters."""
-        return Float64Space(self.tensors, self._others, self._buffers)
+        return Float64Space(self.tensors, self._others(), self._written)
 
     def tangents(self) -> Space | None:
         """The space of float64 copies with tangents."""
         load_forward_mode()
-        return ForwardModeSpace(self.tensors, self._others, self._buffers)
+        return ForwardModeSpace(self.tensors, self._others(), self._written)
 
     def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> Mapping[str, Array] | None:
         """The gradients of a loss in float64 by one reverse pass, in which custom Functions take part by their forward.
@@ -98,7 +101,7 @@ class Parameters(HostArrays):
         """
 
         def differentiate() -> dict[str, Array] | None:
-            space = Float64Space(self.tensors, self._others, self._buffers)
+            space = Float64Space(self.tensors, self._others(), self._written)
             gradients = space.exact_gradients(loss, reduction)
             return None if gradients is None else {name: host(gradient) for name, gradient in gradients.items()}
 

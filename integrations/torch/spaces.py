@@ -21,8 +21,8 @@ from gradguard.integrations.torch.tensors import (
 )
 from gradguard.perturbation import Copies, Moved, PerturbedTensor
 
-Buffers = Callable[[], Iterable[Tensor]]
-"""The buffers of a module, as they are when it is called."""
+Tensors = Callable[[], Iterable[Tensor]]
+"""Some tensors of a module, as they are when it is called."""
 
 
 class NativeSpace:
@@ -30,15 +30,15 @@ class NativeSpace:
 
     Args:
         tensors: The parameters by name.
-        buffers: Those that the loss may write to.
+        written: Returns the tensors that the loss may write to, besides.
     """
 
     precision = "native"
 
-    def __init__(self, tensors: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], written: Tensors = tuple) -> None:
         self.arrays = HostArrays(tensors)
         self._tensors = tensors
-        self._buffers = buffers
+        self._written = written
         self._limit = CopyLimit(total_bytes(tensors))
 
     def spacing(self, name: str) -> float:
@@ -60,7 +60,7 @@ class NativeSpace:
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies of the named parameters in their dtypes."""
         return stacked_copies(
-            self._tensors, self._tensors, names, lambda: SubstitutionMode(()), self._buffers, self._limit
+            self._tensors, self._tensors, names, lambda: SubstitutionMode(()), self._written, self._limit
         )
 
 
@@ -70,21 +70,19 @@ class Float64Space:
     Args:
         tensors: The parameters under check, by name.
         others: Other parameters that the loss may read.
-        buffers: The buffers that it may write to.
+        written: Returns the tensors that it may write to.
     """
 
     precision = "float64"
 
-    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], others: Iterable[Tensor], written: Tensors = tuple) -> None:
         self._live = tensors
-        self._buffers = buffers
+        self._written = written
         self._tensors = {name: _float64_copy(tensor) for name, tensor in tensors.items()}
         self._limit = CopyLimit(total_bytes(self._tensors))
         self.arrays = HostArrays(self._tensors)
         self._pairs = [(tensor, self._tensors[name]) for name, tensor in tensors.items()]
-        self._pairs += [
-            (tensor, _float64_copy(tensor)) for tensor in others.values() if tensor.dtype in PERTURBABLE_DTYPES
-        ]
+        self._pairs += [(tensor, _float64_copy(tensor)) for tensor in others if tensor.dtype in PERTURBABLE_DTYPES]
         self._training_dtype = next(iter(tensors.values())).dtype
 
     def spacing(self, name: str) -> float:
@@ -105,7 +103,7 @@ class Float64Space:
 
     def copies(self, names: Sequence[str]) -> Copies:
         """Copies of the named parameters in float64."""
-        return stacked_copies(self._live, self._tensors, names, self._float64_mode, self._buffers, self._limit)
+        return stacked_copies(self._live, self._tensors, names, self._float64_mode, self._written, self._limit)
 
     def exact_gradients(self, loss: Callable[[], object], reduction: str | None) -> dict[str, Tensor] | None:
         """The gradients of a loss by one reverse pass, by name; None where autograd does not have them.
@@ -132,8 +130,8 @@ class ForwardModeSpace(Float64Space):
 
     precision = "forward"
 
-    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], buffers: Buffers = tuple) -> None:
-        super().__init__(tensors, others, buffers)
+    def __init__(self, tensors: Mapping[str, Tensor], others: Iterable[Tensor], written: Tensors = tuple) -> None:
+        super().__init__(tensors, others, written)
         self._perturbed: dict[str, PerturbedTangent] = {}
 
     def moving(self, name: str) -> AbstractContextManager[PerturbedTensor]:
@@ -158,7 +156,7 @@ class ForwardModeSpace(Float64Space):
         ]
         stacked = [StackedParameter(self._live[name], stack, tangents[name]) for name, stack in copies.items()]
         make_mode = partial(DualTensorMode, self._pairs, self._training_dtype)
-        return VectorizedCopies(stacked, perturbed, make_mode, self._buffers, self._limit)
+        return VectorizedCopies(stacked, perturbed, make_mode, self._written, self._limit)
 
 
 class _MovedTangent(Moved):
@@ -193,7 +191,7 @@ def stacked_copies(
     starts: Mapping[str, Tensor],
     names: Sequence[str],
     make_mode: Callable[[], SubstitutionMode],
-    buffers: Buffers,
+    written: Tensors,
     limit: CopyLimit,
 ) -> VectorizedCopies:
     """K copies of the named parameters, each to be perturbed in one of them.
@@ -203,7 +201,7 @@ def stacked_copies(
         starts: The unperturbed values, by the same names.
         names: For each of the K copies, the tensor that may be perturbed.
         make_mode: Makes the mode in which the loss is evaluated.
-        buffers: The buffers that the loss may write to.
+        written: Returns the tensors that the loss may write to.
         limit: Learns how much memory the loss takes.
     """
     copies = {name: repeated(starts[name], len(names)) for name in set(names)}
@@ -213,7 +211,7 @@ def stacked_copies(
         for row, name in enumerate(names)
     ]
     stacked = [StackedParameter(lives[name], stack) for name, stack in copies.items()]
-    return VectorizedCopies(stacked, perturbed, make_mode, buffers, limit)
+    return VectorizedCopies(stacked, perturbed, make_mode, written, limit)
 
 
 def repeated(tensor: Tensor, count: int) -> Tensor:

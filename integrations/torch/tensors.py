@@ -16,6 +16,11 @@ BLOCK_SIZE = 2**15
 ACCELERATOR_BLOCK_SIZE = 2**24
 """Entries in a block on an accelerator: 64 MiB in float32, so that launching an operation costs little beside it."""
 
+CHECKSUM_MODULUS = 2**53
+"""Float64, in which checksums are exchanged between processes, holds all whole numbers below it."""
+INTEGER_DTYPES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer dtype of each size in bytes."""
+
 
 def host(tensor: Tensor) -> Array:
     """A tensor as a NumPy array, on the same memory where that is possible; float16 and bfloat16 become float32."""
@@ -72,6 +77,14 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     axis = max(range(len(shape)), key=shape.__getitem__)
     rows = max(1, size * shape[axis] // max(1, tensors[0].numel()))
     yield from zip(*(torch.split(tensor, rows, axis) for tensor in tensors), strict=True)
+
+
+def checksum(tensor: Tensor | None) -> int:
+    """A whole number below 2^53 that changes with any single bit of the tensor; computed on the tensor's device."""
+    if tensor is None or not tensor.numel():
+        return 0
+    bits = tensor.detach().contiguous().view(INTEGER_DTYPES[tensor.element_size()])
+    return int(bits.sum(dtype=torch.int64)) % CHECKSUM_MODULUS
 
 
 class DeviceArrays:

@@ -1,6 +1,7 @@
 """When a check is made, and what is kept of it."""
 
 import numpy as np
+import pytest
 from lstm_training import WATCHED, Training, guard_of
 
 from gradguard import GradGuard
@@ -95,3 +96,23 @@ def test_the_same_seed_makes_the_same_checks() -> None:
         return [dict(row.ratios) for row in guard.history]
 
     assert ratios(1) == ratios(1) != ratios(2)
+
+
+def test_an_integration_may_ask_whether_a_check_may_come() -> None:
+    """Where steps are far apart; a rule of the user's is not asked for it, since it may count its calls."""
+    asked: list[int] = []
+    every_third = GradGuard({"w": np.ones(2)}, every_n_steps=3, start_step=1)
+    assert [every_third.may_check(step) for step in range(6)] == [False, True, False, False, True, False]
+    ruled = GradGuard({"w": np.ones(2)}, every_n_steps=lambda step: bool(asked.append(step)))
+    assert ruled.may_check(0)
+    assert not asked
+
+
+def test_steps_that_an_integration_skips_count_for_what_was_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    """The guard was called, and no check was due."""
+    guard = GradGuard({"w": np.ones(2)}, start_step=100)
+    guard.skip_step(5)
+    with pytest.raises(ValueError, match="steps must not go backwards"):
+        guard.skip_step(4)
+    guard.close()
+    assert "no check was due up to step 5" in caplog.text

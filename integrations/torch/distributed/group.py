@@ -38,7 +38,8 @@ class TrainingGroup:
         across: As given.
         evaluating: Makes the context of an evaluation of the loss.
         stop: Removes all hooks from the module.
-        parameters: Makes the mapping of parameters, from those under check and others that the loss may read.
+        parameters: Makes the mapping of parameters: from those under check, others that the loss may read, and what
+            returns the tensors that it may write to.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class TrainingGroup:
         """
         shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in parameters.items()]
         settings = sorted(
-            (name, repr(value)) for name, value in options.items() if isinstance(value, COMPARED_OPTION_TYPES)
+            (name, repr(value))
+            for name, value in options.items()
+            if isinstance(value, COMPARED_OPTION_TYPES) and name not in NO_WRITERS
         )
         for what, compared in (("parameters", shapes), ("options of TorchGuard", settings)):
             differing = self.exchange.differing(ExchangeKind.OPTIONS, zlib.crc32(repr(compared).encode()))

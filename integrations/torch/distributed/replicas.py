@@ -14,14 +14,11 @@ from gradguard.integrations.torch.distributed.exchange import ExchangeKind, Rank
 from gradguard.integrations.torch.distributed.points import ALONG_DIRECTION, WHOLE_TENSOR, Perturbations
 from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.forwards import ForwardHook
+from gradguard.integrations.torch.spaces import Tensors
+from gradguard.integrations.torch.tensors import CHECKSUM_MODULUS, checksum
 from gradguard.perturbation import PerturbedTensor, Space
 
 MAX_TENSORS_IN_MESSAGE = 3  # enough to see which kind of tensor differs; the message counts the others
-CHECKSUM_MODULUS = 2**53
-"""Float64, in which checksums are exchanged, holds all whole numbers below it."""
-INTEGER_DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer dtype of each size in bytes."""
-
 NOT_SYNCHRONISED = (
     "its last forward pass before the check ran within no_sync(), so that its gradients are its own and no average; "
     "end no_sync() before the last forward pass of a step, and check after that one's backward()"
@@ -38,12 +35,15 @@ class ReplicaParameters(Parameters):
 
     Args:
         checked: The parameters under check.
-        others: Other parameters that the loss may read.
+        others: Returns other parameters that the loss may read.
         exchange: The exchange of numbers between the ranks.
+        written: Returns what the loss may write to.
     """
 
-    def __init__(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor], exchange: RankExchange) -> None:
-        super().__init__(checked, others, exchange)
+    def __init__(
+        self, checked: Mapping[str, Tensor], others: Tensors, exchange: RankExchange, written: Tensors
+    ) -> None:
+        super().__init__(checked, others, exchange, written)
         self._exchange = exchange
 
     def native(self) -> Space:
@@ -170,9 +170,9 @@ class Replicas:
         finally:
             self._wrapper.require_forward_param_sync = before
 
-    def parameters(self, checked: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> ReplicaParameters:
-        """The mapping of the parameters under check; `others` are further ones that the loss may read."""
-        return ReplicaParameters(checked, others, self._exchange)
+    def parameters(self, checked: Mapping[str, Tensor], others: Tensors, written: Tensors) -> ReplicaParameters:
+        """The mapping of the parameters under check; the loss may read `others`, and write to what is `written`."""
+        return ReplicaParameters(checked, others, self._exchange, written)
 
     def require_comparable(self, parameters: Mapping[str, Tensor]) -> None:
         """Refuse gradients or parameters that are not the same on all ranks, bit for bit.
@@ -202,14 +202,6 @@ class Replicas:
     def _require_synchronized(self) -> None:
         if not self._is_synchronized:
             raise ValueError(f"the gradients of rank {self._exchange.rank} were not synchronised: {NOT_SYNCHRONISED}")
-
-
-def checksum(tensor: Tensor | None) -> int:
-    """A whole number below 2^53 that changes with any single bit of the tensor; computed on the tensor's device."""
-    if tensor is None or not tensor.numel():
-        return 0
-    bits = tensor.detach().contiguous().view(INTEGER_DTYPES[tensor.element_size()])
-    return int(bits.sum(dtype=torch.int64)) % CHECKSUM_MODULUS
 
 
 def _combined(checksums: Sequence[int]) -> int:

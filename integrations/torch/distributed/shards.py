@@ -215,6 +215,7 @@ class ShardParameters(ShardArrays):
         tensors: The parameters under check.
         ranks: The processes of the training.
         autocast: The dtype to which autocast converts in the training's forward pass; None without autocast.
+        note: What the explanation of each report says besides.
     """
 
     def __init__(self, checked: Mapping[str, Tensor], exchange: RankExchange) -> None:
@@ -225,6 +226,7 @@ class ShardParameters(ShardArrays):
         self.tensors = checked
         self.ranks = exchange
         self.autocast: torch.dtype | None = None
+        self.note = ""
 
     @property
     def unit(self) -> float:
@@ -326,7 +328,7 @@ class FullyShardedModule:
         finally:
             reshard(self._parts)
 
-    def parameters(self, checked: Mapping[str, Tensor], _others: Mapping[str, Tensor]) -> ShardParameters:
+    def parameters(self, checked: Mapping[str, Tensor], _others: object, _written: object) -> ShardParameters:
         """The mapping of the parameters under check."""
         return ShardParameters(checked, self._exchange)
 

@@ -127,11 +127,25 @@ class VectorizedCopies:
                 mode.add_substitute(tensor, substitute)
             return loss()
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=NO_RULE_WARNING)  # the loop over copies would be slow
+        with warnings.catch_warnings(record=True) as warned:
+            # As an error within PyTorch, it would be printed with its traceback where another one follows.
+            warnings.filterwarnings("always", message=NO_RULE_WARNING)
             losses: Tensor = torch.func.vmap(loss_of_copy, randomness="same")(*copies, *buffers)
+        _refuse_slow_loops(warned)
         self._limit.returned_bytes = mode.bytes_returned
         return losses
+
+
+def _refuse_slow_loops(warned: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse a loss for which vmap loops over the copies; show other warnings.
+
+    Raises:
+        RuntimeError: It has warned that it does.
+    """
+    for each in warned:
+        if str(each.message).startswith(NO_RULE_WARNING):
+            raise RuntimeError(str(each.message))
+        warnings.showwarning(each.message, each.category, each.filename, each.lineno)
 
 
 class _ModeContext(AbstractContextManager[None]):

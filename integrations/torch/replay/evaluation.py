@@ -14,6 +14,10 @@ from gradguard.integrations.torch.tensors import host
 Context = Callable[[], AbstractContextManager[object]]
 
 
+class NotRepeatedError(ValueError):
+    """A forward pass of the loss is not that of the training."""
+
+
 class ReplayedLoss:
     """The loss of one check; each call evaluates it again.
 
@@ -49,6 +53,7 @@ class ReplayedLoss:
         """How many of the training's first forward passes the loss leaves out: it may be that of the last batch alone.
 
         Raises:
+            NotRepeatedError: It does not repeat the forward passes of the training.
             ValueError: The loss cannot be the one that the gradient is of.
         """
         if self._forwards.is_outdated:
@@ -65,13 +70,14 @@ class ReplayedLoss:
             )
         skipped = max(0, self._forwards.count - replay.calls)
         if replay.differing_inputs and not skipped:
-            raise ValueError(
+            raise NotRepeatedError(
                 f"the loss calls the module with other inputs than the training did "
-                f"({', '.join(replay.differing_inputs)}): another batch, or a hidden state from after the step; keep "
-                "what the step began with, such as h0 = h before out, h = model(x, h), and use that in the loss"
+                f"({', '.join(replay.differing_inputs)}): another batch, a hidden state from after the step, or a "
+                "batch that the loss normalizes in place; keep what the step began with, such as h0 = h before "
+                "out, h = model(x, h), use that in the loss, and let the loss make new tensors"
             )
         if replay.output_distance and not skipped:
-            raise ValueError(
+            raise NotRepeatedError(
                 "the loss does not repeat the training's forward pass: the module returns something else for the same "
                 f"inputs (off by {replay.output_distance:.0%}); call after_backward before the parameters are updated; "
                 "give the guard a snapshot= of what the module draws from or carries over, such as a torch.Generator "
@@ -84,19 +90,20 @@ class ReplayedLoss:
         self, skipped: int, copies: VectorizedCopies | None = None, *, compare: bool = False
     ) -> tuple[object, Replay]:
         replaying = self._forwards.replaying(skipped, compare=compare)
-        with self._evaluating(), torch.no_grad(), self._autocast(), _eager(), replaying as replay:
+        with self._evaluating(), torch.no_grad(), self._autocast(), eager(), replaying as replay:
             losses = self._loss() if copies is None else copies.losses(self._loss)
-            return _to_host(result_in_active_mode(losses)), replay
+            return to_host(result_in_active_mode(losses)), replay
 
     def _autocast(self) -> AbstractContextManager[object]:
         return nullcontext() if self._forwards.autocast is None else self._forwards.autocast.enter_again()
 
 
-def _eager() -> AbstractContextManager[object]:
+def eager() -> AbstractContextManager[object]:
     """Compiled modules run uncompiled: compiling them again, for float64, would take minutes."""
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
 
 
-def _to_host(result: object) -> object:
+def to_host(result: object) -> object:
+    """A tensor as a NumPy array; anything else itself."""
     return host(result) if isinstance(result, Tensor) else result

@@ -56,12 +56,12 @@ class Forward:
 
     Attributes:
         restore: Restores the random streams, buffers, attributes and whatever else the pass started from.
-        inputs: The tensors among its arguments, while they live.
+        inputs: The tensors among its arguments, while they live, with their versions.
         outputs: For each floating tensor that it returned, some entries and the tolerance of their relative distance.
     """
 
     restore: Restore
-    inputs: tuple["ref[Tensor]", ...]
+    inputs: tuple[tuple["ref[Tensor]", int], ...]
     outputs: list[tuple[Tensor, float]] = field(default_factory=list)
 
 
@@ -135,7 +135,7 @@ class ForwardRecorder:
                 self._recorded.clear()
                 self._running.clear()
                 self._is_step_over = self.is_outdated = False
-            inputs = tuple(ref(tensor) for tensor in _tensors((args, kwargs)))
+            inputs = tuple((ref(tensor), _version(tensor)) for tensor in _tensors((args, kwargs)))
             self.autocast = AutocastState.current(self._device)
             self._recorded.append(Forward(self._capture(), inputs))
             self._running.append(self._recorded[-1])
@@ -247,12 +247,22 @@ def _relative_distance(before: Tensor, now: Tensor) -> float:
     return float((now - before).norm() / before.norm()) if before.norm() > 0 else float(now.norm() > 0)
 
 
-def _differing_inputs(before: Iterable["ref[Tensor]"], now: list[Tensor]) -> list[str]:
-    pairs = zip((reference() for reference in before), now, strict=False)
-    return [f"input {i}" for i, (old, new) in enumerate(pairs) if old is not None and not _is_same(old, new)]
+def _differing_inputs(before: Iterable[tuple["ref[Tensor]", int]], now: list[Tensor]) -> list[str]:
+    """The inputs that differ, such as "input 1", each with the reason where that is known."""
+    pairs = zip(((reference(), version) for reference, version in before), now, strict=False)
+    return [
+        f"input {i}{'' if old is not new else ', which was changed in place since'}"
+        for i, ((old, version), new) in enumerate(pairs)
+        if old is not None and not _is_same(old, version, new)
+    ]
 
 
-def _is_same(old: Tensor, new: Tensor) -> bool:
+def _is_same(old: Tensor, version: int, new: Tensor) -> bool:
     if old is new:
-        return True
+        return _version(new) == version
     return old.shape == new.shape and old.device == new.device and torch.equal(old, new.to(old.dtype))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor has been written to, as far as PyTorch counts it."""
+    return 0 if tensor.is_inference() else tensor._version

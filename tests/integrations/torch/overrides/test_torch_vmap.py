@@ -1,6 +1,7 @@
 """Many points in one call of the loss, where `torch.func.vmap` takes it: found out by trial, nothing else changes."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,16 +38,21 @@ pytestmark = pytest.mark.usefixtures("_on_any_machine", "torch_as_it_was")
 
 
 class Counted:
-    """A loss that counts how often it is called."""
+    """A loss that counts how often it is called, in a generator: what it wrote to an attribute, a check would undo."""
 
     def __init__(self, loss: Callable[[], object]) -> None:
-        self.calls = 0
+        self._numbers = itertools.count()
         self._loss = loss
 
     def __call__(self) -> object:
         """One call."""
-        self.calls += 1
+        next(self._numbers)
         return self._loss()
+
+    @property
+    def calls(self) -> int:
+        """The calls so far; it may be asked once."""
+        return next(self._numbers)
 
 
 def checked(module: nn.Module, *, in_one: bool = True, **options: Any) -> Report:
