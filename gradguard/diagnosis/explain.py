@@ -180,7 +180,8 @@ def _structure(tensor: Symptoms) -> Diagnosis:
         return Diagnosis(
             ONE_ENTRY,
             f"{_d(tensor)}, {worst_entry(tensor)}; one entry cannot show a factor",
-            "a factor, a sign or a term of the chain rule: the other tensors of its layer tell which",
+            "a factor, a sign or a term of the chain rule (the other tensors of its layer tell which), or n and g are "
+            "of different losses",
         )
     cause = "a term of the chain rule is wrong, missing or in the wrong place"
     if tensor.evidence.reported.discrepancy < tensor.thresholds.discrepancy:

@@ -71,7 +71,7 @@ class Verdict(StrEnum):
         "structure",
         Level.bug,
         "start at the worst entries, and compare the code there with the chain rule, term by term",
-        "truncated backpropagation through time, something held constant, a straight-through estimator",
+        "a truncated gradient, something held constant, a straight-through estimator",
     )
     kink = "kink", Level.unclear
     nondeterministic = "nondeterministic", Level.unclear

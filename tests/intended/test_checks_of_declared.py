@@ -159,7 +159,7 @@ def test_a_bug_that_could_be_meant_says_how_to_declare_it(fault: str) -> None:
 
 def test_the_hint_names_the_kinds_of_difference_that_are_usually_meant() -> None:
     """Each with its own words: a reader recognizes what was done on purpose."""
-    assert "truncated backpropagation through time" in report_of("truncated").explanation
+    assert "a truncated gradient" in report_of("truncated").explanation
     assert "something held constant" in report_of("truncated").explanation
     assert "gradient reversal" in report_of("negated-dense").explanation
     assert "stop-gradient or detach" in report_of("missing-wh").explanation
