@@ -105,8 +105,7 @@ def remeasure_suspects(measured: Measured) -> tuple[Measured, bool]:
     moved, confirmed = measured.moved.copy(), np.zeros_like(measured.confirmed)
     moves = False
     is_plain = bool((np.abs(measured.pairs.z[suspects]) > PLAIN).all())
-    for factor in OTHER_STEPS[-1:] if is_plain else OTHER_STEPS:
-        again = measured.plan.measure(suspects, before.step * factor)
+    for again in _measured_at(measured, suspects, before.step, OTHER_STEPS[-1:] if is_plain else OTHER_STEPS):
         distance = np.nan_to_num(np.abs(again.n - before.n), nan=np.inf)
         spread = NOISE_OF_NUMERICAL * measured.sigma * np.hypot(1 / before.length, 1 / again.length)
         growth = scatter / noise.from_fourth_differences(again, measured.sigma, 0.0)
@@ -210,8 +209,15 @@ def _repeated(
     """Differences along some probes, `repeats` times, at steps about a given one, or about one for each probe."""
     chosen = np.array(which, dtype=np.intp)
     steps = np.broadcast_to(step, chosen.shape)
-    factors = spread_steps(measured.plan, 1.0, repeats, octaves)
-    return [measured.plan.measure(chosen, at) for at in np.multiply.outer(factors, steps)]
+    return _measured_at(measured, chosen, steps, spread_steps(measured.plan, 1.0, repeats, octaves).tolist())
+
+
+def _measured_at(
+    measured: Measured, which: NDArray[np.intp], steps: Float64, factors: Sequence[float]
+) -> list[FourPoint]:
+    """Differences along some probes at several multiples of their steps; a batched loss takes all in one call."""
+    points = measured.plan.measure(np.tile(which, len(factors)), np.multiply.outer(factors, steps).ravel())
+    return [points.take(places) for places in np.arange(points.step.size).reshape(len(factors), which.size)]
 
 
 def _mean_error(again: Sequence[FourPoint]) -> Float64:
