@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from recorder import Recorder
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.networks import FLOAT64, SCALAR, LossForm, descend
@@ -137,20 +138,26 @@ class Timed:
     """A loss, and the seconds of processor time that its evaluations took."""
 
     def __init__(self, loss: Callable[[], object]) -> None:
-        self.seconds = 0.0
-        self._loss = loss
+        self._loss, self._spent = loss, Recorder()
 
     def __call__(self) -> object:
         """Evaluate it."""
         started = time.process_time()
         value = self._loss()
-        self.seconds += time.process_time() - started
+        self._spent.append(time.process_time() - started)
         return value
+
+    def taken(self) -> float:
+        """The seconds since this was last asked."""
+        seconds = sum(self._spent)
+        self._spent.clear()
+        return seconds
 
 
 def timed(act: Callable[[], Report | None], loss: Timed) -> Timing | None:
     """A check with its processor time; None if the guard made no check."""
-    loss.seconds, started = 0.0, time.process_time()
+    loss.taken()
+    started = time.process_time()
     report = act()
     spent = time.process_time() - started
-    return None if report is None else Timing(report, spent, loss.seconds)
+    return None if report is None else Timing(report, spent, loss.taken())

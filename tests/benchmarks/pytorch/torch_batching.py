@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 import torch
+from recorder import Recorder
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
@@ -77,11 +78,10 @@ def both(module: nn.Module, batch: Batch, precision: str, scale: float, entries:
 
 def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries: int) -> Timing:
     """A deep check of gradients that are too large by a factor."""
-    calls = 0
+    calls = Recorder()
 
     def loss() -> Tensor:
-        nonlocal calls
-        calls += 1
+        calls.append()
         return loss_of(module, batch)
 
     with TorchGuard(module, max_overhead=None) as guard:
@@ -90,4 +90,4 @@ def timed(module: nn.Module, batch: Batch, precision: str, scale: float, entries
         started = time.process_time()
         gradients = guard._params.gradients()
         report = check(guard._params, gradients, guard._replayed(loss), precision=precision, entries=entries)
-        return Timing(report.evaluations, calls, time.process_time() - started)
+        return Timing(report.evaluations, len(calls), time.process_time() - started)
