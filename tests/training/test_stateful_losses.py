@@ -173,7 +173,10 @@ def test_a_state_that_comes_up_later_is_found_out_too(change: str, period: int) 
 
 @pytest.mark.parametrize("change", ["fresh masks", "a schedule"])
 def test_a_state_that_moves_on_within_a_routine_check_is_found_out_at_once(change: str) -> None:
-    """By one more evaluation at its end: no deep check is made of a loss that does not repeat."""
+    """By one more evaluation at its end: no deep check is made of a loss that does not repeat.
+
+    Where other threads run, two more evaluations show that the loss moved the state on, and not a thread.
+    """
     model = Periodic(change, period=11)
     model.is_on = False
     guard = GradGuard(model.params, model.loss, every_n_steps=1, max_overhead=None, precision="native")
@@ -182,4 +185,4 @@ def test_a_state_that_moves_on_within_a_routine_check_is_found_out_at_once(chang
     report = guard.after_backward(1, model.grads())
     assert report is not None
     assert report.verdict is Verdict.nondeterministic
-    assert report.evaluations == 1 + 4 * (2 + 1 + 2) + 1
+    assert report.evaluations - (1 + 4 * (2 + 1 + 2) + 1) in (0, 2)

@@ -26,11 +26,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from recorder import Recorder
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.networks import FLOAT64, SCALAR, LossForm, descend
 from benchmarks.support.options import parser_of
+from benchmarks.support.spent import Spent
 from benchmarks.support.tables import Row, table
 from gradguard import GradGuard, Report, check
 from gradguard.testing import FAULTS, LSTM, Batch, faulty, random_batch
@@ -138,26 +138,20 @@ class Timed:
     """A loss, and the seconds of processor time that its evaluations took."""
 
     def __init__(self, loss: Callable[[], object]) -> None:
-        self._loss, self._spent = loss, Recorder()
+        self._loss, self.spent = loss, Spent()
 
     def __call__(self) -> object:
         """Evaluate it."""
         started = time.process_time()
         value = self._loss()
-        self._spent.append(time.process_time() - started)
+        self.spent.add(time.process_time() - started)
         return value
-
-    def taken(self) -> float:
-        """The seconds since this was last asked."""
-        seconds = sum(self._spent)
-        self._spent.clear()
-        return seconds
 
 
 def timed(act: Callable[[], Report | None], loss: Timed) -> Timing | None:
     """A check with its processor time; None if the guard made no check."""
-    loss.taken()
+    loss.spent.taken()
     started = time.process_time()
     report = act()
     spent = time.process_time() - started
-    return None if report is None else Timing(report, spent, loss.taken())
+    return None if report is None else Timing(report, spent, loss.spent.taken())

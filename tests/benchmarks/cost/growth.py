@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.options import parser_of
+from benchmarks.support.spent import Spent
 from benchmarks.support.tables import table
 from gradguard import GradGuard, Report
 
@@ -38,14 +39,14 @@ class Sum:
 
     Attributes:
         params: The parameters: w.
-        seconds: Processor time of the evaluations so far.
+        spent: The processor time of the evaluations.
     """
 
     def __init__(self, size: int) -> None:
         rng = np.random.default_rng(0)
         self.params = {"w": rng.standard_normal(size, np.float32)}
         self.target = rng.standard_normal(size, np.float32)
-        self.seconds = 0.0
+        self.spent = Spent()
 
     def loss(self) -> np.float32:
         """Their mean."""
@@ -53,7 +54,7 @@ class Sum:
         w = self.params["w"]
         pieces = (slice(start, start + BLOCK) for start in range(0, w.size, BLOCK))
         total = sum(float(np.tanh(w[piece] - self.target[piece]).sum(dtype=np.float64)) for piece in pieces)
-        self.seconds += time.process_time() - started
+        self.spent.add(time.process_time() - started)
         return np.float32(total / w.size)
 
     def grads(self) -> dict[str, Float32]:
@@ -89,11 +90,12 @@ def rows(sizes: Sequence[int]) -> Iterator[tuple[str, ...]]:
 
 def _timed(model: Sum, check: Callable[[], Report | None]) -> tuple[float, float, float]:
     """The evaluations of a check, its processor time, and that of the loss within it."""
-    before, started = model.seconds, time.process_time()
+    model.spent.taken()
+    started = time.process_time()
     report = check()
     if report is None:
         raise RuntimeError("the guard skipped a check that was due")
-    return report.evaluations, time.process_time() - started, model.seconds - before
+    return report.evaluations, time.process_time() - started, model.spent.taken()
 
 
 def _peak(check: Callable[[], object]) -> int:

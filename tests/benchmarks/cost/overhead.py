@@ -25,6 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.deep_networks import DeepNetwork, Examples
 from benchmarks.support.options import parser_of
+from benchmarks.support.spent import Spent
 from benchmarks.support.tables import table
 from gradguard import GradGuard
 from gradguard.testing import LSTM, random_batch
@@ -102,7 +103,7 @@ def row(network: Network, seconds: float) -> tuple[str, ...]:
             spent += took
             if report is not None:
                 checks.append(took)
-                of_loss.append(timed.seconds)
+                of_loss.append(timed.spent.taken())
             if step == 0:
                 spent, began = 0.0, time.perf_counter()
             for name, grad in grads.items():
@@ -127,12 +128,12 @@ class TimedLoss:
     """A loss, and the seconds that its evaluations took."""
 
     def __init__(self, loss: Callable[[], object]) -> None:
-        self.seconds = 0.0
+        self.spent = Spent()
         self._loss = loss
 
     def __call__(self) -> object:
         """Evaluate it."""
         began = time.perf_counter()
         value = self._loss()
-        self.seconds += time.perf_counter() - began
+        self.spent.add(time.perf_counter() - began)
         return value

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 
 from benchmarks.support.options import parser_of
+from benchmarks.support.spent import Spent
 from benchmarks.support.tables import Row, table
 from gradguard import Report
 from gradguard.checks.check import check
@@ -77,7 +78,7 @@ class TimedModel:
     Attributes:
         module: The model.
         parameters: How many it has.
-        seconds: Of all evaluations so far.
+        spent: The time of the evaluations.
     """
 
     def __init__(self, name: str, size: int, batch: int, device: str) -> None:
@@ -86,7 +87,7 @@ class TimedModel:
         width = round((size / squares) ** 0.5)
         self.module = make(width).to(device)
         self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
-        self.seconds = 0.0
+        self.spent = Spent()
         self._x = torch.randn(batch, width, device=device)
         self._clock = clock_of(device)
 
@@ -95,19 +96,20 @@ class TimedModel:
         return self.module(self._x).square().mean()
 
     def loss(self) -> Tensor:
-        """The loss; its time is added to `seconds`."""
+        """The loss, whose time is recorded."""
         started = self._clock()
         value = self.raw()
-        self.seconds += self._clock() - started
+        self.spent.add(self._clock() - started)
         return value
 
     def timed(self, act: Callable[[], Report | None]) -> Timing:
         """The timing of a check."""
-        self.seconds, started = 0.0, self._clock()
+        self.spent.taken()
+        started = self._clock()
         report = act()
         if report is None:
             raise RuntimeError("the guard skipped a check that was due")
-        return Timing(report.evaluations, self._clock() - started, self.seconds)
+        return Timing(report.evaluations, self._clock() - started, self.spent.taken())
 
     def alone(self) -> float:
         """Seconds of one evaluation outside a check."""

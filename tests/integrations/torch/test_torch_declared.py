@@ -3,10 +3,12 @@
 import logging
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from gradguard.integrations.torch import TorchGuard
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402 - after the question whether it is installed
+
+from gradguard.integrations.torch import TorchGuard  # noqa: E402 - as above
 
 
 class Reversed(torch.autograd.Function):

@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
@@ -13,8 +12,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm ships no types
 from benchmarks.promises.injected.training import Training
 from benchmarks.support.tables import Row
 from gradguard import JSONLWriter, diagnose
-from gradguard.cli.columns import read_columns
 from gradguard.cli.output import Failure
+from gradguard.cli.source import read_pasted
 from gradguard.runs.logs import read_logs
 from gradguard.writers import read_jsonl
 
@@ -40,7 +39,10 @@ PIECES = (*WORDS, ",", ";", "\t", "\n", "\r\n", "{", "}", "[" * 50, '{"step":', 
 def inputs_rows(count: int) -> Iterator[Row]:
     """A row for each kind of input."""
     readers: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-        "CSV": (b"tensor,numeric,analytic\nW,1.5,1.25\nV,-2e-3,3\n", lambda path: diagnosed(read_columns(str(path)))),
+        "CSV": (
+            b"tensor,numeric,analytic\nW,1.5,1.25\nV,-2e-3,3\n",
+            diagnosed,
+        ),
         "JSON lines": (logged("log/log.jsonl"), read_jsonl),
         "JSON lines, appended to": (logged("log/log.jsonl"), JSONLWriter),
         "a folder of JSON lines": (logged("log/log.jsonl"), lambda path: read_logs(str(path.parent))),
@@ -105,8 +107,9 @@ def renamed(path: Path) -> Path:
     return path.parent
 
 
-def diagnosed(columns: Any) -> str:
+def diagnosed(path: Path) -> str:
     """The verdict on the columns of a file."""
+    columns = read_pasted(str(path)).tensors
     return str(diagnose({name: (one.analytic, one.numeric) for name, one in columns.items()}))
 
 
