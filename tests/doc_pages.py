@@ -1,4 +1,4 @@
-"""What the pages of the documentation show: their blocks, and texts to compare up to the digits."""
+"""What the pages of the documentation show: their blocks and links, and texts to compare up to the digits."""
 
 import contextlib
 import io
@@ -6,7 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def page(name: str) -> str:
@@ -17,6 +18,11 @@ def page(name: str) -> str:
 def blocks(text: str) -> list[tuple[str, str]]:
     """The language and the text of each block of a page, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """The page without its blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def python_of(found: list[tuple[str, str]]) -> list[int]:
@@ -47,3 +53,15 @@ def outputs(name: str, folder: Path) -> list[tuple[str, str]]:
         language, said = found[number + 1] if number + 1 < len(found) else ("", "")
         pairs.append((printed.getvalue(), said if language == "text" else ""))
     return pairs
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """The file and the heading that each relative link of a page leads to, as written; "" where there is none."""
+    found = re.findall(r"\]\(([^)\s]+)\)", prose(text))
+    return [(file, heading) for file, _, heading in (link.partition("#") for link in found if "://" not in link)]
+
+
+def headings(text: str) -> set[str]:
+    """The headings of a page, as links write them."""
+    titles = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -63,5 +63,5 @@ def test_the_wheel_holds_the_packages_and_nothing_else(distributions: Distributi
 
 def test_the_sdist_holds_what_the_tests_need(distributions: Distributions) -> None:
     """The tests and the documentation are complete, so that the tests of a downstream package run."""
-    pages = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"}
+    pages = {".github/CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"}
     assert pages | tracked_files("docs", "tests") <= distributions.sdist
