@@ -1,4 +1,4 @@
-"""Makes the README's pictures of TensorBoard from the demo's run.
+"""Makes the pictures of the documentation from the demo's run.
 
     python tests/screenshots.py [LOGDIR]
 
@@ -6,6 +6,7 @@ LOGDIR holds the demo's two runs already (`gradguard demo --logdir LOGDIR`); wit
 packages of the tests and Chromium.
 """
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -20,12 +21,16 @@ DOCS = Path(__file__).parent.parent / "docs"
 def main(logdir: Path) -> None:
     """Takes the pictures."""
     fault, fixed = sorted(path.name for path in logdir.iterdir())
-    with tensorboard_server(logdir) as address, browser(1400, 1240) as chromium:
-        take_tab(chromium, address, fault, "tab.png")
-        chromium.set_dark(True)
-        take_tab(chromium, address, fixed, "tab-dark.png")
+    with browser(1400, 1240) as chromium:
+        with tensorboard_server(logdir) as address:
+            take_tab(chromium, address, fault, "tab.png")
+            chromium.set_dark(True)
+            take_tab(chromium, address, fixed, "tab-dark.png")
         chromium.set_dark(False)
-        take_band_charts(chromium, address, fixed)
+        # TensorBoard writes its logdir beside the charts: it shall not be a path of this machine.
+        with contextlib.chdir(logdir), tensorboard_server(fixed) as address:
+            take_band_charts(chromium, address)
+    gradguard(["sweep", "gradguard.demo.question:fixed", "--plot", str(DOCS / "sweep.png")])
 
 
 def take_tab(chromium: Browser, address: str, run: str, name: str) -> None:
@@ -43,9 +48,9 @@ def take_tab(chromium: Browser, address: str, run: str, name: str) -> None:
     chromium.driver.save_screenshot(str(DOCS / name))
 
 
-def take_band_charts(chromium: Browser, address: str, run: str) -> None:
-    """Custom Scalars, on that run alone."""
-    chromium.open(f"{address}/?runFilter={run}#custom_scalars")
+def take_band_charts(chromium: Browser, address: str) -> None:
+    """Custom Scalars."""
+    chromium.open(f"{address}/#custom_scalars")
     chromium.wait_for("tf-custom-scalar-dashboard")
     chromium.wait_for_quiet()
     chromium.driver.save_screenshot(str(DOCS / "tensorboard.png"))
