@@ -100,9 +100,10 @@ def _kink(tensor: Symptoms) -> Diagnosis:
     evidence = tensor.evidence
     shorter = ", or with precision='float64', whose steps are shorter" if evidence.is_native else ""
     count = f"{evidence.kinks} of {evidence.sampled} entries sit at a kink of the loss and were left out"
+    others = f"; the others: {_d(tensor)}, {_explained(tensor)}" if evidence.reported.size else ""
     return Diagnosis(
         "kink",
-        f"{count}; the others: {_d(tensor)}, {_explained(tensor)}",
+        f"{count}{others}",
         "ReLU, clamp, max or abs at its corner, where left and right slopes differ and backprop may return either; "
         f"check at other parameters{shorter}",
     )

@@ -53,8 +53,8 @@ class TensorReport:
             quotients, and of lengths of other tensors; several when several fit.
         explanation: The verdict in a sentence, with the numbers.
         faulty_block: The block, or blocks, that alone are wrong; "" where there are none.
-        discrepancy: ||n - g|| / (||n|| + ||g||).
-        floor: The discrepancy that rounding and truncation alone could cause here.
+        discrepancy: ||n - g|| / (||n|| + ||g||); nan where nothing could be measured.
+        floor: The discrepancy that rounding and truncation alone could cause here; nan where nothing could be measured.
         ratio: n / g, pooled; nan where there is none. Of a tensor that was not measured at this step, it comes from a
             regression over the latest screens.
         ratio_error: One standard error of `ratio`.

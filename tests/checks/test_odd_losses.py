@@ -1,5 +1,6 @@
 """Losses that are zero, undefined close by, or computed under traps for floating-point errors."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,16 @@ def test_a_smooth_network_has_no_kinks(seed: int) -> None:
     grads = model.loss_and_grads(batch)[1]
     report = check(model.params, grads, lambda: model.loss(batch), precision="native", seed=seed)
     assert {tensor.kinks for tensor in report.tensors.values()} == {0}
+
+
+def test_a_tensor_of_which_nothing_could_be_measured_has_no_discrepancy() -> None:
+    """A discrepancy of 0 would say that n and g agree, where all entries sit at a corner."""
+    report = check({"w": np.zeros(4)}, {"w": np.ones(4)}, lambda params: np.abs(params["w"]).sum())
+    tensor = report.tensors["w"]
+    assert tensor.verdict is Verdict.kink
+    assert math.isnan(tensor.discrepancy)
+    assert math.isnan(tensor.floor)
+    assert "d = " not in tensor.explanation
 
 
 @pytest.mark.parametrize(
