@@ -16,6 +16,7 @@ _PHRASES = {
 LEARNING_RATES = ("lr", "learning_rate", "learningrate", "eta", "step_size")
 Shapes = Mapping[str, tuple[int, ...]]
 NO_SHAPES: Shapes = MappingProxyType({})
+NEAR = 4.0  # errors within which a ratio is a number, as two ratios are one factor: the demo has ratios 3.6 away
 MAX_RELATIVE_REACH = 0.1  # three errors of a ratio, relative to it: within more than that, any ratio fits something
 MAX_NAMES = 2  # for one ratio: with more, none of them says anything
 MAX_CHANCE = 0.05  # that a number is near the ratio though it has nothing to do with it
@@ -26,7 +27,7 @@ PRODUCTS, SIZES = 2, 7
 ONE_OFF = 4  # place of the means over one too few or too many, which round percentages are near as well
 MAX_REACH_OF_NUMBER = 1e-2  # the same for 1/ln 2: no constant of the user speaks for it
 MAX_REACH_OF_THREE = 3e-4  # the same for three constants, of which there are many products and quotients
-MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond three errors by chance
+MIN_SHARE_OF_HISTORY = 0.8  # of the earlier ratios, that a number must fit: a few lie beyond four errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Observation:
     constants: Mapping[str, float]
 
     def fitting(self, shape: tuple[int, ...] = (), shapes: Shapes = NO_SHAPES) -> list[list[KnownFactor]]:
-        """The known numbers within three errors of |ratio|, in groups of the same simplicity, simplest first.
+        """The known numbers within four errors of |ratio|, in groups of the same simplicity, simplest first.
 
         A vague ratio fits none, since any number would do.
 
@@ -142,16 +143,22 @@ class Observation:
         groups = list(_by_simplicity(self.constants, (), NO_SHAPES))[: place + 1]
         relative = self._reach / abs(self.ratio)
         count = sum(relative <= one.max_reach for group in groups for one in group)
-        return count * 2 * relative > MAX_CHANCE * USUAL_RANGE
+        return count * 2 * self._width / abs(self.ratio) > MAX_CHANCE * USUAL_RANGE
 
     def _is_near(self, known: KnownFactor) -> bool:
         reach = self._reach
         is_precise = reach <= known.max_reach * known.value
-        return is_precise and abs(abs(self.ratio) - known.value) <= reach < abs(known.value - 1)
+        return is_precise and abs(abs(self.ratio) - known.value) <= self._width < abs(known.value - 1)
 
     @property
     def _reach(self) -> float:
+        """How vague the ratio is: the more, the more numbers are near it by chance."""
         return max(3 * self.error, 1e-6 * abs(self.ratio))
+
+    @property
+    def _width(self) -> float:
+        """How far a number may be from |ratio|."""
+        return max(NEAR * self.error, 1e-6 * abs(self.ratio))
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,20 +110,28 @@ def test_where_constants_change_the_ratio_follows_the_right_one() -> None:
 
 
 def test_one_earlier_ratio_that_was_off_does_not_take_the_name_away() -> None:
-    """Of many measurements a few lie beyond three of their errors, as they should."""
+    """Of many measurements a few lie beyond four of their errors."""
     constants = {"timesteps": 5.0, "batch": 2.0}
-    before = [Observation(5.0 + pull * 1e-4, 1e-4, constants) for pull in (0.3, -1.1, 3.4, 0.8, -0.2, 1.9)]
+    before = [Observation(5.0 + pull * 1e-4, 1e-4, constants) for pull in (0.3, -1.1, 4.4, 0.8, -0.2, 1.9)]
     assert [name.label for name in History(constants, tuple(before)).names_of(5.0001, 1e-4)] == ["`timesteps`"]
 
 
+def test_a_ratio_a_little_beyond_three_errors_keeps_its_name() -> None:
+    """Of the ratios of a float32 training some lie 3.6 errors away, and then few earlier ones speak for the name."""
+    constants = {"timesteps": 39.0, "batch": 16.0}
+    before = (Observation(39.0 + 0.8e-3, 1e-3, constants), Observation(39.0 - 3.6e-3, 1e-3, constants))
+    for ratio in (39.0 + 0.3e-3, 39.0 - 3.6e-3):
+        assert [name.label for name in History(constants, before).names_of(ratio, 1e-3)] == ["`timesteps`"]
+
+
 @given(a=st.integers(2, 300), b=st.integers(2, 300), error=st.floats(0, 1e-3))
-def test_every_named_number_is_within_three_errors_of_the_ratio(a: int, b: int, error: float) -> None:
+def test_every_named_number_is_within_four_errors_of_the_ratio(a: int, b: int, error: float) -> None:
     """Whatever is named is what the ratio is, and the right name is among those found."""
     assume(a != b)
     ratio = a / b
     found = History({"a": float(a), "b": float(b)}).names_of(ratio, error * ratio)
-    assert all(abs(name.value - ratio) <= max(3 * error * ratio, 1.01e-6 * ratio) for name in found)
-    assert found or abs(ratio - 1) <= 3 * error * ratio
+    assert all(abs(name.value - ratio) <= max(4 * error * ratio, 1.01e-6 * ratio) for name in found)
+    assert found or abs(ratio - 1) <= 4 * error * ratio
 
 
 @pytest.mark.parametrize("value", [0, -3, math.nan, math.inf, "39 steps", None, [39]])
