@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from gradguard import Report, Verdict, check, diagnose
+from gradguard.testing import FAULTS as LSTM_FAULTS
+from gradguard.testing import faulty, random_batch
 
 Arrays = dict[str, np.ndarray]
 SHAPES = {"W": (6, 8), "S": (7, 7), "T": (7, 7), "b": (8,), "K": (3, 4, 3)}
@@ -110,3 +112,12 @@ def test_arrays_alone_show_a_transpose() -> None:
     """`diagnose` is given no weights and no loss, and printed numbers have few digits."""
     g = np.random.default_rng(0).normal(size=(5, 5)).round(4)
     assert diagnose({"W": (g, g.T.round(3))}).tensors["W"].cause_key == "transposed"
+
+
+@pytest.mark.parametrize("fault", sorted(set(LSTM_FAULTS) - {"weight-decay"}))
+def test_no_fault_of_an_lstm_is_a_penalty_on_its_weights(fault: str) -> None:
+    """Nor one in which g is hundreds of times n, so that anything near 0 leaves little beside n - g."""
+    model, batch = faulty(fault)(hidden=5), random_batch()
+    grads = model.loss_and_grads(batch)[1]
+    report = check(model.params, grads, lambda: model.loss(batch), constants={"timesteps": 39})
+    assert not {tensor.cause_key for tensor in report.tensors.values()} & {"weight_decay", "l1_penalty"}

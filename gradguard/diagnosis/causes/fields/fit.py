@@ -8,7 +8,7 @@ from gradguard.arrays import Float64
 from gradguard.statistics import DerivativePairs, Rules, norm
 
 RESOLVED = 3.0  # deviations by which an entry must contradict g, to speak for anything else
-MAX_REST = 0.01  # of n - g: what a prediction leaves beside what it explains, where the bars are too narrow
+MAX_REST = 0.01  # of n, and of n - g: what a prediction leaves beside what it explains, where the bars are too narrow
 MIN_SUPPORT = 6.0  # powers of ten by which chance is excluded; up to 1,000 predictions are tried on a tensor
 
 
@@ -38,7 +38,7 @@ class Fit:
         coefficients: One for each column, (p,).
         errors: Their standard errors, (p,).
         support: The power of ten by which chance is excluded.
-        explains: Whether what is left of n is within the error bars, or nothing beside n - g.
+        explains: Whether what is left of n is within the error bars, or nothing beside n and n - g.
     """
 
     coefficients: Float64
@@ -89,7 +89,7 @@ def fitted(entries: DerivativePairs, prediction: Prediction, rules: Rules) -> Fi
 def _explains(entries: DerivativePairs, rest: Float64, deviation: Float64, free: int, rules: Rules) -> bool:
     z = rest / deviation
     within_bars = float(np.square(z).sum()) <= rules.max_chi2 * (rest.size - free) and np.abs(z).max() <= rules.alarm
-    return within_bars or norm(rest) <= MAX_REST * norm(entries.n - entries.g)
+    return within_bars or norm(rest) <= MAX_REST * min(norm(entries.n), norm(entries.n - entries.g))
 
 
 def _support(entries: DerivativePairs, rest: Float64, deviation: Float64, free: int, *, is_rearranged: bool) -> float:
