@@ -4,7 +4,17 @@ from gradguard.report.history import Changes, CheckHistory, HistoryRow
 from gradguard.report.plain import Plain, finite_or_name, finite_or_none, to_plain
 from gradguard.report.progress import EvaluationBar
 from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport, alike
-from gradguard.report.text import counted, listed, listed_briefly, log_message, one_line, percent, printable, told_apart
+from gradguard.report.text import (
+    counted,
+    encodable,
+    listed,
+    listed_briefly,
+    log_message,
+    one_line,
+    percent,
+    printable,
+    told_apart,
+)
 from gradguard.report.thresholds import Thresholds
 from gradguard.report.verdict import Verdict
 
@@ -23,6 +33,7 @@ __all__ = [
     "Verdict",
     "alike",
     "counted",
+    "encodable",
     "finite_or_name",
     "finite_or_none",
     "listed",

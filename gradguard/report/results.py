@@ -1,13 +1,21 @@
 """The results of a check as values, which print as a table and which writers receive whole."""
 
+import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradguard.report.plain import finite_or_none, to_plain
-from gradguard.report.text import counted, one_line, percent
+from gradguard.report.text import counted, encodable, listed_briefly, one_line, percent
 from gradguard.report.verdict import Verdict
+
+MAX_HTML_ROWS = 30
+"""Tensors in the table of a notebook; those of the gravest verdicts come first, and the others are counted."""
+
+_SCREENED_NUMBERS = ("ratio", "ratio_drift", "evidence", "smallest_visible")
+_MEASURED_NUMBERS = ("discrepancy", "floor", "sign_agreement", "step_size", "noise")
+_CHECK_NUMBERS = ("evaluations", "seconds", "overhead", "loss", "screened", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +211,76 @@ class Report:
         plain: dict[str, Any] = to_plain(self, finite_or_none)
         return plain
 
+    def scalars(self) -> dict[str, float]:
+        """The numbers of this check for any logger: a flat dict of finite floats.
+
+        Names are "gradguard/check/loss" and so on for the check, "gradguard/ratio/Wh" and so on for a tensor. A verdict
+        is its level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug. What an earlier check
+        measured is left out, and so is what is not finite.
+        """
+        numbers = dict(_numbers_of_check(self))
+        for name, tensor in self.tensors.items():
+            numbers |= {f"{metric}/{name}": value for metric, value in _numbers_of_tensor(self.step, tensor)}
+        finite = {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+        return {encodable(f"gradguard/{key}"): value for key, value in finite.items()}
+
+    def __repr__(self) -> str:
+        wrong = [one_line(name) for name, tensor in self.tensors.items() if tensor.verdict.is_bug]
+        tensors = counted(len(self.tensors), "tensor")
+        which = f"{len(wrong)} of {tensors} wrong: {listed_briefly(wrong)}" if wrong else tensors
+        return f"<Report of step {self.step}: {self.verdict.label}, {which}>"
+
+    def _repr_html_(self) -> str:
+        """The report as a table for notebooks, the gravest verdicts first; `str` has all tensors."""
+        tensors = sorted(self.tensors.values(), key=lambda tensor: -tensor.verdict.level)
+        rows = "".join(_html_row(self.step, tensor) for tensor in tensors[:MAX_HTML_ROWS])
+        others = len(tensors) - MAX_HTML_ROWS
+        more = [f"{counted(others, 'tensor')} more in str(report)"] if others > 0 else []
+        lines = "<br/>".join(map(_escaped, [self.explanation, *_counts(self), *more]))
+        head = _escaped(f"gradguard, step {self.step}: {self.verdict.label}")
+        return f"<p><b>{head}</b></p><table>{_HTML_HEAD}{rows}</table><p>{lines}</p>"
+
     def __str__(self) -> str:
         name_width = max((len(name) for name in self.tensors), default=0)
         label_width = max((len(tensor.verdict.label) for tensor in self.tensors.values()), default=0)
         rows = [line for tensor in self.tensors.values() for line in _rows(self.step, tensor, name_width, label_width)]
         return "\n".join(map(one_line, [*rows, self.explanation, *_counts(self)]))
+
+
+def _numbers_of_check(report: Report) -> Iterator[tuple[str, float]]:
+    yield "check/verdict", report.verdict.level
+    for metric in _CHECK_NUMBERS:
+        if (value := getattr(report, metric)) is not None:
+            yield f"check/{metric}", value
+
+
+def _numbers_of_tensor(step: int, tensor: TensorReport) -> Iterator[tuple[str, float]]:
+    """What is known of a tensor by a check of this step."""
+    # Numbers that another program measured have no dates, and are all there is.
+    is_undated = tensor.measured_at is None and tensor.screened_at is None and tensor.sampled > 0
+    is_measured = is_undated or tensor.measured_at == step
+    if tensor.has_verdict_of(step):
+        yield "verdict", tensor.verdict.level
+    for metric in _SCREENED_NUMBERS if is_measured or tensor.looked_at(step) else ():
+        # A tensor without a ratio has a drift of 0, which is no measurement.
+        if metric != "ratio_drift" or math.isfinite(tensor.ratio):
+            yield metric, getattr(tensor, metric)
+    for metric in _MEASURED_NUMBERS if is_measured else ():
+        yield metric, getattr(tensor, metric)
+
+
+_HTML_HEAD = "<tr><th>tensor</th><th>verdict</th><th>numerical against backprop</th></tr>"
+
+
+def _html_row(step: int, tensor: TensorReport) -> str:
+    cause = f"<br/>&#8594; {_escaped(tensor.cause)}" if tensor.cause else ""
+    name, label = _escaped(listed_briefly([one_line(tensor.name)])), _escaped(tensor.verdict.label)
+    cells = (f"<code>{name}</code>", label, f"{_escaped(_dated(step, tensor))}{cause}")
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(one_line(text))
 
 
 def _rows(step: int, tensor: TensorReport, name_width: int, label_width: int) -> list[str]:

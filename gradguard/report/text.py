@@ -83,5 +83,10 @@ def percent(share: float) -> str:
     return f"{value:.2g} %" if value < 99.5 else f"{value:.0f} %"  # 99.5 would be written as 1e+02
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can encode: a name from a file system may hold a lone surrogate."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

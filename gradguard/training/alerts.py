@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gradguard.diagnosis import SMALL_ERROR
 from gradguard.examination import IN_STEPS
@@ -32,6 +32,10 @@ MAX_MESSAGES = 5  # in the log, of a check; the last one counts the alerts that 
 LOG_RATIO_UNITS = 4  # log(ratio) is rounded to quarters: a factor that changes by e^(1/4), 28 %, is another factor
 
 
+AlertAction = str | Callable[[Alert], object]
+"""What is done at an alert: "log", "raise", or a callable that takes it."""
+
+
 class GradientError(RuntimeError):
     """A confirmed gradient bug, raised by a guard with `on_alert="raise"`.
 
@@ -44,6 +48,20 @@ class GradientError(RuntimeError):
         super().__init__(alert.message)
         self.alert = alert
         self.report = report
+
+
+def require_alert_actions(on_alert: AlertAction | Sequence[AlertAction]) -> tuple[AlertAction, ...]:
+    """What to do at an alert, one or several.
+
+    Raises:
+        ValueError: It is none of the actions, or holds something that is none.
+    """
+    actions = tuple(on_alert) if isinstance(on_alert, list | tuple) else (on_alert,)
+    for action in actions:
+        if not callable(action) and action not in ("log", "raise"):
+            place = f"on_alert holds {action!r}" if isinstance(on_alert, list | tuple) else f"on_alert is {action!r}"
+            raise ValueError(f"{place}; expected 'log', 'raise' or a callable that takes an Alert, or a list of these")
+    return actions
 
 
 class Alerts:

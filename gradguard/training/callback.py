@@ -5,9 +5,9 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from gradguard.arrays import Array, Blocks, block_masks, require_constants
 from gradguard.checks import report_of
@@ -19,8 +19,15 @@ from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
 from gradguard.perturbation import InPlace, Rollback, Snapshot, combined_snapshot, reached_state
-from gradguard.report import Alert, CheckHistory, EvaluationBar, Report, Thresholds, log_message
-from gradguard.training.alerts import Alerts, GradientError, log_messages, open_at_the_end
+from gradguard.report import CheckHistory, EvaluationBar, Report, Thresholds, log_message
+from gradguard.training.alerts import (
+    AlertAction,
+    Alerts,
+    GradientError,
+    log_messages,
+    open_at_the_end,
+    require_alert_actions,
+)
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
 from gradguard.training.monitor import CheckMonitor, CheckRequest
@@ -31,6 +38,7 @@ from gradguard.writers.files import MAX_MEGABYTES
 from gradguard.writers.protocol import Writer
 
 LOG = logging.getLogger("gradguard")
+Checked = TypeVar("Checked", Report, Report | None)
 
 
 class CloseOnExit:
@@ -76,7 +84,8 @@ class GradGuard(CloseOnExit):
         logdir: The directory of the run's TensorBoard event files; None for no event file.
         max_log_megabytes: The size of these files together. Details of older checks are dropped, changes are kept.
         writers: Further writers of the reports.
-        on_alert: "log", "raise" (a confirmed bug raises `GradientError`), or a callable that takes each `Alert`.
+        on_alert: "log", "raise" (a confirmed bug raises `GradientError`), a callable that takes each `Alert`, or a list
+            of these. Every alert is logged in any case, and handed to all callables before one is raised.
         expected: The tensors whose gradient differs on purpose, each with the reason, such as
             `{"Wh": "truncated BPTT"}`; a block as in "Wh:forget" and patterns such as "encoder.*" are allowed too.
             They take turns in being measured. The verdict is `expected`, which is no bug, and there is no alert unless
@@ -109,7 +118,7 @@ class GradGuard(CloseOnExit):
         logdir: str | os.PathLike[str] | None = None,
         max_log_megabytes: float = MAX_MEGABYTES,
         writers: Iterable[Writer] = (),
-        on_alert: str | Callable[[Alert], object] = "log",
+        on_alert: AlertAction | Sequence[AlertAction] = "log",
         expected: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -130,7 +139,7 @@ class GradGuard(CloseOnExit):
         self._declared = require_expected(expected, self._shapes, self._masks)
         self._reduction = require_reduction(reduction)
         self._snapshot = combined_snapshot(snapshot)
-        self._on_alert = _require_on_alert(on_alert)
+        self._on_alert = require_alert_actions(on_alert)
         self._monitor = CheckMonitor(require_precision(precision), thresholds, seed)
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
@@ -180,22 +189,43 @@ class GradGuard(CloseOnExit):
         """
         self._access.require_free()
         start = self._ranks.clock()
-        if self._closed:
-            raise ValueError("the guard is closed; make a new one, or close it after the last step")
-        chosen_loss = loss if loss is not None else self._loss
-        if chosen_loss is None:
-            raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
-        if value is not None:
-            require_one_number(value)
-        step = self._last_step = require_step(step, self._last_step)
+        step, loss = self._require_call(step, loss, value)
         if not self._is_due(step):
             self._budget.record_skipped_step(self._ranks.clock() - start)
             return None
-        self._was_due = True
-        report = self._access.run(lambda: self._check_within_budget(step, grads, chosen_loss, value, constants))
-        if report is not None:
-            self._deliver_alerts(report)
-        return report
+        return self._checked(lambda: self._check_within_budget(step, grads, loss, value, constants))
+
+    @with_short_traceback
+    def check_now(
+        self,
+        step: int,
+        grads: ArrayContainer,
+        loss: Loss | None = None,
+        *,
+        value: object = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> Report:
+        """Check the gradients at once, whatever the schedule and the budget say; otherwise as `after_backward`.
+
+        The time that it takes counts in the budget, so that scheduled checks may come later. In a training of several
+        processes, all of them must call it.
+
+        Args:
+            step: The training step, not before that of the last call.
+            grads: As for `after_backward`.
+            loss: As for `after_backward`.
+            value: As for `after_backward`.
+            constants: As for `after_backward`.
+
+        Raises:
+            TypeError: As `after_backward`.
+            ValueError: As `after_backward`.
+            GradientError: A bug is confirmed, and `on_alert` is "raise".
+            RuntimeError: As `after_backward`.
+        """
+        self._access.require_free()
+        step, loss = self._require_call(step, loss, value)
+        return self._checked(lambda: self._check_at_once(step, grads, loss, value, constants))
 
     def may_check(self, step: int) -> bool:
         """Whether a check may be made at a coming step; where not, an integration need not prepare for one."""
@@ -277,7 +307,8 @@ class GradGuard(CloseOnExit):
     def __getstate__(self) -> dict[str, Any]:
         snapshots = [("snapshot", snapshot) for snapshot in self._snapshot.snapshots]
         rule = getattr(self._is_due, "rule", None)
-        require_picklable([("loss", self._loss), ("on_alert", self._on_alert), ("every_n_steps", rule), *snapshots])
+        actions = [("on_alert", action) for action in self._on_alert]
+        require_picklable([("loss", self._loss), *actions, ("every_n_steps", rule), *snapshots])
         return self.__dict__ | {"_float64_copies": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -285,6 +316,26 @@ class GradGuard(CloseOnExit):
         copied = memo[id(self)] = object.__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__ | {"_float64_copies": {}}, memo))
         return copied
+
+    def _require_call(self, step: int, loss: Loss | None, value: object) -> tuple[int, Loss]:
+        """The step and the loss of a call that may be made; it is the last call from now on."""
+        if self._closed:
+            raise ValueError("the guard is closed; make a new one, or close it after the last step")
+        chosen_loss = loss if loss is not None else self._loss
+        if chosen_loss is None:
+            raise ValueError("there is no loss; pass loss= to GradGuard or to after_backward: loss() or loss(params)")
+        if value is not None:
+            require_one_number(value)
+        self._last_step = require_step(step, self._last_step)
+        return self._last_step, chosen_loss
+
+    def _checked(self, check: Callable[[], Checked]) -> Checked:
+        """What a check that is due returns, after its alerts are delivered."""
+        self._was_due = True
+        report = self._access.run(check)
+        if report is not None:
+            self._deliver_alerts(report)
+        return report
 
     @own_numerics
     def _check_within_budget(
@@ -298,12 +349,29 @@ class GradGuard(CloseOnExit):
         """Make a check and record it; None where the budget leaves no time for it."""
         known = self._constants | require_constants(constants)
         with self._ranks.checking(step):
-            if not self._budget.affords_check:
-                return None
-            start = self._ranks.clock()
-            report, alarms = self._check(step, grads, loss, value, known, start)
-            self._record(report, alarms)
-            self._budget.record_check(self._ranks.clock() - start, report.evaluations)
+            return self._recorded_check(step, grads, loss, value, known) if self._budget.affords_check else None
+
+    @own_numerics
+    def _check_at_once(
+        self,
+        step: int,
+        grads: ArrayContainer,
+        loss: Loss,
+        value: object,
+        constants: Mapping[str, float] | None,
+    ) -> Report:
+        """Make a check and record it, whatever the budget says."""
+        known = self._constants | require_constants(constants)
+        with self._ranks.checking(step):
+            return self._recorded_check(step, grads, loss, value, known)
+
+    def _recorded_check(
+        self, step: int, grads: ArrayContainer, loss: Loss, value: object, constants: Mapping[str, float]
+    ) -> Report:
+        start = self._ranks.clock()
+        report, alarms = self._check(step, grads, loss, value, constants, start)
+        self._record(report, alarms)
+        self._budget.record_check(self._ranks.clock() - start, report.evaluations)
         return report
 
     def _check(
@@ -378,9 +446,10 @@ class GradGuard(CloseOnExit):
     def _deliver_alerts(self, report: Report) -> None:
         """Call `on_alert`, or raise: after the report is recorded, so that an exception loses nothing."""
         for alert in report.alerts:
-            if callable(self._on_alert):
-                self._on_alert(alert)
-            elif self._on_alert == "raise" and alert.level >= logging.ERROR:
+            for action in filter(callable, self._on_alert):
+                action(alert)
+        for alert in report.alerts if "raise" in self._on_alert else ():
+            if alert.level >= logging.ERROR:
                 raise GradientError(alert, report)
 
 
@@ -398,9 +467,3 @@ def require_options(options: Mapping[str, Any], excluded: Collection[str]) -> No
 
 def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
-
-
-def _require_on_alert(on_alert: str | Callable[[Alert], object]) -> str | Callable[[Alert], object]:
-    if callable(on_alert) or on_alert in ("log", "raise"):
-        return on_alert
-    raise ValueError(f"on_alert is {on_alert!r}; expected 'log', 'raise' or a callable that takes an Alert")

@@ -1,8 +1,11 @@
 import dataclasses
+import html
 import json
 import math
 import pickle
+import re
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -133,6 +136,79 @@ def test_a_report_becomes_plain_json(name: str, request: pytest.FixtureRequest) 
         for key in ("discrepancy", "floor", "ratio", "ratio_error", "noise", "step_size"):
             value = getattr(tensor, key)
             assert written[key] == (value if math.isfinite(value) else None)
+
+
+@pytest.mark.parametrize("name", ["report", "broken"])
+def test_scalars_are_flat_finite_and_those_of_the_check(name: str, request: pytest.FixtureRequest) -> None:
+    """Any logger takes them: text to float; a tensor without a measurement has its verdict alone."""
+    report: Report = request.getfixturevalue(name)
+    scalars = report.scalars()
+    assert {type(value) for value in scalars.values()} == {float}
+    assert all(map(math.isfinite, scalars.values()))
+    assert scalars["gradguard/check/loss"] == report.loss
+    assert scalars["gradguard/check/verdict"] == report.verdict.level == Verdict.scale.level
+    for tensor in report.tensors.values():
+        assert scalars[f"gradguard/verdict/{tensor.name}"] == tensor.verdict.level
+        for key in ("ratio", "smallest_visible", "discrepancy", "floor", "sign_agreement"):
+            known = tensor.sampled and math.isfinite(getattr(tensor, key))
+            assert scalars.get(f"gradguard/{key}/{tensor.name}") == (getattr(tensor, key) if known else None)
+
+
+def test_scalars_leave_out_what_an_earlier_check_measured(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """A screen gives a ratio at this step; the discrepancy is of another one, and an old verdict is no news."""
+    screened = make_tensor("W", measured_at=3, screened_at=7)
+    scalars = make_report(7, screened, make_tensor("V", measured_at=3)).scalars()
+    assert scalars["gradguard/ratio/W"] == screened.ratio
+    assert "gradguard/discrepancy/W" not in scalars
+    assert not [key for key in scalars if key.endswith("/V")]
+
+
+def test_scalars_of_arrays_measured_elsewhere_have_their_numbers() -> None:
+    """`diagnose` knows no step, and what it was handed is all there is."""
+    scalars = diagnose({"lstm": (np.array([1.0, 2.0]), np.array([2.0, 4.0]))}).scalars()
+    assert scalars["gradguard/ratio/lstm"] == pytest.approx(2)
+    assert scalars["gradguard/discrepancy/lstm"] == pytest.approx(1 / 3)
+
+
+def test_scalars_have_names_that_every_encoder_takes(make_report: MakeReport, make_tensor: MakeTensor) -> None:
+    """A name from a file system may hold half of a surrogate pair."""
+    for key in make_report(0, make_tensor("\udc80")).scalars():
+        key.encode()
+
+
+def test_a_report_has_a_short_repr(report: Report, broken: Report) -> None:
+    """One line says the step, the verdict and which tensors are wrong."""
+    assert repr(report) == "<Report of step 0: BUG: scale, 3 of 5 tensors wrong: Wx, Wh and b>"
+    assert repr(broken) == "<Report of step 0: BUG: nonfinite, 1 of 1 tensor wrong: w>"
+    right = dataclasses.replace(report, verdict=Verdict.ok, tensors={"V": report.tensors["V"]})
+    assert repr(right) == "<Report of step 0: ok, 1 tensor>"
+
+
+def test_a_notebook_shows_a_table_with_the_gravest_verdicts_first(report: Report) -> None:
+    """A row a tensor with its verdict, what was measured and the cause, between the verdict and the explanation."""
+    shown = report._repr_html_()
+    ElementTree.fromstring(f"<div>{shown}</div>")  # noqa: S314 - our own; it raises where a tag is not closed
+    head, *rows = re.findall("<tr>(.*?)</tr>", shown)
+    assert "<th>verdict</th>" in head
+    assert [re.findall("<code>(.*?)</code>", row) for row in rows] == [["Wx"], ["Wh"], ["b"], ["V"], ["c"]]
+    assert "BUG: scale" in rows[0]
+    assert html.escape(report.tensors["Wx"].cause) in rows[0]
+    assert shown.startswith("<p><b>gradguard, step 0: BUG: scale</b></p>")
+    assert html.escape(report.explanation) in shown
+
+
+def test_what_a_notebook_shows_is_small_and_holds_no_markup_of_names(
+    make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """Names and texts are escaped and shortened, and of many tensors the last are counted."""
+    tensors = [make_tensor(f"<script>{i}</script>{'x' * 500}", cause="<b>&</b>\n") for i in range(500)]
+    wrong = make_tensor("last", verdict=Verdict.sign)
+    shown = make_report(0, *tensors, wrong)._repr_html_()
+    assert len(shown) < 20_000
+    assert "<script" not in shown
+    assert "<b>&" not in shown
+    assert shown.index("<code>last</code>") < shown.index("<code>&lt;script&gt;0")
+    assert "471 tensors more in str(report)" in shown
 
 
 def test_what_was_measured_of_the_worst_entries_is_kept(report: Report) -> None:

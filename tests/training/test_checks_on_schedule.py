@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from lstm_training import WATCHED, Training, guard_of
+from lstm_training import TIMESTEPS, WATCHED, Training, averaged, guard_of
 
-from gradguard import GradGuard
+from gradguard import GradGuard, GradientError
 from gradguard.training.schedule import ROUTINE_EVALUATIONS
 
 
@@ -76,6 +76,39 @@ def test_a_tight_budget_skips_checks() -> None:
     assert [row.step for row in guard.history] == [0]
     assert guard.report is not None
     assert guard.report.overhead is None
+
+
+def test_a_check_at_once_waits_for_neither_schedule_nor_budget() -> None:
+    """It is a row of the history as any other check, and the training goes on by its schedule."""
+    training = Training()
+    guard = guard_of(training, every_n_steps=1000, start_step=2, max_overhead=1e-9)
+    assert guard.after_backward(0, training.grads()) is None
+    reports = [guard.check_now(step, training.grads()) for step in (0, 1, 1)]
+    assert [report.step for report in reports] == [row.step for row in guard.history] == [0, 1, 1]
+    assert guard.report is reports[-1]
+    assert reports[-1].evaluations <= ROUTINE_EVALUATIONS
+    assert guard.after_backward(2, training.grads()) is None
+    with pytest.raises(ValueError, match="step 1 comes after step 2"):
+        guard.check_now(1, training.grads())
+
+
+def test_a_check_at_once_reports_a_bug_and_leaves_the_parameters() -> None:
+    """It alerts as a scheduled check does, takes a loss, its value and constants, and is refused once closed."""
+    training = Training()
+    guard = GradGuard(training.watched, every_n_steps=1000, start_step=1, on_alert="raise")
+    before = {name: param.tobytes() for name, param in training.model.params.items()}
+    with pytest.raises(GradientError, match=r"step 0 Wh: BUG, scale.*`timesteps`"):
+        guard.check_now(
+            0,
+            averaged(0, training.grads()),
+            training.loss,
+            value=training.loss(),
+            constants={"timesteps": TIMESTEPS},
+        )
+    assert before == {name: param.tobytes() for name, param in training.model.params.items()}
+    guard.close()
+    with pytest.raises(ValueError, match="guard is closed"):
+        guard.check_now(1, training.grads(), training.loss)
 
 
 def test_the_share_of_time_that_checks_took_is_told() -> None:

@@ -27,6 +27,7 @@ OPTIONS: list[Any] = [
     ({"precision": "float16"}, ValueError, ["'float16'", "'native', 'float64' or 'auto'"]),
     ({"reduction": "none"}, ValueError, ["'none'", "'sum', 'mean' or None"]),
     ({"on_alert": "crash"}, ValueError, ["'crash'", "'log', 'raise' or a callable"]),
+    ({"on_alert": ["log", 3]}, ValueError, ["on_alert holds 3", "or a list of these"]),
     ({"constants": {"timesteps": -3}}, ValueError, ["'timesteps'", "-3", "positive"]),
     ({"blocks": {"w": gates("ifog", axis=0)}}, ValueError, ["'w'", "(2,)", "4 gates"]),
     ({"blocks": {"u": gates("if", axis=0)}}, ValueError, ["'u'", "expected one of w"]),

@@ -69,6 +69,17 @@ def test_a_callable_is_handed_every_alert() -> None:
     assert len(guard.history) == 1
 
 
+def test_several_actions_are_all_taken_before_a_bug_raises() -> None:
+    """Every callable of a list has every alert, wherever "raise" stands in it."""
+    training, first, second = Training(), list[Alert](), list[Alert]()
+    guard = guard_of(training, on_alert=["raise", "log", first.append, second.append])
+    with pytest.raises(GradientError) as raised:
+        guard.after_backward(0, averaged(0, training.grads()))
+    assert first == second == list(raised.value.report.alerts)
+    assert [alert.tensor for alert in first] == ["Wh", "b"]
+    assert raised.value.alert is first[0]
+
+
 def test_a_writer_that_fails_costs_one_warning_and_goes_on_when_it_can() -> None:
     """Training and the other writers do not notice; a second failure after a recovery is told again."""
     training, failing, other = Training(), Failing(1, 2, 3, 5), Failing()

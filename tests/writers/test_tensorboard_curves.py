@@ -66,7 +66,7 @@ def test_a_verdict_without_a_measurement_is_a_point(
     tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor
 ) -> None:
     """A gradient that is not finite, or that is suspected, has no numbers, and its verdict is of the check."""
-    write_all(tmp_path, make_report(10, make_tensor("W", verdict=Verdict.nonfinite, measured_at=None)))
+    write_all(tmp_path, make_report(10, make_tensor("W", verdict=Verdict.nonfinite, measured_at=None, sampled=0)))
     run = read_run(tmp_path)
     assert values(run, "gradguard.verdict/W") == [3]
     assert not [metric for metric in (*OWN, *SCREENED) if f"gradguard.{metric}/W" in run]

@@ -6,7 +6,7 @@ one section with a curve for each tensor. A number that was measured at an earli
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.report import Alert, Report, TensorReport, alike
+from gradguard.report import Alert, Report, TensorReport, alike, encodable
 
 _Curve: TypeAlias = tuple[str, float, str]
 
@@ -26,36 +26,25 @@ _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 _VERDICT = "Level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug"
 
-_Metrics: TypeAlias = Mapping[str, tuple[Callable[[TensorReport], float], str]]
-
-# Of a measurement of the tensor itself: a point at each step at which there was one.
-_OWN_METRICS: _Metrics = {
-    "discrepancy": (lambda tensor: tensor.discrepancy, "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical"),
-    "floor": (lambda tensor: tensor.floor, "The discrepancy that float precision alone could cause"),
-    "sign_agreement": (lambda tensor: tensor.sign_agreement, "Share of resolvable entries whose signs agree"),
-    "step_size": (lambda tensor: tensor.step_size, "Step of the differences, in units of the parameters"),
-    "noise": (lambda tensor: tensor.noise, "Standard deviation of the loss's rounding noise, in units of the loss"),
-}
-
-# Of a screen of the model too: a point at each step at which one covered the tensor, or the tensor was measured.
-_SCREEN_METRICS: _Metrics = {
-    "ratio": (lambda tensor: tensor.ratio, "n / g: of the tensor's own probes, or by regression over those of screens"),
-    "ratio_drift": (lambda tensor: _drift(tensor), "log(ratio / the first confirmed ratio)"),
-    "evidence": (lambda tensor: tensor.evidence, "log10 of the evidence that the gradient is wrong; alarms at about 7"),
-    "smallest_visible": (lambda tensor: tensor.smallest_visible, "The smallest relative error that would have shown"),
-}
-
-# A verdict that is older has no point: nobody has looked since.
-_VERDICT_METRICS: _Metrics = {"verdict": (lambda tensor: tensor.verdict.level, _VERDICT)}
-
-_CHECK_METRICS: Mapping[str, tuple[Callable[[Report], float | None], str]] = {
-    "evaluations": (lambda report: report.evaluations, "How often the loss was evaluated"),
-    "seconds": (lambda report: report.seconds, "How long the check took"),
-    "overhead": (lambda report: report.overhead, "Share of the time after the first check that went into checks"),
-    "verdict": (lambda report: report.verdict.level, _VERDICT),
-    "loss": (lambda report: report.loss, "The loss at the parameters as they are"),
-    "screened": (lambda report: report.screened, "Tensors that a screen of the model covered"),
-    "measured": (lambda report: report.measured, "Tensors of which numbers of their own were measured"),
+# By the metric of a check, or by that of tensors.
+_DESCRIPTIONS = {
+    "check/evaluations": "How often the loss was evaluated",
+    "check/seconds": "How long the check took",
+    "check/overhead": "Share of the time after the first check that went into checks",
+    "check/verdict": _VERDICT,
+    "check/loss": "The loss at the parameters as they are",
+    "check/screened": "Tensors that a screen of the model covered",
+    "check/measured": "Tensors of which numbers of their own were measured",
+    "verdict": _VERDICT,
+    "ratio": "n / g: of the tensor's own probes, or by regression over those of screens",
+    "ratio_drift": "log(ratio / the first confirmed ratio)",
+    "evidence": "log10 of the evidence that the gradient is wrong; alarms at about 7",
+    "smallest_visible": "The smallest relative error that would have shown",
+    "discrepancy": "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical",
+    "floor": "The discrepancy that float precision alone could cause",
+    "sign_agreement": "Share of resolvable entries whose signs agree",
+    "step_size": "Step of the differences, in units of the parameters",
+    "noise": "Standard deviation of the loss's rounding noise, in units of the loss",
 }
 
 
@@ -90,35 +79,17 @@ def _scalar(value: float) -> tensor_pb2.TensorProto:
 
 
 def _curves(report: Report) -> Iterator[_Curve]:
-    for metric, (read, description) in _CHECK_METRICS.items():
-        value = read(report)
-        if value is not None and is_scalar(value):
-            yield _tag("check", metric), float(value), description
-    for name, tensor in report.tensors.items():
-        if tensor.has_verdict_of(report.step):
-            yield from _tensor_curves(name, tensor, _VERDICT_METRICS)
-        if tensor.looked_at(report.step):
-            yield from _tensor_curves(name, tensor, _SCREEN_METRICS)
+    for key, value in report.scalars().items():
+        curve = key.removeprefix("gradguard/")
+        if is_scalar(value):
+            yield f"gradguard.{curve}", value, _DESCRIPTIONS.get(curve) or _DESCRIPTIONS[curve.partition("/")[0]]
     for name, tensor in _measured(report):
-        yield from _tensor_curves(name, tensor, _OWN_METRICS)
         yield from _band(name, tensor)
 
 
 def _measured(report: Report) -> Iterator[tuple[str, TensorReport]]:
     """The tensors whose own numbers are of this check, by name."""
     return ((name, tensor) for name, tensor in report.tensors.items() if tensor.measured_at == report.step)
-
-
-def _tensor_curves(name: str, tensor: TensorReport, metrics: _Metrics) -> Iterator[_Curve]:
-    for metric, (read, description) in metrics.items():
-        value = read(tensor)
-        if is_scalar(value):
-            yield _tag(metric, name), float(value), description
-
-
-def _drift(tensor: TensorReport) -> float:
-    """The drift of the ratio; nan where there is no ratio, of which the report says that it has not moved."""
-    return tensor.ratio_drift if math.isfinite(tensor.ratio) else math.nan
 
 
 def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
@@ -186,11 +157,6 @@ def cell(text: str) -> str:
 
 def _tag(metric: str, *names: str) -> str:
     return encodable("/".join([f"gradguard.{metric}", *names]))
-
-
-def encodable(text: str) -> str:
-    """Text that a protocol buffer accepts as UTF-8: a name from a file system may hold a lone surrogate."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_scalar(value: float) -> bool:
