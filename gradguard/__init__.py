@@ -16,7 +16,7 @@ from gradguard.writers.protocol import Writer
 from gradguard.writers.registry import WRITER_MODULES, load_writer
 
 if TYPE_CHECKING:
-    from gradguard.writers import JSONLWriter, TensorBoardWriter
+    from gradguard.writers import JSONLWriter, MLflowWriter, TensorBoardWriter, WandbWriter
 
 __all__ = [
     "Alert",
@@ -25,12 +25,14 @@ __all__ = [
     "GradGuard",
     "GradientError",
     "JSONLWriter",
+    "MLflowWriter",
     "Report",
     "Sweep",
     "TensorBoardWriter",
     "TensorReport",
     "Thresholds",
     "Verdict",
+    "WandbWriter",
     "Writer",
     "attributes",
     "batched",

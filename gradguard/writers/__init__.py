@@ -8,9 +8,11 @@ from gradguard.writers.registry import WRITER_MODULES, load_writer
 
 if TYPE_CHECKING:
     from gradguard.writers.jsonl import JSONLWriter
+    from gradguard.writers.loggers.mlflow import MLflowWriter
+    from gradguard.writers.loggers.wandb import WandbWriter
     from gradguard.writers.tensorboard.writer import TensorBoardWriter
 
-__all__ = ["JSONLWriter", "TensorBoardWriter", "Writer", "read_jsonl"]
+__all__ = ["JSONLWriter", "MLflowWriter", "TensorBoardWriter", "WandbWriter", "Writer", "read_jsonl"]
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,9 @@ from gradguard.writers.protocol import Writer
 WRITER_MODULES: Mapping[str, str] = MappingProxyType(
     {
         "JSONLWriter": "gradguard.writers.jsonl",
+        "MLflowWriter": "gradguard.writers.loggers.mlflow",
         "TensorBoardWriter": "gradguard.writers.tensorboard.writer",  # slower to import than all of gradguard
+        "WandbWriter": "gradguard.writers.loggers.wandb",
     }
 )
 """The module of each writer, by the name of its class."""

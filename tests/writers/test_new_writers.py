@@ -63,6 +63,19 @@ def test_a_row_of_the_table_is_all_that_offers_a_writer(name: str) -> None:
     assert callable(offered.close)
 
 
+@pytest.mark.parametrize(("writer", "package"), [("WandbWriter", "wandb"), ("MLflowWriter", "mlflow")])
+def test_a_writer_without_its_package_says_how_to_install_it(writer: str, package: str) -> None:
+    """When it is made: the class is there, so that a program can be written before the package is installed."""
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"from gradguard import {writer}\n"
+        f"try: {writer}()\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"the package {package} is not installed; pip install 'gradguard[{package}]'\n"
+
+
 def test_a_writer_of_the_table_is_imported_when_it_is_first_used() -> None:
     """A run without TensorBoard does not wait for its import, and a name that is in no row is no attribute."""
     code = (
