@@ -54,11 +54,12 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     return Distributions(sdist, wheel)
 
 
-def test_the_wheel_holds_the_packages_and_nothing_else(distributions: Distributions) -> None:
+def test_the_wheel_holds_the_packages_and_the_pytest_plugin(distributions: Distributions) -> None:
     """Each module and data file of gradguard/ and integrations/ is there, under the name that it is imported by."""
     inside = {name.replace("integrations/", "gradguard/integrations/", 1) for name in tracked_files("integrations")}
+    packages = tracked_files("gradguard") | inside
     assert {"gradguard/py.typed", "gradguard/integrations/native/gradguard.h"} <= distributions.wheel
-    assert {name for name in distributions.wheel if ".dist-info/" not in name} == tracked_files("gradguard") | inside
+    assert {name for name in distributions.wheel if ".dist-info/" not in name} == packages | {"pytest_gradguard.py"}
 
 
 def test_the_sdist_holds_what_the_tests_need(distributions: Distributions) -> None:
