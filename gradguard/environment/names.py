@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 # Their functions and classes hold no state of a training, or a state that they look after themselves.
 FOREIGN = sys.stdlib_module_names | {
+    "autograd",
     "gradguard",
     "jax",
     "jaxlib",
@@ -24,8 +25,14 @@ OURS_TO_SHOW = "gradguard.testing"  # models that stand for the user's
 
 
 @lru_cache(maxsize=4096)
-def is_foreign(module: str | None) -> bool:
-    """Whether what a module defines is not the user's."""
+def is_foreign(module: object) -> bool:
+    """Whether what a module defines is not the user's.
+
+    Args:
+        module: The `__module__` of a function or a class: a name, None, or whatever stands there in a compiled class.
+    """
+    if module is not None and not isinstance(module, str):
+        return True
     name = module or ""
     return name.partition(".")[0] in FOREIGN and not name.startswith(OURS_TO_SHOW)
 

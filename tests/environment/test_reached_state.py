@@ -435,6 +435,19 @@ def test_whatever_form_a_loss_has_its_state_is_found(form: Callable[[], Any]) ->
     assert state() == before
 
 
+def test_a_class_without_a_name_of_a_module_is_passed_by() -> None:
+    """The classes of compiled functions have a descriptor in its place."""
+    meta = type("Meta", (type,), {"__module__": property(lambda _: "user")})
+    params, seen, owner = fresh(), [0], meta("Owner", (), {})
+
+    def loss() -> Any:
+        seen.append(owner is None)
+        return value_of(params)
+
+    check(params, grads_of(params), loss)
+    assert seen == [0]
+
+
 def test_a_place_that_is_far_and_large_is_found_at_the_first_check_and_held_later() -> None:
     """Later checks look at what is near and small, and at the places to which the loss has written."""
     far: Any = np.zeros(100_000)
