@@ -69,9 +69,14 @@ def confirm_measurement(measured: Measured, amplification: float | None = None) 
 
 
 def _seems_nonsmooth(measured: Measured) -> bool:
-    """Whether noise, unresolved differences or kinks suggest that the loss is not smooth on the scale of the steps."""
+    """Whether noise, unresolved differences or kinks suggest that the loss is not smooth on the scale of the steps.
+
+    Noise that is small beside backprop's rounding error suggests nothing: kinks that make it do not move n by more.
+    """
+    noisy = NOISE_OF_NUMERICAL * measured.sigma / measured.points.length > measured.rounding
+    rough = measured.sigma > QUIET * measured.plan.noise.sigma and bool(noisy.any())
     unresolved = int(np.count_nonzero(~measured.resolved)) > max(1, UNRESOLVED * measured.resolved.size)
-    return measured.sigma > QUIET * measured.plan.noise.sigma or unresolved or bool(measured.nonquadratic.any())
+    return rough or unresolved or bool(measured.nonquadratic.any())
 
 
 def _is_noise(measured: Measured) -> bool:
