@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from recorder import Recorder
 
 from gradguard import GradGuard, Verdict, check
 from gradguard.arrays.types import Array
+from gradguard.perturbation import snapshot_attributes
+from gradguard.perturbation.rollback import Rollback
 from gradguard.testing import LSTM, random_batch
 
 BATCH = random_batch(3, 2, inputs=2, outputs=2)
@@ -142,3 +145,20 @@ def test_a_late_write_to_the_gradients_is_put_back_and_remembered() -> None:
         assert grads["w"].tobytes() == before
         assert report is not None
         assert report.verdict is Verdict.ok
+
+
+def test_every_evaluation_begins_with_the_state_before_the_check() -> None:
+    """A loss that carries a state on from call to call is the same function at each of them."""
+    w, carried = np.array([0.3, 0.7, 1.1]), {"calls": np.zeros(1)}
+    state = Rollback({}, snapshot_attributes(SimpleNamespace(carried=carried), "carried"))
+
+    def work() -> list[float]:
+        values = []
+        for _ in range(3):
+            state.restore()
+            carried["calls"] += 1
+            values.append(float(np.sum(w) * carried["calls"][0]))
+        return values
+
+    assert state.run(work) == [np.sum(w)] * 3
+    assert carried["calls"].tolist() == [0]

@@ -33,6 +33,30 @@ def test_the_ratio_of_every_tensor_is_told_within_its_error_bar() -> None:
     assert np.abs(scores).max() < 5
 
 
+def test_the_bars_are_wider_where_the_probes_scatter_more_than_they_say() -> None:
+    """With deviations that are ten times too small, the bars still hold the errors."""
+    scores = []
+    for seed in range(60):
+        rng, ratios = np.random.default_rng(seed), WeighedRatios(TRUTH.size)
+        for _ in range(20):
+            shares = 100 * rng.choice([-1, 1], TRUTH.size)
+            ratios.add(shares, float(shares @ (TRUTH - 1) + 10 * rng.standard_normal()), 1.0)
+        found, errors = ratios.ratios()
+        scores.append((found - TRUTH) / errors)
+    # Of Student's t with 20 - 5 degrees of freedom it is 1.07; with the deviations as given it would be 10.
+    assert 0.8 < np.sqrt(np.mean(np.square(scores))) < 1.4
+
+
+def test_two_probes_that_contradict_each_other_resolve_nothing() -> None:
+    """The bar of the one tensor is as wide as they are apart, not as narrow as they say."""
+    ratios = WeighedRatios(1)
+    ratios.add(np.array([100.0]), 0.0, 1.0)
+    ratios.add(np.array([100.0]), 100.0, 1.0)
+    (found,), (error,) = ratios.ratios()
+    assert found == pytest.approx(1.5, rel=1e-3)
+    assert error == pytest.approx(0.5, rel=1e-3)
+
+
 def test_the_bars_shrink_as_the_probes_grow_in_number() -> None:
     """As one over the square root of it, once there are more probes than tensors."""
     few, many = (np.median(weighed(np.ones(40), probes).ratios()[1]) for probes in (80, 160))
