@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.__main__ import run
 from benchmarks.catalog import benchmarks
+from benchmarks.promises.mutations import mutants_of
 
 FOLDER = Path(__file__).parent
 SHOWN = {
@@ -37,7 +38,7 @@ SHOWN = {
     "peers": ("false alarms", "named", "timesteps"),
 }
 OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching"}
-WITH_A_TEST_OF_ITS_OWN = {"faults", "compilations"} | OF_PYTORCH
+WITH_A_TEST_OF_ITS_OWN = {"faults", "mutants", "compilations"} | OF_PYTORCH
 
 
 def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Path) -> None:
@@ -91,6 +92,31 @@ def test_no_fault_changes_or_stops_a_training_or_loses_a_record(capsys: pytest.C
         changed, stopped, _, _, _, lost, bugs = row.split()[-7:]
         assert (changed, stopped, lost, bugs) == ("0", "0", "0", "0"), row
     assert [row.split()[-1] for row in inputs.splitlines()[2:]] == ["0"] * 6
+
+
+def test_a_mutant_is_noticed_by_the_tests_of_its_module(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tests run with the fault, not with the module as it is."""
+    run("mutants", ["--modules", "perturbation/journal", "--each", "2", "--processes", "1"])
+    head, rule, journal, total = capsys.readouterr().out.splitlines()
+    assert {len(head)} == {len(row) for row in (journal, total)} == {len(rule)}
+    assert journal.split() == ["gradguard/perturbation/journal.py", "2", "2", "0", "0", "100"]
+
+
+def test_mutants_differ_from_the_module_in_one_place() -> None:
+    """Each is drawn once; annotations and assertions stay as they are."""
+    source = "def f(a: int = 1) -> bool:\n    assert a is not None\n    return not a < 2 or g(a)\n"
+    mutants = mutants_of(source, 100, "seed")
+    assert {(mutant.line, mutant.before, mutant.after) for mutant in mutants} == {
+        (1, "1", "2"),
+        (3, "not a < 2 or g(a)", "None"),
+        (3, "not a < 2 or g(a)", "not a < 2 and g(a)"),
+        (3, "not a < 2", "a < 2"),
+        (3, "a < 2", "a <= 2"),
+        (3, "a < 2", "a >= 2"),
+        (3, "2", "3"),
+    }
+    assert len({mutant.source for mutant in mutants}) == len(mutants) == 7
+    assert mutants_of(source, 3, "seed") == mutants_of(source, 3, "seed")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, of its compiler
