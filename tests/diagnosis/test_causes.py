@@ -68,6 +68,20 @@ def test_all_constants_that_fit_are_in_the_key() -> None:
     assert (bias.cause_key, bias.factors) == ("divided_by:axis 0 of W", ("the length of axis 0 of `W`",))
 
 
+def test_a_mean_over_one_too_many_is_told_of_two_as_well() -> None:
+    """Three halves is one more than a batch of two, over it; of a batch of one it is nothing."""
+    assert "(`batch` + 1)/`batch`" in tensor_of(1.5 * G, batch=2.0).factors
+    assert tensor_of(1.5 * G, batch=1.0).factors == ()
+
+
+@pytest.mark.parametrize(("ratio", "label"), [(0.7, "1 - `dropout`"), (1 / 0.7, "1/(1 - `dropout`)")])
+def test_the_share_that_dropout_keeps_is_named(ratio: float, label: str) -> None:
+    """It is what inverted dropout divides by, and a forward or backward pass may forget that."""
+    tensor = tensor_of(ratio * G, dropout=0.3)
+    assert tensor.factors == (label,)
+    assert "the share that dropout keeps, 1 - `dropout`" in tensor.cause
+
+
 def test_what_is_not_sure_of_a_factor_is_asked() -> None:
     """A constant is a statement; two that fit, or the length of an axis, are questions."""
     given = tensor_of(39 * G)

@@ -51,6 +51,15 @@ def test_a_right_model_does_not_alarm(layers: int, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_rounding_of_the_forward_pass_is_in_the_bars_of_the_first_screen(precision: str) -> None:
+    """It follows from the curvature of the loss, which the probes of the screen show."""
+    context = opened(Residual(SHALLOW), precision)
+    found = started(context).probe_all(context, np.random.default_rng(0))
+    assert found.is_usable
+    assert all(0 < probe.forward * probe.point.length[0] < probe.deviation for probe in found.probes if probe.suits)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layers", [SHALLOW, DEEP])
 def test_an_error_of_twice_the_visible_one_alarms(layers: int, precision: str) -> None:
     """In nearly every draw: what the report promises of a tensor holds for each of them."""

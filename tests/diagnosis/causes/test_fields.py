@@ -91,6 +91,60 @@ def test_the_coefficient_of_a_penalty_is_named_after_a_constant() -> None:
     assert "the gradient has it and the loss does not" in tensor.cause
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda g: {"S": g["S"].T.copy()}, "n is g transposed, at each"),
+        (lambda g: {"K": g["K"].transpose(2, 1, 0).copy()}, "n is g transposed (its axes in the order 2, 1, 0), at"),
+        (lambda g: {"K": g["K"][::-1, :, ::-1].copy()}, "n is g reversed along axis 0 and 2, at each"),
+        (lambda g: {"b": np.roll(g["b"], -1)}, "n is g shifted by 1 along axis 0, at each"),
+        (lambda g: {"W": g["W"][:, [0, 1, 4, 5, 2, 3, 6, 7]]}, "axis 1 in another order: part 1 is part 2, part 2 is"),
+    ],
+)
+def test_it_is_told_where_the_values_are(change: Callable[[Arrays], Arrays], told: str) -> None:
+    """By its axes, and by how far they have moved."""
+    ((name, tensor),) = (
+        (name, tensor) for name, tensor in checked(lambda _, g: change(g)).tensors.items() if tensor.verdict.is_bug
+    )
+    assert told in tensor.explanation, name
+
+
+def test_the_weights_of_an_encoder_and_of_its_decoder_may_be_swapped() -> None:
+    """The shape of one is that of the other transposed."""
+    rng = np.random.default_rng(0)
+    n = {"encoder": rng.normal(size=(6, 8)), "decoder": rng.normal(size=(8, 6))}
+    params = {name: np.zeros_like(gradient) for name, gradient in n.items()}
+    grads = {"encoder": n["decoder"].T.copy(), "decoder": n["encoder"].T.copy()}
+    report = check(params, grads, lambda moved: float(sum((n[name] * np.sin(moved[name])).sum() for name in n)))
+    keys = {name: tensor.cause_key for name, tensor in report.tensors.items()}
+    assert keys == {"encoder": "of_another_tensor:decoder", "decoder": "of_another_tensor:encoder"}
+
+
+def test_a_part_that_is_needed_twice_is_not_permuted() -> None:
+    """The right values of two gates are those of one: nothing was put in the place of the other."""
+    g = np.random.default_rng(0).normal(size=(6, 8))
+    n = g.copy()
+    n[:, 2:4] = g[:, 0:2]
+    assert diagnose({"W": (g, n)}, error=1e-6).tensors["W"].cause_key == "wrong_slice:axis 1, 2 to 3"
+
+
+def test_wide_bars_do_not_hide_a_transpose() -> None:
+    """What it leaves of n - g need not be small, if it is within the bars; what is beyond them is another error."""
+    rng = np.random.default_rng(0)
+    g, noise = rng.normal(size=(7, 7)), rng.normal(size=(7, 7))
+    assert diagnose({"W": (g, g.T + 0.05 * noise)}, error=0.05).tensors["W"].cause_key == "transposed"
+    assert diagnose({"W": (g, g.T + 0.2 * noise)}, error=0.05).tensors["W"].cause_key == "chain_rule"
+
+
+def test_weights_of_one_size_leave_two_penalties_open() -> None:
+    """A multiple of them is a multiple of their signs too."""
+    signs = np.random.default_rng(0).choice([-0.5, 0.5], (6, 8))
+    weights = np.random.default_rng(1).normal(size=(6, 8))
+    grads = {"W": weights * np.cos(signs) + 0.03 * signs}
+    report = check({"W": signs}, grads, lambda moved: float((weights * np.sin(moved["W"])).sum()))
+    assert "times the weights, or the signs of the weights" in report.tensors["W"].explanation
+
+
 def test_two_biases_of_one_gradient_are_not_swapped() -> None:
     """Their gradients are equal by nature; one of them is wrong, and the other is no place where the right one went."""
     rng = np.random.default_rng(0)
