@@ -63,8 +63,7 @@ class ReachedState:
         found = {index: self._held[index][1].again() for index in changed}
         evaluate()
         by_loss = {index: _changes(held) for index, held in found.items()}
-        for index, held in found.items():
-            held.put_back()
+        for index in changed:
             self._held[index][1].put_back()
         evaluate()
         for index in changed:

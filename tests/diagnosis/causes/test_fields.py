@@ -10,7 +10,7 @@ from gradguard.testing import FAULTS as LSTM_FAULTS
 from gradguard.testing import faulty, random_batch
 
 Arrays = dict[str, np.ndarray]
-SHAPES = {"W": (6, 8), "S": (7, 7), "T": (7, 7), "b": (8,), "K": (3, 4, 3)}
+SHAPES = {"W": (6, 8), "U": (8, 6), "S": (7, 7), "T": (7, 7), "b": (8,), "K": (3, 4, 3)}
 
 
 def arrays(dtype: type = np.float64, seed: int = 0) -> tuple[Arrays, Arrays, Callable[[Arrays], float]]:
