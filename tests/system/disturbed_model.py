@@ -15,6 +15,10 @@ from gradguard.perturbation.snapshots import Snapshot, combined_snapshot
 FORMS = ["native", "float64 by swap", "float64 by swap, OrderedDict"]
 
 
+class BurntError(StopError):
+    """What the loss raises: not what a signal raises, since a loss that raises twice is taken for undefined there."""
+
+
 class Model:
     """A small model with everything that an evaluation of its loss disturbs."""
 
@@ -41,7 +45,7 @@ class Model:
             self.grads[name][...] = gradient * np.float32(mask)
         self.fuse -= 1
         if self.fuse == 0:
-            raise StopError
+            raise BurntError
         return (np.sin(w) * v[0]).sum() * w.dtype.type(mask)
 
     def backward(self) -> None:

@@ -100,7 +100,11 @@ def strike(model: Model, act: Callable[[], object], interrupter: Interrupter) ->
         with interrupter.active():
             act()
     except StopError:  # here, while its traceback still holds every frame: nothing was collected that would put back
-        assert model.everything() == before, (interrupter.place, interrupter.visit)
+        try:
+            assert model.everything() == before
+        except AssertionError as error:
+            error.add_note(f"interrupted at {interrupter.place}, visit {interrupter.visit}")
+            raise
         return True
     assert model.everything() == before
     return False
