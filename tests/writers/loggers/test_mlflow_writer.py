@@ -97,6 +97,8 @@ def test_a_database_that_is_gone_stops_no_training(tmp_path: Path, client: Any) 
     assert [step for step, _ in steps_and_values(client, writer._run_id, "gradguard/check/loss")] == [1]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, which other tests in this process import
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_process_writes_to_the_run_and_leaves_it_open(client: Any, make_report: MakeReport) -> None:
     """Both sides may write and close; only the process that created the run ends it."""
     writer = MLflowWriter()

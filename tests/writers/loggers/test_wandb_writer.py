@@ -88,6 +88,8 @@ def test_a_writer_of_a_finished_run_stops_no_training() -> None:
     assert len(guard.history) == 1
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, which other tests in this process import
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_process_writes_to_the_run_and_leaves_it_open(make_report: MakeReport) -> None:
     """A guard may be closed on both sides of a fork; the parent's records after that are complete."""
     writer = WandbWriter()
