@@ -10,6 +10,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from gradguard.environment import on_exception
 from gradguard.integrations.torch.overrides.backward import WithoutBackward
 from gradguard.integrations.torch.replay.metrics import replaced_attribute
 from gradguard.integrations.torch.step_guard import StepGuard, require_step_options
@@ -118,7 +119,7 @@ class GradGuardCallback(Callback):
             if is_checked:  # an optimizer that calls its closure several times for a batch
                 return train_step_single(*args, **kwargs)
             is_checked = True
-            with self._closed_by_exceptions():
+            with on_exception(self._close):
                 assert self.guard_ is not None  # noqa: S101 - it was there when this function was made
                 _require_no_gradients(net)
                 output = self.guard_.run(self.step_, train_step_single, args, kwargs, loss_of=_loss_of, repeat=repeat)
@@ -127,15 +128,6 @@ class GradGuardCallback(Callback):
             return output
 
         return checked
-
-    @contextmanager
-    def _closed_by_exceptions(self) -> Iterator[None]:
-        """Context after which the net is as it was, if an exception ends it."""
-        try:
-            yield
-        except BaseException:
-            self._close()
-            raise
 
     def _close(self) -> None:
         self.installed_.close()

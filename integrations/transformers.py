@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from gradguard.environment import on_exception
 from gradguard.integrations.torch.replay.metrics import replaced_attribute
 from gradguard.integrations.torch.step_guard import StepGuard, require_step_options
 from gradguard.report import CheckHistory, Report
@@ -125,7 +126,7 @@ class GradGuardCallback(TrainerCallback):
         @functools.wraps(training_step)
         def recorded(*args: Any, **kwargs: Any) -> Tensor:
             weight = 1 / accelerator.gradient_accumulation_steps
-            with self._closed_by_exceptions():
+            with on_exception(self._close):  # then no callback is told
                 output: tuple[Tensor, list[Tensor]] = self._required.run(
                     self._trainer.state.global_step, step, args, kwargs, loss_of=_total, weight=weight, repeat=repeat
                 )
@@ -138,7 +139,7 @@ class GradGuardCallback(TrainerCallback):
 
         @functools.wraps(clip)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            with self._closed_by_exceptions():
+            with on_exception(self._close):  # then no callback is told
                 self._check()
             return clip(*args, **kwargs)
 
@@ -158,15 +159,6 @@ class GradGuardCallback(TrainerCallback):
     def _required(self) -> StepGuard:
         assert self._guard is not None  # noqa: S101 - what calls it is installed after the guard is made
         return self._guard
-
-    @contextmanager
-    def _closed_by_exceptions(self) -> Iterator[None]:
-        """Context after which the trainer is as it was, if an exception ends it: then no callback is told."""
-        try:
-            yield
-        except BaseException:
-            self._close()
-            raise
 
     def _close(self) -> None:
         self._installed.close()

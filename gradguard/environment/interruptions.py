@@ -3,7 +3,8 @@
 import bdb
 import functools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from traceback import walk_tb
 from types import CodeType
 
@@ -23,6 +24,16 @@ class SignalHandlers:
 def is_interruption(error: Exception) -> bool:
     """Whether an exception comes from an installed signal handler, or from a debugger that quits."""
     return isinstance(error, bdb.BdbQuit) or SignalHandlers().raised(error)
+
+
+@contextmanager
+def on_exception(undo: Callable[[], object]) -> Iterator[None]:
+    """Context that calls `undo` where an exception ends it, an interrupt too, and lets the exception out."""
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
 
 
 def _code(handler: Callable[..., object]) -> CodeType | None:

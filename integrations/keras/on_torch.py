@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradguard.arrays import Array
+from gradguard.environment import on_exception
 from gradguard.integrations.torch.module_guard import ModuleGuard
 from gradguard.integrations.torch.overrides.backward import WithoutBackward
 from gradguard.integrations.torch.replay.evaluation import Context
@@ -78,15 +79,12 @@ class TrainStepGuard:
                 return apply(*args, **kwargs)
 
             scale_loss = optimizer.scale_loss
-            try:
-                with (
-                    replaced_attribute(optimizer, "scale_loss", scaled),
-                    replaced_attribute(optimizer, "apply", checked),
-                ):
-                    return train_step(data)
-            except BaseException:
-                self.close()
-                raise
+            with (
+                on_exception(self.close),
+                replaced_attribute(optimizer, "scale_loss", scaled),
+                replaced_attribute(optimizer, "apply", checked),
+            ):
+                return train_step(data)
 
         return recorded
 
