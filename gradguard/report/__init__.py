@@ -3,7 +3,7 @@
 from gradguard.report.history import Changes, CheckHistory, HistoryRow
 from gradguard.report.plain import Plain, finite_or_name, finite_or_none, to_plain
 from gradguard.report.progress import EvaluationBar
-from gradguard.report.results import Alert, BlockReport, Entry, Report, TensorReport, alike
+from gradguard.report.results import Alert, BlockReport, Entry, FunctionReport, Report, TensorReport, alike
 from gradguard.report.text import (
     counted,
     encodable,
@@ -25,6 +25,7 @@ __all__ = [
     "CheckHistory",
     "Entry",
     "EvaluationBar",
+    "FunctionReport",
     "HistoryRow",
     "Plain",
     "Report",

@@ -187,6 +187,7 @@ class Report:
         overhead: The share of the time since the first check that checks took; None outside a training.
         alerts: The alerts of this check.
         screened: The number of tensors that a screen covered at this step.
+        functions: The checks of single functions that the loss calls, made where a bug was found in a tensor.
     """
 
     step: int
@@ -200,6 +201,7 @@ class Report:
     overhead: float | None = None
     alerts: tuple[Alert, ...] = ()
     screened: int = 0
+    functions: "tuple[FunctionReport, ...]" = ()
 
     @property
     def measured(self) -> int:
@@ -245,6 +247,21 @@ class Report:
         label_width = max((len(tensor.verdict.label) for tensor in self.tensors.values()), default=0)
         rows = [line for tensor in self.tensors.values() for line in _rows(self.step, tensor, name_width, label_width)]
         return "\n".join(map(one_line, [*rows, self.explanation, *_counts(self)]))
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReport:
+    """The check of a function with a backward pass of its own, such as a `torch.autograd.Function`.
+
+    Attributes:
+        name: What the user calls it, such as "Cell.backward".
+        calls: How often the training step called it.
+        report: The check of the gradients that its backward pass returns; the tensors are its inputs.
+    """
+
+    name: str
+    calls: int
+    report: Report
 
 
 def _numbers_of_check(report: Report) -> Iterator[tuple[str, float]]:

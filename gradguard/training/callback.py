@@ -15,6 +15,7 @@ from gradguard.containers import ArrayContainer, read_gradients, read_parameters
 from gradguard.differences import RoundedValue, require_one_number
 from gradguard.environment import Place, own_numerics, with_short_traceback
 from gradguard.examination import Deadline
+from gradguard.functions import CallsFunctions, with_functions
 from gradguard.intended import require_expected, undeclared_entries
 from gradguard.loss import Loss, loss_of_mapping, require_reduction, takes_parameters
 from gradguard.measurement import CheckTarget, MeasurementContext, require_precision
@@ -421,6 +422,8 @@ class GradGuard(CloseOnExit):
         self._loss_writes_gradients = bool(self._loss_writes_gradients or state.written)
         seconds = self._ranks.clock() - start
         report = report_of(context, self._monitor.tensors, step, seconds)
+        if report.verdict.is_bug and isinstance(loss, CallsFunctions):
+            report = with_functions(report, state.run(loss.check_functions))
         said = " ".join(filter(None, [report.explanation, getattr(self._params, "note", "")]))
         share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
         return dataclasses.replace(report, explanation=said, overhead=share, alerts=alerts), alarms

@@ -88,7 +88,7 @@ class History:
 def looked_at_anew(report: Report) -> Record:
     """What a check measured or screened, as plain values: a report without what earlier records hold."""
     tensors = {name: _anew(tensor, report.step) for name, tensor in report.tensors.items()}
-    plain: Record = dataclasses.replace(report, tensors={}).to_dict()
+    plain: Record = dataclasses.replace(report, tensors={}, functions=()).to_dict()
     return plain | {"tensors": tensors}
 
 
