@@ -23,6 +23,7 @@ NDITER_FLAGS: Sequence[Literal["external_loop", "buffered", "zerosize_ok"]] = (
 )
 READ: Sequence[Literal["readonly", "writeonly"]] = ("readonly",)
 WRITE: Sequence[Literal["readonly", "writeonly"]] = ("writeonly",)
+SAFE = 2.0**-900  # a larger sum of squares lost none of them to underflow that matters
 BLOCK_SIZE = 2**15  # entries: a few blocks of float64 fit a processor's cache together
 
 
@@ -30,7 +31,9 @@ BLOCK_SIZE = 2**15  # entries: a few blocks of float64 fit a processor's cache t
 
 
 def blocks(array: Array) -> Iterator[Float64]:
-    """The entries of an array in float64, in memory order; a block is valid until the next one."""
+    """The entries of an array in float64, in any order; a block is valid until the next one, and not to be written to."""
+    if array.size <= BLOCK_SIZE:  # an iterator takes longer to make than to use
+        return iter((np.asarray(array, np.float64).reshape(-1),))
     pieces: Any = np.nditer([array], NDITER_FLAGS, [READ], [FLOAT64], casting="same_kind", buffersize=BLOCK_SIZE)
     return iter(pieces)
 
@@ -79,6 +82,16 @@ def same_bits(one: Array, other: Array) -> bool:
     return all(map(operator.eq, byte_blocks(one), byte_blocks(other)))
 
 
+def _square(array: Array) -> float:
+    """The sum of the squares of a small array in one call; nan where it must be computed with more care."""
+    if array.size > BLOCK_SIZE or collectives_of(array) is not None:
+        return math.nan
+    flat = np.asarray(array, np.float64).reshape(-1)
+    with np.errstate(over="ignore"):
+        square = float(flat @ flat)
+    return square if SAFE < square < 1 / SAFE else math.nan
+
+
 def largest_magnitude(array: Array) -> float:
     """The largest finite |entry|; 0 if there is none."""
     largest = max((float(np.abs(_finite(block)).max(initial=0.0)) for block in blocks(local_part(array))), default=0.0)
@@ -95,6 +108,8 @@ def count_at_least(array: Array, size: float) -> int:
 
 def is_finite(array: Array) -> bool:
     """Whether no entry is nan or inf."""
+    if not math.isnan(_square(array)):
+        return True
     is_finite_here = all(np.isfinite(block).all() for block in blocks(local_part(array)))
     collectives = collectives_of(array)
     return is_finite_here if collectives is None else collectives.largest(float(not is_finite_here)) == 0
@@ -109,6 +124,9 @@ def norm_of_finite(array: Array, unit: float | None = None) -> float:
         array: The entries.
         unit: The largest finite |entry|, if it is known already.
     """
+    square = _square(array)
+    if not math.isnan(square):
+        return math.sqrt(square)
     unit = largest_magnitude(array) if unit is None else unit
     if unit == 0:
         return 0.0
@@ -131,6 +149,9 @@ def inner_product(one: Array, other: Array) -> float:
 
 def typical_size(array: Array, fallback: float) -> float:
     """The root mean square of the finite entries, which steps are measured in; `fallback` if it is 0."""
+    square = _square(array)
+    if not math.isnan(square):
+        return math.sqrt(square / array.size)
     norm = norm_of_finite(array)
     if not norm:
         return fallback

@@ -236,8 +236,9 @@ class Objective:
         with ExitStack() as moved:
             live = {name: moved.enter_context(self.moving(name)) for name in points[0][0].parts}
             for direction, along in groupby(points, key=itemgetter(0)):
+                through = direction.through(live, gradients)
                 for _, amount in along:
-                    moves.append(direction.displace(live, amount, gradients))
+                    moves.append(through.displace(amount))
                     losses.append(self())
                 direction.release()
         return _joint_values(losses, moves)

@@ -107,14 +107,22 @@ def aligned(gradient: Array, rng: np.random.Generator) -> Direction:
     It is blind to entries whose gradient is 0. The weights keep 0.87 of the slope, and differ enough that no two
     directions share their rounding errors.
     """
-    seed, largest = int(rng.integers(2**63)), reductions.largest_magnitude(gradient)
-    return Direction(lambda: weighted_unit_vector(gradient, largest, np.random.default_rng(seed)))
+    largest = reductions.largest_magnitude(gradient)
+    return _drawn(gradient, rng, lambda own: weighted_unit_vector(gradient, largest, own))
 
 
 def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
     """A direction along a Gaussian vector: it shows entries that the gradient misses."""
+    return _drawn(gradient, rng, lambda own: normal_unit_vector(gradient, own))
+
+
+def _drawn(gradient: Array, rng: np.random.Generator, draw: Callable[[np.random.Generator], Array]) -> Direction:
+    """A direction; a small one is drawn at once, since a generator of its own takes longer to make than the vector."""
+    if type(gradient) is np.ndarray and gradient.size <= MAX_KEPT_DIRECTION:
+        vector = draw(rng)
+        return Direction(lambda: vector)
     seed = int(rng.integers(2**63))
-    return Direction(lambda: normal_unit_vector(gradient, np.random.default_rng(seed)))
+    return Direction(lambda: draw(np.random.default_rng(seed)))
 
 
 def confined(direction: Direction, inside: NDArray[np.bool_], rng: np.random.Generator) -> Direction:

@@ -11,7 +11,7 @@ class UndoLog:
     """The moves and swaps that are open, in the order in which they were opened."""
 
     def __init__(self) -> None:
-        self._open: list[AbstractContextManager[object]] = []
+        self._open: dict[int, AbstractContextManager[object]] = {}  # by identity
 
     @property
     def is_open(self) -> bool:
@@ -25,25 +25,26 @@ class UndoLog:
     def restore(self) -> None:
         """Leave all context managers that are still open, the last first."""
         while self._open:
-            self._open[-1].__exit__(None, None, None)
-            self._open.pop()
+            last = next(reversed(self._open))
+            self._open[last].__exit__(None, None, None)
+            del self._open[last]
 
 
 class _Recorded(AbstractContextManager[Entered]):
-    """A context manager that stands in a list from before it is entered until after it is left."""
+    """A context manager that stands in a log from before it is entered until after it is left."""
 
-    def __init__(self, change: AbstractContextManager[Entered], log: list[AbstractContextManager[object]]) -> None:
+    def __init__(self, change: AbstractContextManager[Entered], log: dict[int, AbstractContextManager[object]]) -> None:
         self._change = change
         self._log = log
 
     def __enter__(self) -> Entered:
-        self._log.append(self._change)
+        self._log[id(self._change)] = self._change
         return self._change.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # After UndoLog.restore the training goes on: an exit that comes so late must not undo its updates.
-        if self._change in self._log:
+        if id(self._change) in self._log:
             self._change.__exit__(kind, error, trace)
-            self._log.remove(self._change)
+            self._log.pop(id(self._change), None)

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradguard.arrays import Masks, ShardedArray, reductions
+from gradguard.arrays import Masks, ShardedArray
 from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
 from gradguard.diagnosis import History, Observation, diagnose_tensor
 from gradguard.differences import Noise
@@ -178,7 +178,7 @@ class CheckMonitor:
             if np.isfinite(context.centre).all():
                 self.memory.proven = context.proven
         self._take_over(context, found, request)
-        self.memory.bits = _checksums(context)
+        self.memory.bits = _checksums(context, names)
         order = {name: place for place, name in enumerate(names)}
         self.memory.tensors = dict(sorted(self.memory.tensors.items(), key=lambda item: order[item[0]]))
         return context, found.located
@@ -306,8 +306,8 @@ class CheckMonitor:
 
         An update by a gradient that is not zero would have changed them since the last check.
         """
-        before, now = self.memory.bits, _checksums(context)
-        unchanged = [name for name in names if name in now and before.get(name) == now[name]]
+        before, now = self.memory.bits, _checksums(context, names)
+        unchanged = [name for name in now if before.get(name) == now[name]]
         bound = deadline.after(EXAMINATION_SECONDS)
         return rebound(context, unchanged, lambda: bound.is_over)
 
@@ -467,12 +467,11 @@ class CheckMonitor:
         return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
 
 
-def _checksums(context: MeasurementContext) -> dict[str, int]:
-    """A checksum of some entries of each tensor that an update changes; sharded ones are not bound anew."""
-    arrays = {name: array for name, array in context.arrays.items() if context.gradients[name].any()}
-    places = {name: np.linspace(0, array.size - 1, SUMMED).astype(np.intp) for name, array in arrays.items()}
+def _checksums(context: MeasurementContext, names: Iterable[str]) -> dict[str, int]:
+    """A checksum of some entries of those tensors that an update changes; sharded ones are not bound anew."""
+    arrays = {name: context.arrays[name] for name in names if context.sizes[name].norm}
     return {
-        name: zlib.crc32(reductions.entries_at(array, places[name]).tobytes())
+        name: zlib.crc32(np.ascontiguousarray(array.flat[:: -(-array.size // SUMMED)]))
         for name, array in arrays.items()
         if not isinstance(array, ShardedArray)
     }
