@@ -31,7 +31,7 @@ BLOCK_SIZE = 2**15  # entries: a few blocks of float64 fit a processor's cache t
 
 
 def blocks(array: Array) -> Iterator[Float64]:
-    """The entries of an array in float64, in any order; a block is valid until the next one, and not to be written to."""
+    """The entries of an array in float64, in any order, to be read; a block is valid until the next one."""
     if array.size <= BLOCK_SIZE:  # an iterator takes longer to make than to use
         return iter((np.asarray(array, np.float64).reshape(-1),))
     pieces: Any = np.nditer([array], NDITER_FLAGS, [READ], [FLOAT64], casting="same_kind", buffersize=BLOCK_SIZE)

@@ -70,6 +70,7 @@ class CheckTarget:
         rules: The rules of the measurement.
         value: The loss that the training computed; None if it is not known.
         inside: As in `MeasurementContext`.
+        takes_parameters: Whether it is `loss(params)`.
     """
 
     params: Mapping[str, object]
@@ -82,6 +83,10 @@ class CheckTarget:
     rules: Rules = DEFAULT_RULES
     value: RoundedValue | None = None
     inside: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    takes_parameters: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "takes_parameters", takes_parameters(self.loss))
 
     def context(self, precision: Precision, is_late: Callable[[], bool] = lambda: False) -> MeasurementContext:
         """The context in the precision asked for; with "auto", float64 where it is proven, else native.
@@ -133,7 +138,7 @@ class CheckTarget:
         Raises:
             TypeError: It does; the message names the tensor.
         """
-        if takes_parameters(self.loss) or isinstance(self.params, MovableParameters):
+        if self.takes_parameters or isinstance(self.params, MovableParameters):
             return
         for name, again in read_parameters(self.params).arrays.items():
             if self.arrays[name].size and not np.may_share_memory(self.arrays[name], again):
@@ -234,7 +239,7 @@ class CheckTarget:
         if isinstance(self.loss, Batched):  # differences of many points take fewer calls
             return None
         loss: Callable[..., Any] = self.loss
-        part = (lambda params: np.imag(loss(params))) if takes_parameters(loss) else (lambda: np.imag(loss()))
+        part = (lambda params: np.imag(loss(params))) if self.takes_parameters else (lambda: np.imag(loss()))
         return Derivative(
             self._objective(ComplexCopies(self.arrays, self._swapped), part), COMPLEX_STEP, "complex step"
         )
@@ -257,7 +262,7 @@ class CheckTarget:
     def _native(self) -> Space:
         if isinstance(self.params, MovableParameters):
             return self.params.native()
-        return NativeCopies(self.arrays) if takes_parameters(self.loss) else InPlace(self.arrays)
+        return NativeCopies(self.arrays) if self.takes_parameters else InPlace(self.arrays)
 
     def _float64_copies(self) -> Space:
         if isinstance(self.params, MovableParameters):
@@ -267,7 +272,7 @@ class CheckTarget:
     @property
     def _swapped(self) -> MutableMapping[str, Any] | None:
         """The mapping whose entries are swapped for copies during an evaluation, if the loss reads the live arrays."""
-        if takes_parameters(self.loss) or not isinstance(self.params, MutableMapping):
+        if self.takes_parameters or not isinstance(self.params, MutableMapping):
             return None
         is_fixed = isinstance(self.params, Container) and not self.params.is_mutable
         return None if is_fixed else self.params
@@ -283,7 +288,7 @@ class CheckTarget:
     ) -> tuple[Objective | None, str]:
         """The loss on float64 copies if it is proven to be the same loss, else None and the reason."""
         if (
-            not takes_parameters(self.loss)
+            not self.takes_parameters
             and not isinstance(self.params, MovableParameters)
             and not keeps_assigned_objects(self.params)
         ):

@@ -158,8 +158,8 @@ class JointMove:
     ) -> None:
         self._direction, self._tensors, self._gradients, self._packs = direction, tensors, gradients, packs
         rows = {name: row for row, name in enumerate(direction.parts)}
-        packed = [name for pack in packs for name in pack.names]
-        self._single = [name for name in rows if name not in set(packed)]
+        packed = dict.fromkeys(name for pack in packs for name in pack.names)
+        self._single = [name for name in rows if name not in packed]
         self._rows = [rows[name] for name in (*packed, *self._single)]
 
     def displace(self, amount: float) -> tuple[float, Float64]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -67,12 +68,12 @@ class ModelProbe:
         """N - P: how far the loss changes from what the gradients predict, in units of the loss."""
         return float(self.point.numerical[0] - self.point.predicted[0])
 
-    @property
+    @cached_property
     def deviation(self) -> float:
         """The standard deviation of that on correct gradients, from loss values and rounding alone."""
         return MARGIN * math.hypot(*self.parts_of_deviation, self.spread)
 
-    @property
+    @cached_property
     def parts_of_deviation(self) -> tuple[float, float]:
         """The parts of it that are the noise of the loss, and backprop's rounding error."""
         rounding = math.hypot(self.direction.rounding, self.forward) * abs(float(self.point.length[0]))
@@ -89,15 +90,15 @@ class ModelProbe:
         """How far truncation and a kink may have moved the difference, in units of the loss."""
         return float(self.point.bend_bar(self.sigma)[0])
 
-    @property
+    @cached_property
     def z3(self) -> float:
         """Truncation in standard deviations of its noise and of backprop's rounding; inf if the loss is not finite."""
-        return float(np.nan_to_num(self.point.bend_in_noise(self._resolution)[0], nan=np.inf))
+        return _number(self.point.bend_in_noise(self._resolution))
 
-    @property
+    @cached_property
     def z4(self) -> float:
         """The fourth difference in standard deviations of its noise and of rounding, likewise."""
-        return float(np.nan_to_num(self.point.fourth_in_noise(self._resolution)[0], nan=np.inf))
+        return _number(self.point.fourth_in_noise(self._resolution))
 
     @property
     def _resolution(self) -> float:
@@ -108,6 +109,12 @@ class ModelProbe:
     def suits(self) -> bool:
         """Whether the step is short enough for the probe to be evidence either way."""
         return self.z3 <= FAR_TOO_LONG_Z3 and self.z4 <= TOO_LONG_Z4
+
+
+def _number(of_one: Float64) -> float:
+    """The number of a single probe; inf for nan."""
+    number = float(of_one[0])
+    return math.inf if math.isnan(number) else number
 
 
 def draw_direction(

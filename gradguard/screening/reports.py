@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from gradguard.diagnosis import unmeasured_tensor
 from gradguard.report import TensorReport, Thresholds, Verdict
@@ -57,10 +58,15 @@ def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thres
         step: The training step.
         thresholds: What counts as agreement.
     """
-    verdict, key = (Verdict.ok, "") if is_visible(visible, thresholds) else (Verdict.inconclusive, UNSEEN)
+    verdict, key = _found(visible, thresholds)
     says, cause = sentences(key, visible)
     report = unmeasured_tensor(name, shape, verdict, says, cause, cause_key=key, deep=False)
     return dataclasses.replace(report, discrepancy=math.nan, floor=math.inf, smallest_visible=visible, screened_at=step)
+
+
+def _found(visible: float, thresholds: Thresholds) -> tuple[Verdict, str]:
+    """The verdict of a screen without an alarm, and the identifier of its cause."""
+    return (Verdict.ok, "") if is_visible(visible, thresholds) else (Verdict.inconclusive, UNSEEN)
 
 
 def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> TensorReport:
@@ -84,7 +90,13 @@ def unscreened(name: str, shape: tuple[int, ...]) -> TensorReport:
 
 
 def carried(
-    before: TensorReport | None, name: str, shape: tuple[int, ...], visible: float, step: int, thresholds: Thresholds
+    before: TensorReport | None,
+    name: str,
+    shape: tuple[int, ...],
+    visible: float,
+    step: int,
+    thresholds: Thresholds,
+    ratio: tuple[float, float] = (math.nan, math.inf),
 ) -> TensorReport:
     """The report of a tensor that the screen of this check covered without an alarm; its own numbers are older, if any.
 
@@ -95,18 +107,26 @@ def carried(
         visible: The smallest relative error that the screen would have shown.
         step: The training step.
         thresholds: What counts as agreement.
+        ratio: n/g and its standard error, from the latest screens.
     """
-    now = screened(name, shape, visible, step, thresholds)
-    if before is None or before.measured_at is None:
-        return now
-    dated = dataclasses.replace(before, smallest_visible=visible, screened_at=step)
-    if before.verdict.is_bug is False and now.verdict is Verdict.ok:
-        return dated
-    if before.verdict is Verdict.kink or before.cause_key == "not_confirmed":
-        return dated
-    return dataclasses.replace(
-        dated, verdict=now.verdict, explanation=now.explanation, cause=now.cause, cause_key=now.cause_key
+    if before is None or before.screened_at is before.measured_at is None:
+        before = screened(name, shape, visible, step, thresholds)
+    dates: dict[str, Any] = {
+        "smallest_visible": visible,
+        "screened_at": step,
+        "ratio": ratio[0],
+        "ratio_error": ratio[1],
+    }
+    verdict, key = _found(visible, thresholds)
+    is_dated = before.measured_at is not None and (
+        (before.verdict.is_bug is False and verdict is Verdict.ok)
+        or before.verdict is Verdict.kink
+        or before.cause_key == "not_confirmed"
     )
+    if is_dated:
+        return dataclasses.replace(before, **dates)
+    says, cause = sentences(key, visible)
+    return dataclasses.replace(before, verdict=verdict, explanation=says, cause=cause, cause_key=key, **dates)
 
 
 def with_screen(own: TensorReport, visible: float, step: int, thresholds: Thresholds) -> TensorReport:

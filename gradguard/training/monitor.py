@@ -53,6 +53,7 @@ PROBES = 2  # of a screen, from which the evidence of every tensor grows
 EXAMINATION_SECONDS = 10.0  # that what follows an alarm may take inside a training: a person waits no longer
 CHECKS_IN_A_RUN = 10_000  # to which `Thresholds.false_alarms` refers
 UNKNOWN_RATIO = 0.1  # standard error above which the probes so far do not tell a ratio
+UNKNOWN = (math.nan, math.inf)  # such a ratio, with its standard error
 FINE_EVIDENCE = 2.0  # log10 of the evidence that chance alone often brings
 Suspects = tuple[Effort, tuple[str, ...], tuple[tuple[str, ...], ...]]
 SUMMED = 1024  # entries of a tensor, at equal distances, of which a checksum is made
@@ -141,10 +142,7 @@ class CheckMonitor:
     @property
     def tensors(self) -> dict[str, TensorReport]:
         """The latest report of every tensor, with the drift of its ratio from the first confirmed one."""
-        return {
-            name: dataclasses.replace(tensor, ratio_drift=self._drift(tensor), last_fine=self._last_fine(tensor))
-            for name, tensor in self.memory.tensors.items()
-        }
+        return dict(self.memory.tensors)
 
     def measure(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, tuple[str, ...]]:
         """Make one check.
@@ -420,12 +418,9 @@ class CheckMonitor:
                 found.reports[name] = with_screen(own, error, step, self._thresholds)
                 continue
             before, shape = self.memory.tensors.get(name), context.arrays[name].shape
-            report = carried(before, name, shape, error, step, self._thresholds)
-            ratio, ratio_error = ratios.get(name, (math.nan, math.inf))
-            known = ratio_error <= UNKNOWN_RATIO
-            found.reports[name] = dataclasses.replace(
-                report, ratio=ratio if known else math.nan, ratio_error=ratio_error if known else math.inf
-            )
+            ratio = ratios.get(name, UNKNOWN)
+            ratio = ratio if ratio[1] <= UNKNOWN_RATIO else UNKNOWN
+            found.reports[name] = carried(before, name, shape, error, step, self._thresholds, ratio)
 
     def _take_over(self, context: MeasurementContext, found: ModelCheck, request: CheckRequest) -> None:
         """Keep what the coming checks start from."""
@@ -434,18 +429,22 @@ class CheckMonitor:
         for name, measured in found.reports.items():
             report = self._compared(measured, request)
             own = memory.states[name].evidence if name in memory.states else 0.0
-            memory.tensors[name] = dataclasses.replace(report, evidence=max(own, shifts.get(name, 0.0)))
+            evidence = max(own, shifts.get(name, 0.0))
             if not report.verdict.is_factor:
                 memory.ratios.pop(name, None)
             elif report.measured_at == request.step:
                 newest = Observation(report.ratio, report.ratio_error, request.constants)
                 memory.ratios[name] = (*memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
             is_of_now = request.step in (report.measured_at, report.screened_at)
-            if is_of_now and report.verdict.agrees and memory.tensors[name].evidence < FINE_EVIDENCE:
+            if is_of_now and report.verdict.agrees and evidence < FINE_EVIDENCE:
                 memory.last_fine[name] = request.step
             is_confirmed = report.deep and report.measured_at == request.step and report.verdict.is_bug is False
             if name not in memory.baseline and is_confirmed and report.ratio > 0:
                 memory.baseline[name] = report.ratio
+            drift, last_fine = self._drift(report), self._last_fine(report)
+            memory.tensors[name] = dataclasses.replace(
+                report, evidence=evidence, ratio_drift=drift, last_fine=last_fine
+            )
         memory.states |= {name: TensorState.after(measurement) for name, measurement in found.measured.items()}
         never = [name for name in context.arrays if name not in memory.tensors]
         for name in never:
@@ -471,7 +470,7 @@ def _checksums(context: MeasurementContext, names: Iterable[str]) -> dict[str, i
     """A checksum of some entries of those tensors that an update changes; sharded ones are not bound anew."""
     arrays = {name: context.arrays[name] for name in names if context.sizes[name].norm}
     return {
-        name: zlib.crc32(np.ascontiguousarray(array.flat[:: -(-array.size // SUMMED)]))
+        name: zlib.crc32(array.flat[:: -(-array.size // SUMMED)].tobytes())
         for name, array in arrays.items()
         if not isinstance(array, ShardedArray)
     }

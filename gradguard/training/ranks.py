@@ -27,9 +27,7 @@ class SingleProcess:
     """The processes of a training that has only one."""
 
     is_first = True
-
-    def clock(self) -> float:  # noqa: D102 - as in Ranks
-        return time.perf_counter()
+    clock = staticmethod(time.perf_counter)  # as in Ranks; without a frame of its own, since most steps only read it
 
     def checking(self, step: int) -> AbstractContextManager[object]:  # noqa: ARG002, D102 - as in Ranks
         return nullcontext()
