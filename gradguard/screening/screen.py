@@ -260,7 +260,7 @@ def visible_errors(names: Sequence[str], probes: Sequence[ModelProbe]) -> dict[s
         probes: Probes of all of them.
     """
     with np.errstate(divide="ignore"):
-        each = [ALARM_Z * probe.deviation / np.abs(probe.shares) for probe in probes]
+        each = [(ALARM_Z * probe.deviation + probe.explained) / np.abs(probe.shares) for probe in probes]
     smallest = np.min(each, axis=0) if each else np.full(len(names), math.inf)
     return dict(zip(names, smallest.tolist(), strict=True))
 
