@@ -31,7 +31,8 @@ from gradguard.training.alerts import (
 )
 from gradguard.training.checkpoint import State, require_picklable
 from gradguard.training.exclusive import ExclusiveAccess
-from gradguard.training.monitor import CheckMonitor, CheckRequest
+from gradguard.training.memory import CheckRequest
+from gradguard.training.monitor import CheckMonitor
 from gradguard.training.ranks import SINGLE_PROCESS, ranks_of
 from gradguard.training.schedule import Budget, PeriodicSchedule, Schedule, make_schedule, require_step
 from gradguard.writers.dispatch import Dispatcher

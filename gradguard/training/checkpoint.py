@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, get_args, get_origin
 import numpy as np
 
 from gradguard.report import Plain, finite_or_name, to_plain
-from gradguard.training.monitor import MonitorState
+from gradguard.training.memory import MonitorState
 from gradguard.training.schedule import Spent
 
 FORMAT = 2

@@ -2,15 +2,12 @@
 
 import dataclasses
 import math
-import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from gradguard.arrays import Masks, ShardedArray
 from gradguard.checks import ModelCheck, NotSameLossError, check_model, explain, locate_twice
-from gradguard.diagnosis import History, Observation, diagnose_tensor
+from gradguard.diagnosis import History, diagnose_tensor
 from gradguard.differences import Noise
 from gradguard.examination import (
     EXPLAIN,
@@ -23,13 +20,12 @@ from gradguard.examination import (
     nondeterministic,
     probe_tensor,
     ratio_along_gradient,
-    rebound,
     unmeasurable,
 )
-from gradguard.intended import Declared, Difference, is_another_ratio, undeclared_entries, with_change
-from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, ProvenSetup, TensorUnderTest
+from gradguard.intended import is_another_ratio
+from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, TensorUnderTest
 from gradguard.perturbation import groups_to_move
-from gradguard.report import TensorReport, Thresholds, Verdict
+from gradguard.report import TensorReport, Thresholds
 from gradguard.screening import (
     SUSPECTED,
     Located,
@@ -40,10 +36,10 @@ from gradguard.screening import (
     halves,
     is_visible,
     noise_now,
-    unscreened,
     with_screen,
 )
 from gradguard.statistics import ALARM_Z, alarm_level
+from gradguard.training.memory import CheckRequest, MonitorState, checksums, rebound_since
 
 OWN_ENTRIES = 2  # entries of the tensor whose own numbers a routine check measures, beside one direction
 EVALUATIONS_OF_REPEAT = 16  # about, as many probes as are repeated
@@ -54,70 +50,7 @@ EXAMINATION_SECONDS = 10.0  # that what follows an alarm may take inside a train
 CHECKS_IN_A_RUN = 10_000  # to which `Thresholds.false_alarms` refers
 UNKNOWN_RATIO = 0.1  # standard error above which the probes so far do not tell a ratio
 UNKNOWN = (math.nan, math.inf)  # such a ratio, with its standard error
-FINE_EVIDENCE = 2.0  # log10 of the evidence that chance alone often brings
 Suspects = tuple[Effort, tuple[str, ...], tuple[tuple[str, ...], ...]]
-SUMMED = 1024  # entries of a tensor, at equal distances, of which a checksum is made
-MAX_RATIOS = 20  # confirmed ratios of a wrong tensor that are kept, to see which constant they follow
-
-
-@dataclass(slots=True)
-class MonitorState:
-    """What is carried from check to check, by tensor.
-
-    Attributes:
-        proven: What the first check has proven about the loss; None before it.
-        tensors: The latest report of each tensor.
-        states: The state of each tensor's own probes.
-        screens: The screens of the groups of tensors.
-        left: Groups of tensors that alarmed and could not be looked at in time.
-        baseline: The first confirmed ratio of each tensor.
-        ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
-        last_fine: The last step at which nothing spoke against each tensor.
-        differences: How each tensor that is declared to differ did so when that was first measured.
-        next_tensor: The position of the tensor whose own numbers are next.
-        next_screen: The position of the group whose screen is next.
-        next_declared: The position among the tensors declared to differ of the one that is probed next.
-        bits: A checksum of each tensor whose gradient was not zero at the last check.
-    """
-
-    proven: ProvenSetup | None = None
-    tensors: dict[str, TensorReport] = field(default_factory=dict)
-    states: dict[str, TensorState] = field(default_factory=dict)
-    screens: tuple[Screen, ...] = ()
-    left: tuple[tuple[str, ...], ...] = ()
-    baseline: dict[str, float] = field(default_factory=dict)
-    ratios: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
-    last_fine: dict[str, int] = field(default_factory=dict)
-    differences: dict[str, Difference] = field(default_factory=dict)
-    next_tensor: int = 0
-    next_screen: int = 0
-    next_declared: int = 0
-    bits: dict[str, int] = field(default_factory=dict)
-
-    def forget(self, name: str) -> None:
-        """Forget a tensor whose shape has changed, and the screens, which covered another model."""
-        for carried_over in (self.tensors, self.states, self.last_fine, self.differences, self.bits):
-            carried_over.pop(name, None)
-        self.screens, self.left = (), ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckRequest:
-    """One check of a training.
-
-    Attributes:
-        masks: Named blocks, by tensor.
-        constants: Numbers of the training, by name.
-        step: The training step.
-        deadline: When the check started, by the clock of all processes.
-        declared: What the user declared to differ, by tensor.
-    """
-
-    masks: Masks
-    constants: Mapping[str, float]
-    step: int
-    deadline: Deadline
-    declared: Mapping[str, Declared] = field(default_factory=dict)
 
 
 class CheckMonitor:
@@ -175,8 +108,8 @@ class CheckMonitor:
             self.memory.screens = tuple(found.screens)
             if np.isfinite(context.centre).all():
                 self.memory.proven = context.proven
-        self._take_over(context, found, request)
-        self.memory.bits = _checksums(context, names)
+        self.memory.take_over(context, found, request, self._thresholds)
+        self.memory.bits = checksums(context, names)
         order = {name: place for place, name in enumerate(names)}
         self.memory.tensors = dict(sorted(self.memory.tensors.items(), key=lambda item: order[item[0]]))
         return context, found.located
@@ -193,7 +126,12 @@ class CheckMonitor:
         names = list(context.arrays)
         found = ModelCheck(unmeasurable(context, names))
         told = [name for name in names if name not in found.reports and self._was_rebound(name)]
-        found.reports |= self._rebound(context, told, request.deadline)
+        in_time = request.deadline.after(EXAMINATION_SECONDS)
+
+        def is_late() -> bool:
+            return in_time.is_over
+
+        found.reports |= rebound_since(context, self.memory.bits, told, is_late)
         standing = tuple(name for name in names if name not in found.reports and self._is_standing(name))
         waiting = [name for group in self.memory.left for name in group]
         left_out = {*found.reports, *standing, *waiting, *request.declared}
@@ -210,7 +148,8 @@ class CheckMonitor:
             target.state.require_intact()
         if not context.repeats():
             return ModelCheck(nondeterministic(context, names))
-        unread = self._rebound(context, [*others, *waiting], request.deadline) if suspects else {}
+        candidates = [*others, *waiting] if suspects else []
+        unread = rebound_since(context, self.memory.bits, candidates, is_late)
         found.reports |= unread
         suspects = _without(suspects, unread)
         visible = {} if result is None or result.alarms else dict(result.visible)
@@ -296,18 +235,6 @@ class CheckMonitor:
 
     def _was_rebound(self, name: str) -> bool:
         return name in self.memory.tensors and self.memory.tensors[name].cause_key == REBOUND
-
-    def _rebound(
-        self, context: MeasurementContext, names: Sequence[str], deadline: Deadline
-    ) -> dict[str, TensorReport]:
-        """The reports of those tensors that the training has bound anew, and the loss reads elsewhere.
-
-        An update by a gradient that is not zero would have changed them since the last check.
-        """
-        before, now = self.memory.bits, _checksums(context, names)
-        unchanged = [name for name in now if before.get(name) == now[name]]
-        bound = deadline.after(EXAMINATION_SECONDS)
-        return rebound(context, unchanged, lambda: bound.is_over)
 
     def _in_turn(self, names: list[str], result: Screened | None, request: CheckRequest) -> list[str]:
         """The tensors in turn, those first of which the screen cannot promise anything."""
@@ -421,59 +348,6 @@ class CheckMonitor:
             ratio = ratios.get(name, UNKNOWN)
             ratio = ratio if ratio[1] <= UNKNOWN_RATIO else UNKNOWN
             found.reports[name] = carried(before, name, shape, error, step, self._thresholds, ratio)
-
-    def _take_over(self, context: MeasurementContext, found: ModelCheck, request: CheckRequest) -> None:
-        """Keep what the coming checks start from."""
-        memory = self.memory
-        shifts = {name: evidence for screen in memory.screens for name, evidence in screen.evidence.items()}
-        for name, measured in found.reports.items():
-            report = self._compared(measured, request)
-            own = memory.states[name].evidence if name in memory.states else 0.0
-            evidence = max(own, shifts.get(name, 0.0))
-            if not report.verdict.is_factor:
-                memory.ratios.pop(name, None)
-            elif report.measured_at == request.step:
-                newest = Observation(report.ratio, report.ratio_error, request.constants)
-                memory.ratios[name] = (*memory.ratios.get(name, ()), newest)[-MAX_RATIOS:]
-            is_of_now = request.step in (report.measured_at, report.screened_at)
-            if is_of_now and report.verdict.agrees and evidence < FINE_EVIDENCE:
-                memory.last_fine[name] = request.step
-            is_confirmed = report.deep and report.measured_at == request.step and report.verdict.is_bug is False
-            if name not in memory.baseline and is_confirmed and report.ratio > 0:
-                memory.baseline[name] = report.ratio
-            drift, last_fine = self._drift(report), self._last_fine(report)
-            memory.tensors[name] = dataclasses.replace(
-                report, evidence=evidence, ratio_drift=drift, last_fine=last_fine
-            )
-        memory.states |= {name: TensorState.after(measurement) for name, measurement in found.measured.items()}
-        never = [name for name in context.arrays if name not in memory.tensors]
-        for name in never:
-            memory.tensors[name] = unscreened(name, context.arrays[name].shape)
-
-    def _compared(self, report: TensorReport, request: CheckRequest) -> TensorReport:
-        """The report of a tensor that differs as declared, compared with the difference that was seen first."""
-        if report.verdict is not Verdict.expected or report.measured_at != request.step:
-            return report
-        agreeing = undeclared_entries({report.name: request.declared[report.name]}, request.masks).get(report.name)
-        now = Difference.of(report, request.step, agreeing)
-        return with_change(report, self.memory.differences.setdefault(report.name, now), now, self._thresholds)
-
-    def _last_fine(self, tensor: TensorReport) -> int | None:
-        return self.memory.last_fine.get(tensor.name) if tensor.verdict.is_bug else None
-
-    def _drift(self, tensor: TensorReport) -> float:
-        first = self.memory.baseline.get(tensor.name)
-        return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
-
-
-def _checksums(context: MeasurementContext, names: Iterable[str]) -> dict[str, int]:
-    """A checksum of some entries of those tensors that an update changes; sharded ones are not bound anew."""
-    arrays = {name: context.arrays[name] for name in names if context.sizes[name].norm}
-    return {
-        name: zlib.crc32(array.flat[:: -(-array.size // SUMMED)].tobytes())
-        for name, array in arrays.items()
-        if not isinstance(array, ShardedArray)
-    }
 
 
 def _without(suspects: Sequence[Suspects], names: Collection[str]) -> list[Suspects]:

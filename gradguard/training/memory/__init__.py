@@ -1,0 +1,6 @@
+"""What the checks of a training take over from the checks before, and what that tells of the next one."""
+
+from gradguard.training.memory.rebinding import checksums, rebound_since
+from gradguard.training.memory.state import CheckRequest, MonitorState
+
+__all__ = ["CheckRequest", "MonitorState", "checksums", "rebound_since"]
