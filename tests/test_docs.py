@@ -88,7 +88,7 @@ def test_every_tag_of_tensorboard_is_explained() -> None:
     report = GradGuard(model.params).after_backward(0, grads, loss=lambda: model.loss(batch))
     assert report is not None
     tags = {value.tag for value in summarize(report, described=set()).value}
-    metrics = {re.sub(r"gradguard\.(check/)?(\w+).*", r"\2", tag) for tag in tags}
+    metrics = {re.sub(r"gradguard[./](check/)?(\w+).*", r"\2", tag) for tag in tags}
     assert len(metrics) > 10
     assert all(re.search(rf"[`./]{metric}[`/]", page("tensorboard.md")) for metric in metrics)
 

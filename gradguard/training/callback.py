@@ -146,8 +146,7 @@ class GradGuard(CloseOnExit):
         self._alerts = Alerts(thresholds)
         if loss is not None and not takes_parameters(loss):
             InPlace(arrays)  # raises where an array cannot be perturbed in place
-        settings = {f"thresholds.{name}": value for name, value in dataclasses.asdict(thresholds).items()}
-        self._dispatcher = Dispatcher(logdir, writers, {"seed": seed} | settings, max_log_megabytes)
+        self._dispatcher = Dispatcher(logdir, writers, max_log_megabytes)
         self._access = ExclusiveAccess()
         self._loss_writes_gradients: bool | None = None  # None before the first check
         self._written: set[Place] | None = None  # where the loss writes to; None before the first check

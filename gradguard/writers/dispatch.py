@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,6 @@ class Dispatcher:
     Args:
         logdir: The folder of this run for TensorBoard; None for no event file.
         writers: Further writers.
-        settings: The settings of the guard, by which TensorBoard compares runs.
         max_log_megabytes: The bound on the event files.
 
     Raises:
@@ -50,14 +49,13 @@ class Dispatcher:
         self,
         logdir: str | os.PathLike[str] | None,
         writers: Iterable[Writer],
-        settings: Mapping[str, float],
         max_log_megabytes: float,
     ) -> None:
         require_megabytes("max_log_megabytes", max_log_megabytes)
         several = _require_writers(writers)
         if logdir is not None:
             make = load_writer(LOGDIR_WRITER)
-            several.insert(0, make(logdir, settings=settings, max_megabytes=max_log_megabytes))
+            several.insert(0, make(logdir, max_megabytes=max_log_megabytes))
         self._destinations = [_Destination(writer) for writer in several]
 
     def write(self, report: Report) -> None:

@@ -21,7 +21,7 @@ WRITER_MODULES: Mapping[str, str] = MappingProxyType(
 """The module of each writer, by the name of its class."""
 
 LOGDIR_WRITER = "TensorBoardWriter"
-"""The writer that `GradGuard(logdir=...)` adds; it is called with the folder, `settings` and `max_megabytes`."""
+"""The writer that `GradGuard(logdir=...)` adds; it is called with the folder and `max_megabytes`."""
 
 
 def load_writer(name: str) -> Callable[..., Writer]:

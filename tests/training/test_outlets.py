@@ -125,7 +125,7 @@ def test_what_a_check_did_not_measure_is_not_written_as_of_that_check(tmp_path: 
         measured = [report.step for report in reports if report.tensors[name].measured_at == report.step]
         looked_at = [report.step for report in reports if report.tensors[name].looked_at(report.step)]
         assert [event.step for event in events.Tensors(f"gradguard.discrepancy/{name}")] == measured
-        assert [event.step for event in events.Tensors(f"gradguard.evidence/{name}")] == looked_at
+        assert [event.step for event in events.Tensors(f"gradguard.ratio/{name}")] == looked_at
         assert measured[0] == 0 < len(measured) < len(looked_at)
     rows = str(reports[-1]).splitlines()
     for row, tensor in zip(rows, reports[-1].tensors.values(), strict=False):

@@ -19,7 +19,7 @@ def test_a_tensorboard_server_shows_it_all(
     """Both of TensorBoard's loaders serve the curves, the band charts, the histograms and the alerts."""
     name = "lstm/W.x+(i)"
     alert = Alert(1, logging.ERROR, name, Verdict.scale, "n = 39 x g <b>on all gates</b>")
-    tensors = make_tensor(name, floor=math.inf), make_tensor("V")
+    tensors = make_tensor(name, floor=math.inf, verdict=Verdict.scale), make_tensor("V")
     writer = TensorBoardWriter(tmp_path / "run")
     writer.write(make_report(0, *tensors))
     writer.write(make_report(1, *tensors, alerts=(alert,)))
@@ -33,17 +33,17 @@ def test_a_tensorboard_server_shows_it_all(
         histograms = fetch(address, "histograms/tags")["run"]
         texts = fetch(address, "text/text", run="run", tag="gradguard.alerts/alerts")
     assert "gradguard.ratio/V" in tags
-    assert "float precision" in tags["gradguard.floor/V"]["description"]
+    assert "g backprop, n numerical" in tags["gradguard.discrepancy/V"]["description"]
     assert {tag: [point[1] for point in points] for tag, points in curves["tag_to_events"].items()} == {
-        f"gradguard.discrepancy/{name}": [0, 1],
-        f"gradguard.band/{name}/lower": [0, 1],
-        f"gradguard.band/{name}/upper": [0, 1],
+        f"gradguard.z_custom_scalars/{name}/log10_d": [0, 1],
+        f"gradguard.z_custom_scalars/{name}/lower": [0, 1],
+        f"gradguard.z_custom_scalars/{name}/upper": [0, 1],
     }
     assert [chart["title"] for chart in category["chart"]] == [name, "V"]
     assert f"gradguard.ratios/{name}" in histograms
     assert [text["step"] for text in texts] == [1]
     assert "<b>" not in texts[0]["text"]
-    assert "<td>n = 39 x g <b>on all gates</b></td>" in html.unescape(texts[0]["text"])
+    assert f"{name}: n = 39 x g <b>on all gates</b></li>" in html.unescape(texts[0]["text"])
 
 
 def test_a_run_that_was_set_back_has_one_history(tmp_path: Path, make_report: MakeReport) -> None:

@@ -1,7 +1,8 @@
 """A report as TensorBoard summaries: curves, bands, histograms and the text of alerts.
 
-Tags are `gradguard.<metric>/<tensor>`: TensorBoard groups charts by the text before the first slash, so each metric is
-one section with a curve for each tensor. A number that was measured at an earlier step is no point of this one.
+TensorBoard groups charts by the text before the first slash of a tag and sorts the groups. `gradguard/<number>` is the
+overview and stands first; each `gradguard.<metric>/<tensor>` is a section with a curve for each tensor; the curves of
+Custom Scalars stand last. A number that was measured at an earlier step is no point of this one.
 """
 
 import logging
@@ -18,33 +19,36 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradguard.report import Alert, Report, TensorReport, alike, encodable
+from gradguard.report import Alert, Report, TensorReport, Verdict, alike, encodable, listed
+from gradguard.report.verdict import Level
 
 _Curve: TypeAlias = tuple[str, float, str]
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
-_VERDICT = "Level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug"
+_BAND = "z_custom_scalars"  # sorted after all other sections
+_SMALLEST = 1e-18  # a discrepancy or floor of which nothing smaller is drawn: below the rounding of float64
 
-# By the metric of a check, or by that of tensors.
+# By the metric of a check, or by that of tensors. The numbers of a report without a description are no curves: they are
+# in the records of the GradGuard tab.
 _DESCRIPTIONS = {
     "check/evaluations": "How often the loss was evaluated",
     "check/seconds": "How long the check took",
-    "check/overhead": "Share of the time after the first check that went into checks",
-    "check/verdict": _VERDICT,
+    "check/verdict": "Level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug",
     "check/loss": "The loss at the parameters as they are",
     "check/screened": "Tensors that a screen of the model covered",
     "check/measured": "Tensors of which numbers of their own were measured",
-    "verdict": _VERDICT,
     "ratio": "n / g: of the tensor's own probes, or by regression over those of screens",
     "ratio_drift": "log(ratio / the first confirmed ratio)",
-    "evidence": "log10 of the evidence that the gradient is wrong; alarms at about 7",
-    "smallest_visible": "The smallest relative error that would have shown",
     "discrepancy": "norm(n - g) / (norm(n) + norm(g)), g backprop, n numerical",
-    "floor": "The discrepancy that float precision alone could cause",
     "sign_agreement": "Share of resolvable entries whose signs agree",
-    "step_size": "Step of the differences, in units of the parameters",
-    "noise": "Standard deviation of the loss's rounding noise, in units of the loss",
+}
+
+_LEVELS = {
+    Level.bug: ("bug", "Tensors whose gradient is wrong"),
+    Level.unclear: ("cannot_tell", "Tensors of which the check cannot tell"),
+    Level.explained: ("explained", "Tensors whose discrepancy float precision or the user explains"),
+    Level.ok: ("ok", "Tensors whose gradient agrees"),
 }
 
 
@@ -67,7 +71,7 @@ def summarize(report: Report, *, described: set[str], charted: Sequence[str] = (
     for name, tensor in _measured(report):
         summary.MergeFrom(_histogram(name, tensor))
     if report.alerts:
-        summary.MergeFrom(text_pb("gradguard.alerts/alerts", alert_table(report.alerts)))
+        summary.MergeFrom(text_pb("gradguard.alerts/alerts", alert_list(report.alerts)))
     if charted:
         summary.MergeFrom(_layout(charted))
     return summary
@@ -79,12 +83,38 @@ def _scalar(value: float) -> tensor_pb2.TensorProto:
 
 
 def _curves(report: Report) -> Iterator[_Curve]:
+    for name, value, description in _overview(report):
+        if is_scalar(value):
+            yield f"gradguard/{name}", value, description
     for key, value in report.scalars().items():
         curve = key.removeprefix("gradguard/")
-        if is_scalar(value):
-            yield f"gradguard.{curve}", value, _DESCRIPTIONS.get(curve) or _DESCRIPTIONS[curve.partition("/")[0]]
+        description = _DESCRIPTIONS.get(curve) or _DESCRIPTIONS.get(curve.partition("/")[0], "")
+        if description and is_scalar(value):
+            yield f"gradguard.{curve}", value, description
     for name, tensor in _measured(report):
         yield from _band(name, tensor)
+
+
+def _overview(report: Report) -> Iterator[_Curve]:
+    """The run in a few numbers; a number that no tensor of this check has is left out."""
+    over = [
+        tensor.discrepancy / tensor.floor
+        for _, tensor in _measured(report)
+        if tensor.verdict is not Verdict.expected and tensor.floor > 0 and math.isfinite(tensor.discrepancy)
+    ]
+    if over:
+        yield (
+            "discrepancy_over_floor",
+            max(over),
+            "The largest d / floor of a tensor; above 1, it is not float precision",
+        )
+    evidence = [tensor.evidence for tensor in report.tensors.values() if tensor.looked_at(report.step)]
+    if evidence:
+        yield "evidence", max(evidence), "The largest log10 of the evidence that a gradient is wrong; alarms at about 7"
+    for level, (name, description) in _LEVELS.items():
+        yield f"tensors_{name}", sum(one.verdict.level is level for one in report.tensors.values()), description
+    if report.overhead is not None:
+        yield "overhead", report.overhead, "Share of the time after the first check that went into checks"
 
 
 def _measured(report: Report) -> Iterator[tuple[str, TensorReport]]:
@@ -93,28 +123,30 @@ def _measured(report: Report) -> Iterator[tuple[str, TensorReport]]:
 
 
 def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
-    """The band of discrepancies that float precision explains, at each step that has a discrepancy.
+    """log10 of the discrepancy, and of the band that float precision explains, where there is a discrepancy.
 
-    TensorBoard refuses a margin chart unless its three curves have the same steps, so the band has curves of its own.
-    Where the floor is not finite, the band reaches up to 1, the largest possible discrepancy. Its lower edge is a
-    thousandth of the floor, because a logarithmic axis cannot show zero.
+    TensorBoard draws these charts on linear axes, and refuses one unless its three curves have the same steps. Where
+    the floor is not finite, the band reaches up to 1, the largest possible discrepancy. Its lower edge is a thousandth
+    of the floor. A discrepancy of 0 has no logarithm and stands at that edge.
     """
     if not is_scalar(tensor.discrepancy):
         return
-    top = min(float(tensor.floor), 1.0) if math.isfinite(tensor.floor) else 1.0
-    yield _tag("band", name, "lower"), top / 1000, "The lower edge of the band, a thousandth of its upper edge"
-    yield _tag("band", name, "upper"), top, "The discrepancy up to which float precision explains everything"
+    top = max(min(float(tensor.floor), 1.0), _SMALLEST) if math.isfinite(tensor.floor) else 1.0
+    yield _tag(_BAND, name, "log10_d"), math.log10(tensor.discrepancy or top / 1000), "log10 of the discrepancy"
+    yield _tag(_BAND, name, "lower"), math.log10(top / 1000), "The lower edge of the band: log10 of floor / 1000"
+    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor, the d that float precision explains"
 
 
 def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
-    ratios = [ratio for ratio in tensor.ratios if is_scalar(ratio)]
+    """The ratios of the entries where they may differ: those of a right gradient are a spike at 1."""
+    ratios = [] if tensor.verdict.agrees else [ratio for ratio in tensor.ratios if is_scalar(ratio)]
     return histogram_pb(_tag("ratios", name), ratios) if ratios else summary_pb2.Summary()
 
 
 def _layout(names: Iterable[str]) -> summary_pb2.Summary:
     """One margin chart for each tensor, in the Custom Scalars tab."""
     category = layout_pb2.Category(
-        title="gradguard: discrepancy over the band that float precision explains",
+        title="gradguard: log10 of the discrepancy d, over the band that float precision explains",
         chart=[_chart(name) for name in names],
     )
     layout = layout_pb2.Layout(category=[category])
@@ -127,26 +159,25 @@ def _layout(names: Iterable[str]) -> summary_pb2.Summary:
 
 def _chart(name: str) -> layout_pb2.Chart:
     series = layout_pb2.MarginChartContent.Series(
-        value=_tag("discrepancy", name),
-        lower=_tag("band", name, "lower"),
-        upper=_tag("band", name, "upper"),
+        value=_tag(_BAND, name, "log10_d"),
+        lower=_tag(_BAND, name, "lower"),
+        upper=_tag(_BAND, name, "upper"),
     )
     return layout_pb2.Chart(title=encodable(name), margin=layout_pb2.MarginChartContent(series=[series]))
 
 
-def alert_table(alerts: Iterable[Alert]) -> str:
-    """Alerts as a Markdown table, a row for each fault, that shows names and messages as plain text."""
-    groups = ((group[0], ", ".join(alert.tensor for alert in group)) for group in alike(alerts))
-    rows = [
-        ("level", "tensor", "verdict", "message"),
-        ("---", "---", "---", "---"),
-        *(tuple(map(cell, (_level(alert), names, alert.verdict, alert.message))) for alert, names in groups),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def alert_list(alerts: Iterable[Alert]) -> str:
+    """Alerts as a Markdown list, an item for each fault, that shows names and messages as plain text.
+
+    TensorBoard breaks the columns of a table into single letters where a message is long.
+    """
+    return "\n".join(_item([alert.tensor for alert in group], group[0]) for group in alike(alerts))
 
 
-def _level(alert: Alert) -> str:
-    return logging.getLevelName(alert.level)
+def _item(names: Sequence[str], alert: Alert) -> str:
+    where = f" {cell(listed(names))}" if any(names) else ""
+    message = alert.message.removeprefix(f"step {alert.step} {alert.tensor}: ")
+    return f"- **{logging.getLevelName(alert.level)}**{where}: {cell(message)}"
 
 
 def cell(text: str) -> str:

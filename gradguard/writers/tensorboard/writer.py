@@ -2,13 +2,11 @@
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from tensorboard.compat.proto import event_pb2
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from gradguard.report import Changes, Report
 from gradguard.sweeps import Sweep
@@ -19,9 +17,6 @@ from gradguard.writers.tensorboard.curves import summarize
 from gradguard.writers.tensorboard.event_file import EventFile, LocalEventFile, is_remote, open_event_file
 from gradguard.writers.tensorboard.records import summarize_record, summarize_sweep_record
 from gradguard.writers.tensorboard.sweeps import summarize_sweep
-
-Settings: TypeAlias = Mapping[str, str | float | bool]
-
 
 CHART_GROWTH = 1.25  # of the number of measured tensors, at which the layout of the charts is written again
 
@@ -51,7 +46,6 @@ class TensorBoardWriter:
 
     Args:
         logdir: The directory of the run, created if it is missing, or a `scheme://` path that fsspec supports.
-        settings: The settings of the guard, such as its seed; TensorBoard's HParams tab compares runs by them.
         max_megabytes: The size of all files of this writer, in units of 10^6 bytes.
 
     Raises:
@@ -65,18 +59,16 @@ class TensorBoardWriter:
         self,
         logdir: str | os.PathLike[str],
         *,
-        settings: Settings | None = None,
         max_megabytes: float = MAX_MEGABYTES,
     ) -> None:
         self._closed_files = ClosedFiles(require_megabytes("max_megabytes", max_megabytes))
         self.logdir = os.fspath(logdir)
-        self._settings = dict(settings or {})
         self._history = History()
         self._file: EventFile | None = None
         self._last_step: int | None = None
         self._changes = Changes()
         self._names: dict[str, None] = {}  # of all tensors so far, in order
-        self._measured: dict[str, None] = {}  # of those that have a discrepancy
+        self._measured: set[str] = set()  # of those that have a discrepancy
         self._in_file = _InFile()
         if is_remote(self.logdir):
             self._file = open_event_file(self.logdir)
@@ -95,8 +87,6 @@ class TensorBoardWriter:
         self._check_step(report.step)
         file = self._open()
         summary = summarize_record(self._history.record(report))
-        if self._settings and not self._in_file.described:
-            summary.MergeFrom(hparams_pb(self._settings | {"precision": report.precision}))
         charted = self._newly_charted(report)
         summary.MergeFrom(summarize(report, described=self._in_file.described, charted=charted))
         event = event_pb2.Event(wall_time=time.time(), step=report.step, summary=summary)
@@ -159,14 +149,14 @@ class TensorBoardWriter:
         return self._file
 
     def _newly_charted(self, report: Report) -> tuple[str, ...]:
-        """The tensors of the next layout of the charts; none where the one in the file still does."""
+        """The tensors of the next layout of the charts, as the model has them; none where the one in the file does."""
         self._names |= dict.fromkeys(report.tensors)
-        measured = (name for name, tensor in report.tensors.items() if tensor.measured_at == report.step)
-        self._measured |= dict.fromkeys(measured)
+        self._measured |= {name for name, tensor in report.tensors.items() if tensor.measured_at == report.step}
         charted = self._in_file.charted
         is_whole = len(self._measured) == len(self._names) > len(charted)
         # A layout is long: with one at each tensor that is measured first, they would be most of the file.
-        return tuple(self._measured) if is_whole or len(self._measured) > CHART_GROWTH * len(charted) else ()
+        is_due = is_whole or len(self._measured) > CHART_GROWTH * len(charted)
+        return tuple(name for name in self._names if name in self._measured) if is_due else ()
 
     def _add(self, file: EventFile, event: event_pb2.Event, is_change: bool) -> None:
         try:
