@@ -18,16 +18,17 @@ class CallsFunctions(Protocol):
         """The check of each function, on inputs and cotangents of the training step; the first wrong one first."""
 
 
-def with_functions(report: Report, functions: Sequence[FunctionReport]) -> Report:
+def with_functions(report: Report, functions: Sequence[FunctionReport], hooks: Sequence[str] = ()) -> Report:
     """The report of a model with a bug, in whose causes the functions that are wrong are named.
 
     Args:
         report: The check of the model.
         functions: The checks of the functions that its loss calls; none where it calls none.
+        hooks: What else may change the gradients, as in "`scale` (model.py:31)".
     """
-    if not functions:
+    if not functions and not hooks:
         return report
-    sentence = function_sentence(functions)
+    sentence = function_sentence(functions, hooks)
     tensors = {
         name: dataclasses.replace(tensor, cause="; ".join(filter(None, [tensor.cause, sentence])))
         if tensor.verdict.is_bug
@@ -38,17 +39,24 @@ def with_functions(report: Report, functions: Sequence[FunctionReport]) -> Repor
     return dataclasses.replace(report, tensors=tensors, explanation=explanation, functions=tuple(functions))
 
 
-def function_sentence(functions: Sequence[FunctionReport]) -> str:
-    """Which functions are wrong and in which of their gradients, or that none is."""
-    wrong = [function for function in functions if function.report.verdict.is_bug]
+def function_sentence(functions: Sequence[FunctionReport], hooks: Sequence[str] = ()) -> str:
+    """Which functions are wrong and in which of their gradients, or that none is, and where to look then."""
+    wrong = [function for function in functions if function.fault or function.report.verdict.is_bug]
     if wrong:
         others = [f"{counted(len(wrong) - MAX_NAMED, 'other function')} too"] if len(wrong) > MAX_NAMED else []
         return "; ".join([*map(_wrong_function, wrong[:MAX_NAMED]), *others])
-    unsure = [function.name for function in functions if function.report.verdict.is_bug is None]
+    may_change = [f"hooks that may change the gradient: {listed(hooks)}"] if hooks else []
+    unsure = [_unsure_function(function) for function in functions if function.report.verdict.is_bug is None]
     if unsure:
-        return f"the check of {listed(unsure)} could not tell whether the bug is there"
+        return "; ".join([f"the check of {listed(unsure)} could not tell whether the bug is there", *may_change])
     names = [function.name for function in functions]
-    return f"{listed(names)} {'is' if len(names) == 1 else 'are'} right; {ELSEWHERE}"
+    right = [f"{listed(names)} {'is' if len(names) == 1 else 'are'} right; {ELSEWHERE}"] if names else []
+    return "; ".join([*right, *may_change])
+
+
+def _unsure_function(function: FunctionReport) -> str:
+    """The name, with the reason where nothing could be measured."""
+    return function.name if function.report.tensors else f"{function.name} ({function.report.explanation})"
 
 
 def _wrong_function(function: FunctionReport) -> str:
@@ -57,8 +65,10 @@ def _wrong_function(function: FunctionReport) -> str:
     wrong = [tensor for tensor in tensors if tensor.verdict.is_bug]
     right = [tensor.name for tensor in tensors if tensor.verdict is Verdict.ok]
     errors = ", and for ".join(f"{tensor.name}: {_error(tensor)}" for tensor in wrong)
-    agree = f"; {listed(right)} {'agrees' if len(right) == 1 else 'agree'}" if right else ""
-    return f"{function.name} is wrong in its gradient for {errors}{agree}; {counted(function.calls, 'call')}"
+    in_which = [f"{function.name} is wrong in its gradient for {errors}"] if wrong else [f"{function.name} is wrong"]
+    fault = [function.fault] if function.fault else []
+    agree = [f"{listed(right)} {'agrees' if len(right) == 1 else 'agree'}"] if right else []
+    return "; ".join([*in_which, *fault, *agree, counted(function.calls, "call")])
 
 
 def _error(tensor: TensorReport) -> str:

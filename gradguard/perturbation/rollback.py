@@ -103,7 +103,8 @@ class Rollback:
             )
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """The result of some work, after which everything is as it was."""
+        """The result of some work, after which everything is as it was; several works may follow each other."""
+        self._is_restored = False
         return run_with_cleanup(work, self._put_back)
 
     def _put_back(self) -> None:

@@ -256,12 +256,15 @@ class FunctionReport:
     Attributes:
         name: What the user calls it, such as "Cell.backward".
         calls: How often the training step called it.
-        report: The check of the gradients that its backward pass returns; the tensors are its inputs.
+        report: The check of the gradients that its backward pass returns; the tensors are its inputs. Without tensors
+            it says why the function could not be checked.
+        fault: What is wrong besides single gradients, in a clause: a kernel that ignores strides; "" if nothing.
     """
 
     name: str
     calls: int
     report: Report
+    fault: str = ""
 
 
 def _numbers_of_check(report: Report) -> Iterator[tuple[str, float]]:

@@ -423,7 +423,8 @@ class GradGuard(CloseOnExit):
         seconds = self._ranks.clock() - start
         report = report_of(context, self._monitor.tensors, step, seconds)
         if report.verdict.is_bug and isinstance(loss, CallsFunctions):
-            report = with_functions(report, state.run(loss.check_functions))
+            functions = state.run(loss.check_functions)
+            report = with_functions(report, functions, getattr(loss, "gradient_hooks", ()))
         said = " ".join(filter(None, [report.explanation, getattr(self._params, "note", "")]))
         share, alerts = self._budget.share(seconds), self._alerts.of(step, report.tensors)
         return dataclasses.replace(report, explanation=said, overhead=share, alerts=alerts), alarms

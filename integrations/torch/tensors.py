@@ -29,6 +29,11 @@ def host(tensor: Tensor) -> Array:
     return array
 
 
+def to_host(result: object) -> object:
+    """A tensor as a NumPy array; anything else itself."""
+    return host(result) if isinstance(result, Tensor) else result
+
+
 class HostArrays(Mapping[str, Array]):
     """Tensors by name; each access converts one to a NumPy array.
 

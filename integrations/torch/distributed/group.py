@@ -1,7 +1,8 @@
 """The processes that train a module together, and the loss of all of them."""
 
+import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradguard.arrays import Float64
 from gradguard.differences import RoundedValue, require_one_number
+from gradguard.functions import CallsFunctions
 from gradguard.integrations.torch.distributed.exchange import ExchangeKind, RankError, RankExchange, describe_difference
 from gradguard.integrations.torch.distributed.replicas import Replicas
 from gradguard.integrations.torch.distributed.shards import FullyShardedModule, global_ranks
 from gradguard.loss import Reduction, losses_of, require_reduction
-from gradguard.report import Thresholds
+from gradguard.report import FunctionReport, Thresholds
 
 COMPARED_OPTION_TYPES = (int, float, str, type(None), Thresholds)
 """Options of these types must be the same on all ranks; others cannot be compared."""
@@ -57,6 +59,7 @@ class TrainingGroup:
             if has_sharded_parameters(module)
             else Replicas(self.exchange, ddp_wrapper(module))
         )
+        self._is_replicated = isinstance(layout, Replicas)
         self._require_comparable = layout.require_comparable
         self._reduction = reduction
         self.evaluating = layout.evaluating
@@ -106,7 +109,9 @@ class TrainingGroup:
             rank_loss: Evaluates the loss of this rank.
             parameters: The parameters under check.
         """
-        return SharedLoss(rank_loss, self.exchange, self._reduction, lambda: self._require_comparable(parameters))
+        functions = rank_loss if self._is_replicated and isinstance(rank_loss, CallsFunctions) else None
+        compare = functools.partial(self._require_comparable, parameters)
+        return SharedLoss(rank_loss, self.exchange, self._reduction, compare, functions)
 
 
 class SharedLoss:
@@ -117,6 +122,8 @@ class SharedLoss:
         exchange: The exchange of numbers between the ranks.
         reduction: How the unreduced losses of one rank combine to its loss.
         before_first: Called before the first evaluation; it raises where the ranks cannot check together.
+        functions: What checks the Functions that the loss of this rank calls; None where a forward and backward pass
+            besides the training's would disturb it, as with sharded parameters.
 
     Attributes:
         is_repeatable: False: the other ranks would not repeat a call that raised on this one.
@@ -130,7 +137,9 @@ class SharedLoss:
         exchange: RankExchange,
         reduction: Reduction | None,
         before_first: Callable[[], None],
+        functions: CallsFunctions | None = None,
     ) -> None:
+        self._functions = functions
         self._rank_loss = rank_loss
         self._exchange = exchange
         self._reduction = reduction
@@ -157,6 +166,19 @@ class SharedLoss:
             self._exchange.announce_failure(error)
             raise
         return self._exchange.exchange(ExchangeKind.LOSS, value, point=self._exchange.perturbations.point)[:, 0]
+
+    def check_functions(self) -> Sequence[FunctionReport]:
+        """The check of each Function that the loss of this rank calls.
+
+        All ranks make a forward and a backward pass, in which modules may communicate; then each checks alone.
+        """
+        return () if self._functions is None else self._functions.check_functions()
+
+    @property
+    def gradient_hooks(self) -> Sequence[str]:
+        """The user's hooks that may change the gradients, once the Functions are checked."""
+        hooks: Sequence[str] = getattr(self._functions, "gradient_hooks", ())
+        return hooks
 
     def _reduce(self, result: object) -> float:
         losses = losses_of(result, self._reduction).astype(np.float64)

@@ -159,16 +159,18 @@ class Replicas:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The context of an evaluation, without a broadcast of buffers: each rank starts from those of its training."""
+        """The context of an evaluation, without a broadcast of buffers and without an average of gradients."""
         if self._wrapper is None:
             yield
             return
-        before = self._wrapper.require_forward_param_sync
-        self._wrapper.require_forward_param_sync = False
+        wrapper, is_synchronized = self._wrapper, self._is_synchronized
+        before = wrapper.require_forward_param_sync, wrapper.require_backward_grad_sync
+        wrapper.require_forward_param_sync = wrapper.require_backward_grad_sync = False
         try:
             yield
         finally:
-            self._wrapper.require_forward_param_sync = before
+            wrapper.require_forward_param_sync, wrapper.require_backward_grad_sync = before
+            self._is_synchronized = is_synchronized
 
     def parameters(self, checked: Mapping[str, Tensor], others: Tensors, written: Tensors) -> ReplicaParameters:
         """The mapping of the parameters under check; the loss may read `others`, and write to what is `written`."""

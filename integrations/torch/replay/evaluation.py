@@ -1,15 +1,17 @@
 """The training's loss as the core evaluates it: without a graph, repeating the training's forward passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
 
+from gradguard.integrations.torch.functions.check import FunctionChecks
+from gradguard.integrations.torch.functions.recorder import CallRecorder
 from gradguard.integrations.torch.overrides.substitution import result_in_active_mode
 from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
 from gradguard.integrations.torch.replay.forwards import ForwardRecorder, Replay
-from gradguard.integrations.torch.tensors import host
+from gradguard.integrations.torch.tensors import to_host
+from gradguard.report import FunctionReport
 
 Context = Callable[[], AbstractContextManager[object]]
 
@@ -33,6 +35,7 @@ class ReplayedLoss:
         self._loss = loss
         self._forwards = forwards
         self._evaluating = evaluating
+        self._functions = FunctionChecks()
         self._skipped: int | None = None  # None before the first evaluation
 
     def __call__(self, copies: VectorizedCopies | None = None) -> object:
@@ -48,6 +51,20 @@ class ReplayedLoss:
         if self._skipped is None:
             self._skipped = self._count_skipped()
         return self._evaluate(self._skipped, copies)[0]
+
+    def check_functions(self) -> Sequence[FunctionReport]:
+        """The check of each Function that the loss calls, on the inputs and upstream gradients of this step."""
+
+        def record(recorder: CallRecorder) -> None:
+            with self._evaluating(), self._autocast(), eager(), self._forwards.replaying(self._skipped or 0):
+                recorder.record(self._loss)
+
+        return self._functions.check(record)
+
+    @property
+    def gradient_hooks(self) -> Sequence[str]:
+        """The user's hooks that may change the gradients, once the Functions are checked."""
+        return self._functions.hooks
 
     def _count_skipped(self) -> int:
         """How many of the training's first forward passes the loss leaves out: it may be that of the last batch alone.
@@ -102,8 +119,3 @@ def eager() -> AbstractContextManager[object]:
     """Compiled modules run uncompiled: compiling them again, for float64, would take minutes."""
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def to_host(result: object) -> object:
-    """A tensor as a NumPy array; anything else itself."""
-    return host(result) if isinstance(result, Tensor) else result

@@ -144,7 +144,7 @@ class ForwardRecorder:
         if self._replay is not None:
             self._replay.after_forward(output)
         elif torch.is_grad_enabled() and self._running:
-            samples = [(sample, _output_tolerance(sample.dtype)) for sample in _output_samples(output)]
+            samples = [(sample, output_tolerance(sample.dtype)) for sample in _output_samples(output)]
             self._running.pop().outputs.extend(samples)
 
 
@@ -188,7 +188,7 @@ class Replay:
         forward = self._running.pop() if self._running else None
         if self._streams is not None and forward is not None:
             for (before, tolerance), now in zip(forward.outputs, _output_samples(output), strict=False):
-                distance = _relative_distance(before, now)
+                distance = relative_distance(before, now)
                 self.output_distance = max(self.output_distance, distance if distance > tolerance else 0.0)
 
     @property
@@ -236,11 +236,13 @@ def _output_samples(output: Any) -> list[Tensor]:
     return [values[:: -(-values.numel() // MAX_OUTPUT_SAMPLES)].clone() for values in flat]
 
 
-def _output_tolerance(dtype: torch.dtype) -> float:
+def output_tolerance(dtype: torch.dtype) -> float:
+    """The relative distance of two outputs of one computation that another choice of kernels explains."""
     return max(OUTPUT_TOLERANCE, OUTPUT_TOLERANCE_IN_ROUNDOFFS * unit_roundoff(dtype))
 
 
-def _relative_distance(before: Tensor, now: Tensor) -> float:
+def relative_distance(before: Tensor, now: Tensor) -> float:
+    """The distance of two tensors relative to the size of the first; 1 where the shapes differ."""
     if before.shape != now.shape:
         return 1.0
     before, now = before.double(), now.double()

@@ -5,7 +5,7 @@ numbers, count, log and keep things besides. Under accumulation several of them 
 """
 
 import copy
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradguard.integrations.torch.functions.check import FunctionChecks
+from gradguard.integrations.torch.functions.recorder import CallRecorder
 from gradguard.integrations.torch.overrides.substitution import result_in_active_mode
 from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
-from gradguard.integrations.torch.replay.evaluation import Context, eager, to_host
+from gradguard.integrations.torch.replay.evaluation import Context, eager
 from gradguard.integrations.torch.replay.forwards import AutocastState
 from gradguard.integrations.torch.replay.metrics import MetricCalls, Results
+from gradguard.integrations.torch.tensors import to_host
 from gradguard.perturbation import Restore, Snapshot
+from gradguard.report import FunctionReport
 
 Step = Callable[..., Any]
 
@@ -169,6 +173,7 @@ class ReplayedSteps:
         self._scale = scale
         self._silenced = silenced
         self._evaluating = evaluating
+        self._functions = FunctionChecks()
 
     def __call__(self, copies: VectorizedCopies | None = None) -> object:
         """The loss of each step, shape (steps,); in forward mode, their tangents.
@@ -180,6 +185,21 @@ class ReplayedSteps:
         with self._evaluating(), self._silenced(), torch.no_grad(), eager():
             losses = self._losses() if copies is None else copies.losses(self._losses)
             return to_host(result_in_active_mode(losses))
+
+    def check_functions(self) -> Sequence[FunctionReport]:
+        """The check of each Function that the steps call, on the inputs and upstream gradients of this window."""
+
+        def record(recorder: CallRecorder) -> None:
+            with self._evaluating(), self._silenced(), eager():
+                for step in self._window:
+                    recorder.record(step.replay)
+
+        return self._functions.check(record)
+
+    @property
+    def gradient_hooks(self) -> Sequence[str]:
+        """The user's hooks that may change the gradients, once the Functions are checked."""
+        return self._functions.hooks
 
     @property
     def value(self) -> Tensor:

@@ -1,0 +1,209 @@
+"""The calls of `torch.autograd.Function`s in one forward and backward pass of a loss, recorded."""
+
+import random
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from gradguard.integrations.torch.functions.calls import FunctionCall
+from gradguard.integrations.torch.functions.layout import copied, memory_of_copy
+from gradguard.integrations.torch.functions.leaves import LeavesMode
+from gradguard.integrations.torch.replay.forwards import AutocastState
+from gradguard.integrations.torch.replay.state import RandomStreams
+from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
+from gradguard.perturbation import combined_snapshot, snapshot_rng
+
+MAX_BYTES = 2**28
+"""Memory for copies of inputs and upstream gradients: 256 MiB."""
+MAX_KINDS = 4
+"""Kinds of calls of one Function that are kept: other dimensions, other flags, other inputs that need a gradient."""
+INNER_CLASS = Function.__mro__[1]
+"""The class whose `apply` that of `Function` calls. `op = Cell.apply`, bound by the user's module, gets there too."""
+INNER_APPLY = next(base.__dict__["apply"] for base in INNER_CLASS.__mro__ if "apply" in base.__dict__)
+TRANSFORMED = "torch._functorch.autograd_function"
+"""The module of the classes that `torch.func` derives from a Function within a transform."""
+RECORDERS: dict[int, "CallRecorder"] = {}
+"""The recorder of each thread that records."""
+
+
+@dataclass(slots=True)
+class RecordedFunction:
+    """The calls of one Function whose backward pass ran.
+
+    Attributes:
+        name: As the user calls it.
+        count: How many there were.
+        calls: Those that were kept, by kind and then by their number.
+        refusal: Why some or all cannot be checked; "" where nothing prevents it.
+        is_differentiated_twice: Whether its backward pass was to be differentiated too.
+    """
+
+    name: str
+    count: int = 0
+    calls: dict[object, dict[int, FunctionCall]] = field(default_factory=dict)
+    refusal: str = ""
+    is_differentiated_twice: bool = False
+    started: dict[object, int] = field(default_factory=dict)
+
+
+class CallRecorder(AbstractContextManager[None]):
+    """Context in which the calls of Functions in this thread are recorded.
+
+    Of each kind, the calls number 1, 2, 4, 8 and so on are kept: the first and the last ones of a recurrent network
+    often begin or end with zeros, which hide errors. A call counts when its backward pass runs, so that the second
+    forward pass of a checkpoint does not.
+
+    Attributes:
+        functions: What was recorded, by class, in the order of the backward pass.
+        hooks: The user's hooks that change gradients in the training, as in "`scale` (model.py:31)".
+    """
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, None] = {}
+        self.functions: dict[type[Function], RecordedFunction] = {}
+        self._seen: dict[type[Function], RecordedFunction] = {}
+        self._bytes_left = MAX_BYTES
+        self._mode = LeavesMode()
+
+    def record(self, loss: Callable[[], object]) -> None:
+        """Make a forward and a backward pass of a loss, of which nothing reaches the training's gradients and hooks."""
+        with self, torch.enable_grad():
+            self._mode = LeavesMode()
+            with self._mode:
+                losses = loss()
+            self.hooks |= self._mode.hooks
+            if isinstance(losses, Tensor) and losses.requires_grad and self._mode.leaves:
+                torch.autograd.grad(losses.sum(), self._mode.leaves, allow_unused=True)
+
+    def __enter__(self) -> None:
+        RECORDERS[threading.get_ident()] = self
+        INNER_CLASS.apply = classmethod(_apply)  # type: ignore[attr-defined]  # until the last one exits
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        RECORDERS.pop(threading.get_ident(), None)
+        if not RECORDERS and "apply" in INNER_CLASS.__dict__:
+            del INNER_CLASS.apply  # type: ignore[attr-defined]  # it was inherited before
+
+    def call(self, function: type[Function], args: tuple[Any, ...]) -> Any:
+        """Call a Function, recorded where its backward pass may come to run."""
+        apply, args = INNER_APPLY.__get__(None, function), self._mode.substitute(args)
+        if not torch.is_grad_enabled() or _is_of_pytorch(function):
+            return apply(*args)
+        recorded = self._seen.setdefault(function, RecordedFunction(_name(function)))
+        number, kind = self._number(recorded, args)
+        kept = self._kept(function, args, recorded) if number.bit_count() == 1 else None
+        output = apply(*args)
+        node = _node_of(output, function)
+        if node is not None:
+            if kept is not None:
+                kept = replace(kept, written=_written(kept, args))
+            node.register_prehook(partial(self._received, function, kept, number, kind))
+        return output
+
+    def _number(self, recorded: RecordedFunction, args: tuple[Any, ...]) -> tuple[int, object]:
+        """The number of a call among those of its kind, from 1; 0 for a kind that is one too many."""
+        kind = tuple(map(_kind, args))
+        if kind not in recorded.started and len(recorded.started) == MAX_KINDS:
+            return 0, kind
+        recorded.started[kind] = recorded.started.get(kind, 0) + 1
+        return recorded.started[kind], kind
+
+    def _kept(self, function: type[Function], args: tuple[Any, ...], recorded: RecordedFunction) -> FunctionCall | None:
+        """A call before it is made; None where it cannot be checked."""
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        needed = tuple(i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad)
+        refusal = _refusal(function, tensors, [args[i] for i in needed])
+        size = 0 if refusal else sum(map(memory_of_copy, tensors))
+        if not refusal and size > self._bytes_left:
+            refusal = f"copies of its inputs would take more than {MAX_BYTES >> 20} MiB"
+        if refusal:
+            recorded.refusal = refusal
+            return None
+        self._bytes_left -= size
+        streams = RandomStreams({tensor.device for tensor in tensors})
+        capture = combined_snapshot([streams.capture, snapshot_rng(np.random), snapshot_rng(random)])
+        autocast = AutocastState.current(tensors[0].device.type if tensors else "cpu")
+        copies = tuple(copied(arg) if isinstance(arg, Tensor) else arg for arg in args)
+        return FunctionCall(function, copies, needed, autocast, capture())
+
+    def _received(
+        self,
+        function: type[Function],
+        kept: FunctionCall | None,
+        number: int,
+        kind: object,
+        cotangents: tuple[Tensor | None, ...],
+    ) -> None:
+        """Note a backward pass, with the upstream gradients that it receives."""
+        recorded = self.functions.setdefault(function, self._seen[function])
+        recorded.count += 1
+        recorded.is_differentiated_twice |= torch.is_grad_enabled()
+        given = [cotangent for cotangent in cotangents if cotangent is not None]
+        if kept is None or any(cotangent.layout is not torch.strided for cotangent in given):
+            return
+        copies = tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
+        recorded.calls.setdefault(kind, {})[number] = replace(kept, cotangents=copies)
+
+
+def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
+    """`apply` of the class below `Function`, while any thread records."""
+    recorder = RECORDERS.get(threading.get_ident())
+    if recorder is None or kwargs:  # PyTorch says that there are no arguments by name
+        return INNER_APPLY.__get__(None, function)(*args, **kwargs)
+    return recorder.call(function, args)
+
+
+def _is_of_pytorch(function: type[Function]) -> bool:
+    return function.__module__.partition(".")[0] == "torch" and function.__module__ != TRANSFORMED
+
+
+def _name(function: type[Function]) -> str:
+    """The name of a class, without what `torch.func` adds to it."""
+    if function.__module__ == TRANSFORMED:
+        return function.__name__.removeprefix("Vmapped").removesuffix("Generated")
+    return function.__qualname__.rpartition("<locals>.")[2]
+
+
+def _refusal(function: type[Function], tensors: Iterable[Tensor], needed: Iterable[Tensor]) -> str:
+    """Why a call cannot be made again, in a clause; "" where it can be."""
+    if function.__module__ == TRANSFORMED:
+        return "it is called within a transform of torch.func, of which single calls cannot be made again"
+    for tensor in tensors:
+        if tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
+            return f"an input is a {type(tensor).__name__} of layout {tensor.layout}; expected dense tensors"
+    for tensor in needed:
+        if tensor.dtype not in PERTURBABLE_DTYPES:
+            return f"an input that needs a gradient is {tensor.dtype}; expected real numbers"
+    return ""
+
+
+def _kind(arg: Any) -> object:
+    """What distinguishes kinds of calls in an argument: numbers, which may count steps, do not."""
+    if isinstance(arg, Tensor):
+        return arg.dtype, arg.dim(), arg.requires_grad
+    return arg if isinstance(arg, bool | str | None) else type(arg)
+
+
+def _node_of(output: Any, function: type[Function]) -> Any:
+    """The node of a call in the graph, which receives its upstream gradients; None where autograd records none."""
+    with torch._C.DisableTorchFunction():
+        outputs = output if isinstance(output, tuple) else (output,)
+        nodes = [each.grad_fn for each in outputs if isinstance(each, Tensor)]
+    return next((node for node in nodes if getattr(node, "_forward_cls", None) is function), None)
+
+
+def _written(call: FunctionCall, args: tuple[Any, ...]) -> frozenset[int]:
+    """The positions of the tensors to which a call has written."""
+    pairs = enumerate(zip(call.args, args, strict=True))
+    return frozenset(i for i, (before, arg) in pairs if isinstance(arg, Tensor) and not torch.equal(before, arg))
