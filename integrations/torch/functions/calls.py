@@ -43,8 +43,8 @@ class FunctionCall:
         return {i: copied(self.args[i]).requires_grad_() for i in self.needed}
 
     @cached_property
-    def names(self) -> dict[int, str]:
-        """What the inputs are called, by position, as in "input 3 (`w`)"."""
+    def names(self) -> list[str]:
+        """What the inputs are called, as in "input 3 (`w`)"."""
         return input_names(self.function, len(self.args))
 
     def apart(self) -> "FunctionCall":
@@ -102,12 +102,16 @@ def has_setup_context(function: type[Function]) -> bool:
     return function.setup_context is not Function.setup_context
 
 
-def input_names(function: type[Function], count: int) -> dict[int, str]:
-    """What the inputs of a Function are called, by position, as in "input 3 (`w`)"."""
+def input_names(function: type[Function], count: int) -> list[str]:
+    """What the inputs of a Function are called, as in "input 3 (`w`)"."""
     parameters = list(inspect.signature(function.forward).parameters.values())
-    positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    named = positional if has_setup_context(function) else positional[1:]
-    return {i: f"input {i} (`{named[i]}`)" if i < len(named) else f"input {i}" for i in range(count)}
+    return named_inputs(parameters if has_setup_context(function) else parameters[1:], count)
+
+
+def named_inputs(parameters: Iterable[inspect.Parameter], count: int) -> list[str]:
+    """What so many positional arguments are called, as in "input 3 (`w`)"; those without a name, "input 3"."""
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return [f"input {i} (`{names[i]}`)" if i < len(names) else f"input {i}" for i in range(count)]
 
 
 def _random_like(output: Any, generator: torch.Generator) -> Tensor | None:

@@ -38,7 +38,7 @@ class CallProducts:
 
     def _products(self) -> Tensor:
         pairs = self._call.with_cotangents(self._call.outputs())
-        return torch.cat([_product(output, cotangent) for output, cotangent in pairs])
+        return torch.cat([product(output, cotangent) for output, cotangent in pairs])
 
 
 def check_call(call: FunctionCall, seed: int = 0) -> Report:
@@ -57,7 +57,7 @@ def check_call(call: FunctionCall, seed: int = 0) -> Report:
     return checked(params, grads, CallProducts(apart), options)
 
 
-def _product(output: Tensor, cotangent: Tensor) -> Tensor:
+def product(output: Tensor, cotangent: Tensor) -> Tensor:
     """The products of the entries, in float32 at least: 16 bits would round them too coarsely to be differenced."""
     wide = torch.promote_types(output.dtype, torch.float32)
     return (output.to(wide) * cotangent.to(wide)).reshape(-1)

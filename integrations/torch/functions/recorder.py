@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.overrides import _get_current_function_mode_stack
 
 from gradguard.integrations.torch.functions.calls import FunctionCall
 from gradguard.integrations.torch.functions.layout import copied, memory_of_copy
@@ -55,6 +56,11 @@ class RecordedFunction:
     started: dict[object, int] = field(default_factory=dict)
 
 
+def _sum_of(losses: object) -> list[tuple[Tensor, Tensor | None]]:
+    """The sum of the losses, in which their backward pass starts."""
+    return [(losses.sum(), None)] if isinstance(losses, Tensor) else []
+
+
 class CallRecorder(AbstractContextManager[None]):
     """Context in which the calls of Functions in this thread are recorded.
 
@@ -74,15 +80,27 @@ class CallRecorder(AbstractContextManager[None]):
         self._bytes_left = MAX_BYTES
         self._mode = LeavesMode()
 
-    def record(self, loss: Callable[[], object]) -> None:
-        """Make a forward and a backward pass of a loss, of which nothing reaches the training's gradients and hooks."""
+    def record(
+        self,
+        evaluate: Callable[[], object],
+        seeds: Callable[[Any], Iterable[tuple[Tensor, Tensor | None]]] = _sum_of,
+    ) -> None:
+        """Make a forward and a backward pass, of which nothing reaches the training's gradients and hooks.
+
+        Args:
+            evaluate: The loss.
+            seeds: The tensors in which the backward pass starts, each with its upstream gradient, from what the loss
+                returns.
+        """
         with self, torch.enable_grad():
             self._mode = LeavesMode()
             with self._mode:
-                losses = loss()
+                result = evaluate()
             self.hooks |= self._mode.hooks
-            if isinstance(losses, Tensor) and losses.requires_grad and self._mode.leaves:
-                torch.autograd.grad(losses.sum(), self._mode.leaves, allow_unused=True)
+            roots = [(root, upstream) for root, upstream in seeds(result) if root.requires_grad]
+            if roots and self._mode.leaves:
+                tensors, upstream = zip(*roots, strict=True)
+                torch.autograd.grad(tensors, self._mode.leaves, upstream, allow_unused=True)
 
     def __enter__(self) -> None:
         RECORDERS[threading.get_ident()] = self
@@ -97,7 +115,9 @@ class CallRecorder(AbstractContextManager[None]):
 
     def call(self, function: type[Function], args: tuple[Any, ...]) -> Any:
         """Call a Function, recorded where its backward pass may come to run."""
-        apply, args = INNER_APPLY.__get__(None, function), self._mode.substitute(args)
+        apply = INNER_APPLY.__get__(None, function)
+        if self._mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]  # not in a backward pass
+            args = self._mode.substitute(args)
         if not torch.is_grad_enabled() or _is_of_pytorch(function):
             return apply(*args)
         recorded = self._seen.setdefault(function, RecordedFunction(_name(function)))

@@ -135,7 +135,7 @@ class ForwardRecorder:
                 self._recorded.clear()
                 self._running.clear()
                 self._is_step_over = self.is_outdated = False
-            inputs = tuple((ref(tensor), _version(tensor)) for tensor in _tensors((args, kwargs)))
+            inputs = tuple((ref(tensor), _version(tensor)) for tensor in tensors_in((args, kwargs)))
             self.autocast = AutocastState.current(self._device)
             self._recorded.append(Forward(self._capture(), inputs))
             self._running.append(self._recorded[-1])
@@ -180,7 +180,7 @@ class Replay:
         if position >= len(self._forwards):
             return
         if self._streams is not None:
-            self.differing_inputs += _differing_inputs(self._forwards[position].inputs, _tensors((args, kwargs)))
+            self.differing_inputs += _differing_inputs(self._forwards[position].inputs, tensors_in((args, kwargs)))
         self._forwards[position].restore()
 
     def after_forward(self, output: Any) -> None:
@@ -222,17 +222,19 @@ class ForwardHook:
         return getattr, (nullcontext(), "__exit__")
 
 
-def _tensors(inputs: object) -> list[Tensor]:
+def tensors_in(inputs: object) -> list[Tensor]:
     """The tensors among nested inputs, in order."""
     if isinstance(inputs, Tensor):
         return [inputs]
     items = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple | list) else ()
-    return [tensor for item in items for tensor in _tensors(item)]
+    return [tensor for item in items for tensor in tensors_in(item)]
 
 
 def _output_samples(output: Any) -> list[Tensor]:
     """Up to `MAX_OUTPUT_SAMPLES` entries of each floating tensor in an output, evenly spaced."""
-    flat = [tensor.detach().reshape(-1) for tensor in _tensors(output) if tensor.is_floating_point() and tensor.numel()]
+    flat = [
+        tensor.detach().reshape(-1) for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.numel()
+    ]
     return [values[:: -(-values.numel() // MAX_OUTPUT_SAMPLES)].clone() for values in flat]
 
 
