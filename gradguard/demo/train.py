@@ -84,12 +84,13 @@ def run(settings: Settings, logdir: Path) -> None:
     with_fault, fixed = run_folders(logdir, fault)
     with logging_redirect_tqdm():
         first = act(settings, faulty(fault.name), with_fault)
-        second = act(settings, LSTM, fixed)
-    sys.stdout.write(f"""
+        say(f"""
 Act 1, a fault ({fault.name}): {fault.description}.
 {table_of(first)}
 {verdict_of_fault(first, fault)}
-
+""")
+        second = act(settings, LSTM, fixed)
+    say(f"""
 Act 2, the same training with the fault taken out.
 {table_of(second)}
 {verdict_of_fixed(second)}
@@ -97,6 +98,12 @@ Act 2, the same training with the fault taken out.
 To see both in TensorBoard:
     {tensorboard_command(logdir)}
 """)
+
+
+def say(text: str) -> None:
+    """Print at once: the second training starts after the first is told."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def act(settings: Settings, network: type[LSTM], folder: Path) -> Act:
@@ -126,12 +133,13 @@ def train(model: LSTM, guard: GradGuard, settings: Settings, title: str) -> list
     """Plain gradient descent with a falling rate; returns the report of each step, None where there was no check."""
     stream = batches(read_genome(), TIMESTEPS, settings.batch, settings.seed)
     reports: list[Report | None] = []
-    with tqdm(range(settings.steps), desc=title, unit="step") as bar:
+    with tqdm(range(settings.steps), desc=title, unit="step", disable=None) as bar:  # disabled without a terminal
         for step in bar:
             rate = LEARNING_RATE * (1 - 0.9 * step / settings.steps)
             loss, report = advance(model, guard, step, next(stream), rate)
             reports.append(report)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if report:
+                bar.set_postfix_str(report.summary, refresh=False)
             if not math.isfinite(loss):
                 break
     return reports

@@ -208,6 +208,20 @@ class Report:
         """The number of tensors whose own numbers were measured at this step."""
         return sum(tensor.measured_at == self.step for tensor in self.tensors.values())
 
+    @property
+    def summary(self) -> str:
+        """The check in one short line, such as for a progress bar.
+
+        It is "step 300: ok, 5 tensors", "step 300: BUG in Wh (scale)", or "step 300: cannot tell for b (kink)".
+        """
+        if self.verdict.is_bug is False:
+            return f"step {self.step}: {self.verdict.words}, {counted(len(self.tensors), 'tensor')}"
+        gravest = [tensor for tensor in self.tensors.values() if tensor.verdict.level == self.verdict.level]
+        names = listed_briefly([one_line(tensor.name) for tensor in gravest])
+        words = ", ".join(dict.fromkeys(tensor.verdict.words for tensor in gravest))
+        lead = "BUG in" if self.verdict.is_bug else "cannot tell for"
+        return f"step {self.step}: {lead} {names} ({words})"
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers; numbers that are not finite become None."""
         plain: dict[str, Any] = to_plain(self, finite_or_none)

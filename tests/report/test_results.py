@@ -59,6 +59,26 @@ def test_the_table_has_a_row_a_tensor_and_ends_with_the_sentence(report: Report)
     assert len({row.index(tensor.explanation) for row, tensor in zip(rows, report.tensors.values(), strict=True)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        ("ok ok", "step 300: ok, 2 tensors"),
+        ("ok float_precision", "step 300: float precision, 2 tensors"),
+        ("scale sign ok kink scale", "step 300: BUG in T0, T1 and T4 (scale, sign)"),
+        ("ok inconclusive", "step 300: cannot tell for T1 (inconclusive)"),
+        ("other_loss", "step 300: cannot tell for T0 (other loss)"),
+        (" ".join(["missing"] * 500), "step 300: BUG in T0, T1, T2, T3, T4, T5, T6, T7 and 492 more (missing)"),
+    ],
+)
+def test_a_report_fits_beside_a_progress_bar(
+    verdicts: str, says: str, make_report: MakeReport, make_tensor: MakeTensor
+) -> None:
+    """One short line: the step, and what is wrong or unclear, however many tensors there are."""
+    tensors = [make_tensor(f"T{i}", verdict=Verdict(name)) for i, name in enumerate(verdicts.split())]
+    gravest = max(tensors, key=lambda tensor: tensor.verdict.level).verdict
+    assert make_report(300, *tensors, verdict=gravest).summary == says
+
+
 def test_a_verdict_is_printed_in_words(report: Report) -> None:
     """`float_precision` reads as two words, and is no bug."""
     tensor = dataclasses.replace(report.tensors["V"], verdict=Verdict.float_precision)
