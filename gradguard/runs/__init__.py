@@ -4,7 +4,7 @@ from gradguard.runs.files import Skipped
 from gradguard.runs.logs import Log, read_logs
 from gradguard.runs.overview import verdicts
 from gradguard.runs.schema import read_check, read_sweep
-from gradguard.runs.story import Finding, Story, changes_of, listed, story_of
+from gradguard.runs.story import Finding, Story, changes_of, listed, story_of, words
 
 __all__ = [
     "Finding",
@@ -18,4 +18,5 @@ __all__ = [
     "read_sweep",
     "story_of",
     "verdicts",
+    "words",
 ]

@@ -12,7 +12,8 @@ from gradguard.runs.coverage import Coverage, coverage_of, has_verdict_of
 from gradguard.writers.record import Record
 
 MAX_NAMES_IN_SENTENCE = 5  # tensors; the others are counted
-MORE_TIME = "a larger max_overhead gives the checks more time, and a smaller every_n_steps makes more of them"
+EXPLAINED = "rounding and truncation account for"
+MORE_TIME = "raise max_overhead to give the checks more time, or lower every_n_steps to make more of them"
 
 Change: TypeAlias = tuple[int, str]
 Changes: TypeAlias = Mapping[str, Sequence[Change]]
@@ -101,7 +102,7 @@ def story_of(records: Sequence[Record]) -> Story:
     """
     changes = changes_of(records)
     if not changes:
-        return Story(State.empty, "There is no check to tell of")
+        return Story(State.empty, "No check was recorded")
     findings = _findings(records, changes)
     coverage = coverage_of(records, [name for one in findings if one.until is None for name in one.tensors])
     story = Story(
@@ -247,16 +248,16 @@ def _headline(story: Story, coverage: Coverage) -> str:
     if story.state is State.bug:
         return f"BUG: {'; '.join(_present(one, story) for one in story.findings if one.until is None)}"
     if story.state is State.recovered:
-        return f"No bug at the last check, but there was one: {'; '.join(map(_past, story.findings))}"
+        return f"No bug at the last check, but at an earlier one: {'; '.join(map(_past, story.findings))}"
     if story.state is State.unclear:
         return f"Cannot tell: {'; '.join(story.doubts)}"
     which = counted(len(coverage.tensors), "tensor")
     if not coverage.expected:
-        return f"No bug in {which}: float precision explains all that {_checks(story)} could measure"
+        return f"No bug in {which}: {EXPLAINED} every difference measured in {_checks(story)}"
     differ = f"{listed(coverage.expected)} {'differs' if len(coverage.expected) == 1 else 'differ'} as declared"
     if len(coverage.expected) == len(coverage.tensors):
-        return f"No bug in {which}: {differ} in {_checks(story)}".removesuffix(",")
-    return f"No bug in {which}: {differ}, and float precision explains all else that {_checks(story)} could measure"
+        return f"No bug in {which}: {differ} in {_checks(story)}"
+    return f"No bug in {which}: {differ}, and {EXPLAINED} every other difference measured in {_checks(story)}"
 
 
 def _doubts(coverage: Coverage, changes: Changes) -> Iterator[str]:
@@ -264,11 +265,11 @@ def _doubts(coverage: Coverage, changes: Changes) -> Iterator[str]:
     tensors = len(coverage.tensors)
     last = "the last check" if len(coverage.last) == 1 else f"the last {len(coverage.last)} checks"
     if coverage.suspected:
-        yield f"the last check suspects {listed(coverage.suspected)} and had no time to look closer"
+        yield f"the last check suspects {listed(coverage.suspected)} and had no time to examine it"
     if coverage.unseen:
         count = f"{len(coverage.unseen)} of {counted(tensors, 'tensor')}"
         was = "was" if len(coverage.unseen) == 1 else "were"
-        yield f"{count} {was} not looked at in {last} ({listed(coverage.unseen)})"
+        yield f"{count} {was} not checked in {last} ({listed(coverage.unseen)})"
     never = [name for name in coverage.unjudged if not any(is_bug(verdict) is False for _, verdict in changes[name])]
     if never:
         yield f"no check could judge {_which(never, tensors)}"
@@ -287,7 +288,7 @@ def _present(one: Finding, story: Story) -> str:
 
 
 def _past(one: Finding) -> str:
-    return f"{_what(one)}, from step {one.since} until it was over at step {one.until}"
+    return f"{_what(one)}, from step {one.since}, right again at step {one.until}"
 
 
 def _what(one: Finding) -> str:
@@ -297,8 +298,8 @@ def _what(one: Finding) -> str:
 
 def _checks(story: Story) -> str:
     if story.checks == 1:
-        return f"the one check, at step {story.first},"
-    return f"{story.checks} checks from step {story.first} to {story.last}"
+        return f"the check at step {story.first}"
+    return f"{story.checks} checks, steps {story.first} to {story.last}"
 
 
 def words(verdict: str) -> str:

@@ -38,14 +38,41 @@ def test_the_story_says_when_and_what_and_what_to_do(runs: Path, capsys: pytest.
     """The lines that a person reads."""
     assert main(["report", str(runs / "bug")]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        ".: BUG: scale in W</script><b>, since step 200.",
+        "run  tensor         BUG    from step  right again at",
+        "bug  W</script><b>  scale  200",
+        "",
+        "bug: BUG: scale in W</script><b>, since step 200.",
         "  n = 39 x g",
         "  -> divides by T",
         "  -> compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
         "  step 0    fine        W</script><b>",
         "  step 200  BUG: scale  W</script><b>",
-        "  3 checks, steps 0 to 200, 0.8 % of the time after the first",
+        "  3 checks, steps 0 to 200; the checks after the first took 0.8 % of the time",
     ]
+
+
+def test_the_wrong_tensors_of_all_runs_come_first(
+    tmp_path: Path,
+    make_report: MakeReport,
+    make_tensor: MakeTensor,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A table with a row a tensor, of many runs and tensors; a run in the folder itself has the folder's name."""
+    names = [f"W{number}" for number in range(25)]
+    for verdict, step in ((Verdict.missing, 0), (Verdict.ok, 100)):
+        tensors = [make_tensor(name, verdict=verdict) for name in names]
+        JSONLWriter(tmp_path / "log.jsonl").write(make_report(step, *tensors, verdict=verdict))
+    wrong = make_tensor("b", verdict=Verdict.sign)
+    JSONLWriter(tmp_path / "lstm" / "log.jsonl").write(make_report(300, wrong, verdict=Verdict.sign))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "."]) == 1
+    table, first, second = capsys.readouterr().out.split("\n\n")
+    rows = [line.split() for line in table.splitlines()]
+    assert rows[1] == [tmp_path.name, "W0", "missing", "0", "100"]
+    assert rows[-1] == ["and", "6", "more", "tensors"]
+    assert first.startswith(f"{tmp_path.name}: No bug at the last check, but at an earlier one: missing in W0, ")
+    assert second.startswith("lstm: BUG: sign in b, ")
 
 
 def test_what_was_not_looked_at_is_not_called_right(
@@ -60,10 +87,10 @@ def test_what_was_not_looked_at_is_not_called_right(
     assert main(["report", str(path)]) == 2
     headline, advice, *_ = capsys.readouterr().out.splitlines()
     assert headline == (
-        "log.jsonl: Cannot tell: 8 of 9 tensors were not looked at in the last 3 checks (lstm.1, lstm.2, lstm.3, "
+        "log.jsonl: Cannot tell: 8 of 9 tensors were not checked in the last 3 checks (lstm.1, lstm.2, lstm.3, "
         "lstm.4, lstm.5 and 3 more)."
     )
-    assert "-> a larger max_overhead" in advice
+    assert "-> raise max_overhead" in advice
     assert main(["report", str(path), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["runs"]["log.jsonl"]["unseen"] == names[1:]
 
@@ -85,7 +112,7 @@ def test_the_page_is_one_file_that_no_name_breaks_out_of(runs: Path, capsys: pyt
     """All data is in it, and no element is ended by a name."""
     path = runs / "report.html"
     assert main(["report", str(runs), "--html", str(path)]) == 1
-    assert f"The page: {path}" in capsys.readouterr().out
+    assert f"Page written to {path}" in capsys.readouterr().out
     page = path.read_text(encoding="utf-8")
     assert "W</script>" not in page
     assert r"W\u003c/script>\u003cb>" in page

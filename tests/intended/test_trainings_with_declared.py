@@ -241,7 +241,7 @@ def test_a_recorded_run_with_declared_tensors_is_fine(tmp_path: Path) -> None:
     (log,) = read_logs(str(tmp_path))
     story = story_of(log.checks)
     assert story.state.status == 0
-    assert "No bug in 5 tensors: Wh differs as declared, and float precision explains all else" in story.headline
+    assert "No bug in 5 tensors: Wh differs as declared, and rounding and truncation" in story.headline
 
 
 def test_a_key_that_matches_nothing_is_an_error_at_once() -> None:

@@ -50,13 +50,13 @@ def records(make_report: MakeReport, make_tensor: MakeTensor) -> Tell:
     [
         ({"W": "ssss", "V": "meee"}, "No bug in 2 tensors: V differs as declared", 0),
         ({"W": "ssss", "V": "maaa"}, "No bug in 2 tensors", 0),
-        ({"W": "s---", "V": "meee"}, "1 of 2 tensors was not looked at in the last 3 checks (W)", 2),
+        ({"W": "s---", "V": "meee"}, "1 of 2 tensors was not checked in the last 3 checks (W)", 2),
         ({"W": "ms", "V": "mm"}, "No bug in 2 tensors", 0),
         ({"W": "mssss", "V": "mss--"}, "No bug in 2 tensors", 0),
-        ({"W": "mssss", "V": "ms---"}, "1 of 2 tensors was not looked at in the last 3 checks (V)", 2),
-        ({"W": "m---", "V": "m---"}, "2 of 2 tensors were not looked at in the last 3 checks (W and V)", 2),
-        ({"W": "ssss", "V": "0000"}, "1 of 2 tensors was not looked at in the last 3 checks (V)", 2),
-        ({"W": "mss?", "V": "msss"}, "the last check suspects W and had no time to look closer", 2),
+        ({"W": "mssss", "V": "ms---"}, "1 of 2 tensors was not checked in the last 3 checks (V)", 2),
+        ({"W": "m---", "V": "m---"}, "2 of 2 tensors were not checked in the last 3 checks (W and V)", 2),
+        ({"W": "ssss", "V": "0000"}, "1 of 2 tensors was not checked in the last 3 checks (V)", 2),
+        ({"W": "mss?", "V": "msss"}, "the last check suspects W and had no time to examine it", 2),
         ({"W": "mssu", "V": "msss"}, "No bug in 2 tensors", 0),
         ({"W": "msuuu", "V": "mssss"}, "the last 3 checks could not judge W", 2),
         ({"W": "mnnn", "V": "mnnn"}, "the last 3 checks could not judge any tensor", 2),
@@ -89,7 +89,7 @@ def test_a_bug_is_told_with_what_else_is_open(make_report: MakeReport, make_tens
     story = story_of([check for check in checks if check is not None])
     assert story.state.status == 1
     assert story.headline == "BUG: scale in W, from the first check on (step 0)"
-    assert story.doubts == ("1 of 2 tensors was not looked at in the last 3 checks (V)",)
+    assert story.doubts == ("1 of 2 tensors was not checked in the last 3 checks (V)",)
 
 
 def test_a_sample_of_the_checks_tells_the_same(records: Tell) -> None:

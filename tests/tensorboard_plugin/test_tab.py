@@ -163,7 +163,7 @@ def test_the_keyboard_reaches_every_tensor_and_check(tab: Browser) -> None:
 def test_another_run_tells_its_own_story(tab: Browser) -> None:
     """The run is chosen in the tab."""
     choose_run(tab, "2-fine")
-    tab.until(lambda: "No bug in 1 tensor: float precision explains" in headline(tab), "the story of the other run")
+    tab.until(lambda: "No bug in 1 tensor: rounding and truncation" in headline(tab), "the story of the other run")
     assert "3 checks from step 0 to 2" in headline(tab)
     assert "None: nothing crossed a threshold" in tab.texts(".card")[-1]
 
@@ -193,7 +193,7 @@ def test_names_are_text_everywhere(tab: Browser) -> None:
 def test_what_is_older_has_its_date(tab: Browser) -> None:
     """Verdict, numbers and charts of an earlier step say of which they are, and no point of a chart repeats one."""
     choose_run(tab, "4-turns")
-    tab.until(lambda: "1 of 2 tensors was not looked at in the last 3 checks (V)" in headline(tab), "the other run")
+    tab.until(lambda: "1 of 2 tensors was not checked in the last 3 checks (V)" in headline(tab), "the other run")
     tab.wait_for_charts()
     assert "max_overhead" in tab.texts(".verdict .todo")[0]
     assert tab.texts(".row .mark") == ["?", "\N{HEAVY CHECK MARK}"]

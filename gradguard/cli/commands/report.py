@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from gradguard.cli.options import Commands, add_command, add_json
 from gradguard.cli.output import BUG, CANNOT_TELL, FINE, Failure, print_json, print_text
-from gradguard.report import one_line
+from gradguard.report import counted, one_line, printable
 
 if TYPE_CHECKING:
     from gradguard.runs import Finding, Log, Skipped, Story
 
+MAX_ROWS = 20  # of the table of wrong tensors; the others are counted
 DESCRIPTION = """\
-Reads the logs of gradguard, event files or JSON lines, and summarizes each run: when its gradients were right, when
-they were wrong, and why.
+Reads the logs of gradguard, event files or JSON lines. Lists the tensors with a gradient bug first, then summarizes
+each run: when its gradients were right, when they were wrong, and why.
 """
 EPILOG = """\
 exit status:
-  0 no bug, and one of the last 3 checks found each tensor right, 1 a bug at some check, 2 some tensors were not looked
-  at or could not be judged at the last 3 checks, a file could not be read in whole, or an error (no log that can be
-  read, or a wrong command line)
+  0 no bug, and one of the last 3 checks found each tensor right
+  1 a bug at some check
+  2 no bug, but some tensors were not checked or not judged at the last 3 checks, or a file could not be read completely
+  2 also for an error: no log that can be read, or a wrong command line
 
 example:
   gradguard report runs --html report.html
@@ -64,11 +66,13 @@ def run(options: argparse.Namespace) -> int:
         runs = {log.run: _as_dict(log, stories[log.run]) for log in with_checks}
         print_json({"status": status, "runs": runs, "skipped": [dataclasses.asdict(one) for one in skipped]})
     else:
-        print_text("\n\n".join(summary(log, stories[log.run]) for log in with_checks))
+        named = [(_name(log.run, options.logdir), log, stories[log.run]) for log in with_checks]
+        table = wrong_tensors([(name, story) for name, _, story in named])
+        print_text("\n\n".join([*table, *(summary(name, log, story) for name, log, story in named)]))
         if skipped:
             print_text("\n" + "\n".join(_skipped_lines(skipped)))
         if options.html is not None:
-            print_text(f"\nThe page: {options.html}")
+            print_text(f"\nPage written to {options.html}")
     return status
 
 
@@ -82,14 +86,39 @@ def worst_status(statuses: Iterable[int]) -> int:
     return BUG if BUG in distinct else CANNOT_TELL if CANNOT_TELL in distinct else FINE
 
 
-def summary(log: "Log", story: "Story") -> str:
+def _name(run: str, logdir: str) -> str:
+    """What a run is called: its folder below LOGDIR, or the name of LOGDIR."""
+    is_local = "://" not in logdir
+    return run if run != "." else Path(logdir).resolve().name if is_local else logdir.rstrip("/").rpartition("/")[2]
+
+
+def wrong_tensors(stories: Sequence[tuple[str, "Story"]]) -> list[str]:
+    """A table of all tensors that a check found wrong, the runs in their order; nothing where there are none."""
+    from gradguard.runs import words
+
+    rows = [
+        (name, printable(tensor), words(one.verdict), f"{one.since}", "" if one.until is None else f"{one.until}")
+        for name, story in stories
+        for one in story.findings
+        for tensor in one.tensors
+    ]
+    table = [("run", "tensor", "BUG", "from step", "right again at"), *rows[:MAX_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += [f"and {counted(len(rows) - MAX_ROWS, 'more tensor')}"] if len(rows) > MAX_ROWS else []
+    return ["\n".join(lines)] if rows else []
+
+
+def summary(name: str, log: "Log", story: "Story") -> str:
     """The summary of a run, in lines."""
-    lines = [f"{log.run}: {story.headline}."]
+    lines = [f"{name}: {story.headline}."]
     lines += [line for one in story.findings for line in _finding(one, len(story.findings) > 1)]
     lines += [f"  Besides, {doubt}." for doubt in story.doubts if story.findings]  # else the headline says it
     lines += [f"  -> {story.advice}"] if story.advice else []
     lines += (
-        [f"  {log.unreadable} checks cannot be read: they are torn, or of another version."] if log.unreadable else []
+        [f"  {log.unreadable} checks cannot be read: they are damaged, or another version wrote them."]
+        if log.unreadable
+        else []
     )
     return "\n".join(map(one_line, [*lines, *_moments(story), *_cost(log, story)]))
 
@@ -120,7 +149,9 @@ def _cost(log: "Log", story: "Story") -> list[str]:
         return []
     checks = "1 check" if story.checks == 1 else f"{story.checks} checks, steps {story.first} to {story.last}"
     overhead = log.checks[-1]["overhead"]
-    return [f"  {checks}" + (f", {100 * overhead:.2g} % of the time after the first" if overhead else "")]
+    return [
+        f"  {checks}" + (f"; the checks after the first took {100 * overhead:.2g} % of the time" if overhead else "")
+    ]
 
 
 def _as_dict(log: "Log", story: "Story") -> Mapping[str, Any]:
