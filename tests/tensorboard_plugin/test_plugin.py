@@ -90,7 +90,7 @@ def test_the_sample_that_tensorboard_keeps_tells_the_whole_story(address: str) -
     overview = loaded(address, "long", 699)
     assert overview["shown"] < 700
     assert overview["story"]["checks"] == 700
-    assert "from step 300 until it was over at step 303" in overview["story"]["headline"]
+    assert "from step 300, right again at step 303" in overview["story"]["headline"]
     assert overview["tensors"][0]["name"] == "a/b \N{TEST TUBE}"
     assert overview["tensors"][0]["changes"] == [[0, "ok"], [300, "scale"], [303, "ok"]]
 

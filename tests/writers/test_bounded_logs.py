@@ -71,7 +71,7 @@ def test_a_long_run_stays_below_its_bound_and_keeps_its_changes(
     gaps = [later - earlier for earlier, later in pairwise(found)]
     assert 1 < max(gaps) < 200
     assert [alert["step"] for check in log.checks for alert in check["alerts"]] == [WRONG.start]
-    assert f"from step {WRONG.start} until it was over at step {WRONG.stop}" in story_of(log.checks).headline
+    assert f"from step {WRONG.start}, right again at step {WRONG.stop}" in story_of(log.checks).headline
     assert log.unreadable == 0
 
 
