@@ -31,7 +31,7 @@ from benchmarks.support.parallel import in_parallel
 from benchmarks.support.probe_recording import z_of
 from benchmarks.support.random_models import KINDS, Trial
 from benchmarks.support.tables import Row, table
-from gradguard.measurement import CheckTarget, ProvenSetup
+from gradguard.measurement import CheckTarget, Precision, ProvenSetup
 from gradguard.perturbation import Rollback, combined_snapshot
 from gradguard.report import Thresholds
 from gradguard.screening import Screen, Screened
@@ -134,8 +134,11 @@ def screened(training: Training) -> Outcome:
     with np.errstate(over="ignore", invalid="ignore"):
         for target in targets(training):
             names = list(target.arrays)
-            context = target.reopened(proven, names) if proven else target.context(training.form.precision)
-            if context.near is None or not np.isfinite(context.centre).all():
+            # "float64" would raise where the copies have another loss; such a training has no screens in float64.
+            precision: Precision = "native" if training.form.precision == "native" else "auto"
+            context = target.reopened(proven, names) if proven else target.context(precision)
+            is_chosen = context.objective.space.precision == training.form.precision
+            if not is_chosen or context.near is None or not np.isfinite(context.centre).all():
                 break
             if screen is None or proven is None:
                 screen, proven = Screen.of(context, names, context.near), context.proven
