@@ -44,8 +44,8 @@ def layouts(run: Series) -> list[layout_pb2.Layout]:
 
 
 def charts(layout: layout_pb2.Layout) -> list[str]:
-    """The titles of a layout's charts."""
-    return [chart.title for category in layout.category for chart in category.chart]
+    """The titles of a layout's charts in the order of the Custom Scalars tab, which shows the last one first."""
+    return [chart.title for category in layout.category for chart in reversed(category.chart)]
 
 
 def event_files(logdir: Path) -> list[Path]:

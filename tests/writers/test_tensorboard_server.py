@@ -27,7 +27,7 @@ def test_a_tensorboard_server_shows_it_all(
     with tensorboard_server(tmp_path, "--load_fast", load_fast) as address:
         tags = fetch_loaded(address, "scalars/tags")["run"]
         [category] = fetch_loaded(address, "custom_scalars/layout")["category"]
-        [series] = category["chart"][0]["margin"]["series"]
+        [series] = category["chart"][-1]["margin"]["series"]
         asked = "|".join(f"({re.escape(tag)})" for tag in series.values())
         curves = fetch(address, "custom_scalars/scalars", run="run", tag=asked)
         histograms = fetch(address, "histograms/tags")["run"]
@@ -39,7 +39,7 @@ def test_a_tensorboard_server_shows_it_all(
         f"gradguard.z_custom_scalars/{name}/lower": [0, 1],
         f"gradguard.z_custom_scalars/{name}/upper": [0, 1],
     }
-    assert [chart["title"] for chart in category["chart"]] == [name, "V"]
+    assert [chart["title"] for chart in category["chart"]] == ["V", name]
     assert f"gradguard.ratios/{name}" in histograms
     assert [text["step"] for text in texts] == [1]
     assert "<b>" not in texts[0]["text"]

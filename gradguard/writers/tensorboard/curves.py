@@ -143,11 +143,11 @@ def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
     return histogram_pb(_tag("ratios", name), ratios) if ratios else summary_pb2.Summary()
 
 
-def _layout(names: Iterable[str]) -> summary_pb2.Summary:
-    """One margin chart for each tensor, in the Custom Scalars tab."""
+def _layout(names: Sequence[str]) -> summary_pb2.Summary:
+    """One margin chart for each tensor, in the Custom Scalars tab, which shows the last chart of a layout first."""
     category = layout_pb2.Category(
         title="gradguard: log10 of the discrepancy d, over the band that float precision explains",
-        chart=[_chart(name) for name in names],
+        chart=[_chart(name) for name in reversed(names)],
     )
     layout = layout_pb2.Layout(category=[category])
     metadata = custom_scalar.create_summary_metadata()
