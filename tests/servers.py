@@ -174,7 +174,13 @@ class Browser:
         """Focus an element and press a key, by its name in the DOM."""
         from selenium.webdriver.common.keys import Keys
 
-        names = {"ArrowDown": Keys.ARROW_DOWN, "ArrowUp": Keys.ARROW_UP, "ArrowLeft": Keys.ARROW_LEFT, "End": Keys.END}
+        names = {
+            "ArrowDown": Keys.ARROW_DOWN,
+            "ArrowUp": Keys.ARROW_UP,
+            "ArrowLeft": Keys.ARROW_LEFT,
+            "End": Keys.END,
+            "Enter": Keys.ENTER,
+        }
         self.driver.execute_script("document.querySelector(arguments[0]).focus()", selector)
         self.driver.switch_to.active_element.send_keys(names[key])
 

@@ -2,21 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 from gradguard.report import Verdict
 from gradguard.runs.coverage import has_verdict_of, is_as_declared, looked_at
-from gradguard.runs.story import changes_of, is_bug, story_of
-from gradguard.writers.record import Record
+from gradguard.runs.story import State, changes_of, is_bug, story_of
+from gradguard.writers.record import LAST_CHECKS, Record
 
 OWN_SERIES = ("deep", "discrepancy", "floor", "sign_agreement", "step_size")  # of a measurement of the tensor itself
 SCREEN_SERIES = ("ratio", "ratio_error")  # of a screen of the model too
 MAX_ALERTS = 200  # the latest
 
+Part: TypeAlias = tuple[int, int | None]
+"""Steps from and up to which something is so; None: up to the end of the run."""
+
 
 def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | None = None) -> dict[str, Any]:
-    """The overview of a run as plain JSON values: its story, and a series for each number of each tensor.
+    """The overview of a run as plain JSON values: its story, and the verdicts of each tensor over the steps.
 
     Args:
         records: The checks of the run as `read_check` returns them, with rising steps, or a sample of them.
@@ -24,21 +27,53 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
         sweep: The last sweep of the run.
     """
     changes = changes_of(records)
-    stale = {name: _stale_since(name, records) for name in changes}
+    stale = {name: _stale_parts(name, records) for name in changes}
+    ranks = {name: _rank(changes[name], stale[name]) for name in changes}
+    worst_first = sorted(changes, key=lambda name: ranks[name])
+    order = {name: place for place, name in enumerate(changes)}
+    alerts = _alerts(records)
     return {
         "story": dataclasses.asdict(story_of(records)),
         "shown": len(records),
         "unreadable": unreadable,
         "steps": [record["step"] for record in records],
+        "start": _start(worst_first[0], records, alerts) if worst_first else None,
         "tensors": [
-            {"name": name, "changes": changes[name], "stale_since": stale[name], "series": _series(name, records)}
-            | _constants(name, records)
-            for name in _worst_first(changes, stale)
+            {
+                "name": name,
+                "order": order[name],
+                "is_suspect": ranks[name] < _RIGHT,
+                "changes": changes[name],
+                "stale": stale[name],
+            }
+            for name in worst_first
         ],
-        "alerts": _alerts(records),
+        "screen": {key: [record[key] for record in records] for key in ("verdict", "screened")},
+        "alerts": alerts,
         "sweep": sweep,
         "cost": {key: records[-1][key] for key in ("overhead", "precision")} if records else {},
     }
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """A run in a line: its state, its story in a sentence, and how many checks it has up to which step.
+
+    Args:
+        records: The checks of the run; of a run in event files the last one is enough.
+    """
+    story = story_of(records)
+    return {"state": story.state, "headline": story.headline, "checks": story.checks, "last": story.last}
+
+
+def worst_first(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Summaries of runs by their state, in the order of `State`."""
+    states = list(State)
+    return sorted(runs, key=lambda run: states.index(run["state"]))
+
+
+def tensor_over_time(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """A series for each number of a tensor, and what does not depend on the step, as plain JSON values."""
+    return {"series": _series(name, records)} | _constants(name, records)
 
 
 def verdicts() -> dict[str, dict[str, Any]]:
@@ -55,18 +90,33 @@ def verdicts() -> dict[str, dict[str, Any]]:
     }
 
 
-def _worst_first(changes: Mapping[str, Sequence[tuple[int, str]]], stale: Mapping[str, int | None]) -> list[str]:
-    """Tensors that are wrong, that were wrong, that are unclear and that are right; each group in the model's order.
+_RIGHT = 3
+
+
+def _rank(changes: Sequence[tuple[int, str]], stale: Sequence[Part]) -> int:
+    """0 for a tensor that is wrong, then that was wrong, that is unclear, and `_RIGHT`.
 
     A tensor that was right when it was last looked at, and was not since, is unclear.
     """
+    last, verdicts = changes[-1][1], [is_bug(verdict) for _, verdict in changes]
+    is_unclear = is_bug(last) is None or _is_stale(stale)
+    return 0 if is_bug(last) else 1 if True in verdicts else 2 if is_unclear else _RIGHT
 
-    def rank(name: str) -> int:
-        last, verdicts = changes[name][-1][1], [is_bug(verdict) for _, verdict in changes[name]]
-        is_unclear = is_bug(last) is None or stale[name] is not None
-        return 0 if is_bug(last) else 1 if True in verdicts else 2 if is_unclear else 3
 
-    return sorted(changes, key=rank)
+def _is_stale(parts: Sequence[Part]) -> bool:
+    return bool(parts) and parts[-1][1] is None
+
+
+def _start(name: str, records: Sequence[Record], alerts: Sequence[Record]) -> int:
+    """The check to show first of a tensor: the last with an alarm of a bug, else the last deep one, else the last."""
+    steps: list[int] = [record["step"] for record in records]
+    alarms = (alert["step"] for alert in alerts if alert["tensor"] == name and is_bug(alert["verdict"]))
+    deep = (record["step"] for record in reversed(records) if _is_deep(record["tensors"].get(name), record["step"]))
+    return next((step for step in (*alarms, *deep) if step in steps), steps[-1])
+
+
+def _is_deep(tensor: Record | None, step: int) -> bool:
+    return tensor is not None and tensor["measured_at"] == step and tensor["deep"]
 
 
 def _series(name: str, records: Sequence[Record]) -> dict[str, list[Any]]:
@@ -84,21 +134,34 @@ def _series(name: str, records: Sequence[Record]) -> dict[str, list[Any]]:
     }
 
 
-def _stale_since(name: str, records: Sequence[Record]) -> int | None:
-    """The step of the first check after the last one that looked at a tensor; None if the last check did.
+def _stale_parts(name: str, records: Sequence[Record]) -> list[Part]:
+    """Where nobody looked at a tensor: each from a check that did not, up to the first look after it.
 
-    Of a sample of checks it may be a later one than of all. One that may differ as declared is looked at in turn only.
+    Of a sample of checks a part may begin later than of all. Gaps of less than `LAST_CHECKS` checks between two looks
+    are none. One that may differ as declared is looked at in turn only.
     """
     last = records[-1]["tensors"].get(name)
     if last is not None and is_as_declared(last):
-        return None
-    tensors = [(record["tensors"].get(name), record["step"]) for record in records]
-    stale = None
-    for tensor, step in reversed(tensors):
-        if tensor is not None and has_verdict_of(tensor, step):
-            break
-        stale = step
-    return stale
+        return []
+    parts: list[Part] = []
+    waiting: list[int] = []  # the checks since the last look
+    for record in records:
+        step = record["step"]
+        looks = _looks(record, name)
+        if waiting and (ends := [look for look in looks if look > waiting[0]]):
+            parts += [(waiting[0], min(ends))] if len(waiting) >= LAST_CHECKS else []
+            waiting = []
+        if step not in looks:
+            waiting.append(step)
+    return [*parts, (waiting[0], None)] if waiting else parts
+
+
+def _looks(record: Record, name: str) -> list[int]:
+    """The steps of which a record says that its tensor was looked at."""
+    if name not in record["tensors"]:
+        return []
+    dates, step = record["tensors"].dates_of(name), record["step"]
+    return [step] if has_verdict_of(dates, step) else [look for look in dates.values() if look is not None]
 
 
 def _constants(name: str, records: Sequence[Record]) -> dict[str, Any]:

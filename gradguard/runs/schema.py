@@ -16,6 +16,39 @@ _BLOCK_NUMBERS = ("discrepancy", "floor", "ratio", "ratio_error", "sign_agreemen
 _CHECK_NUMBERS = ("evaluations", "seconds", "loss", "overhead", "screened", "began", "checks")
 
 
+class Tensors(Mapping[str, Record]):
+    """The tensors of a check, each read when it is asked for: of a long run, most are never looked at.
+
+    Args:
+        raw: The tensors as they were written; what is no mapping is left out.
+        step: The step of the check.
+        details: Whether to keep blocks and single entries.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], step: int, details: bool) -> None:
+        self._raw = {name: one for name, one in raw.items() if _is_mapping(one)}
+        self._step, self._details = step, details
+        self._read: dict[str, Record] = {}
+
+    def __getitem__(self, name: str) -> Record:
+        if name not in self._read:
+            self._read[name] = _tensor(self._raw[name], self._step, self._details)
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def dates_of(self, name: str) -> dict[str, int | None]:
+        """When a tensor was measured and screened last, without anything else of it."""
+        return _dates(self._raw[name], self._step)
+
+
 def read_check(raw: object, *, details: bool = True) -> Record | None:
     """A check from the output of `Report.to_dict` or from a record; None if `raw` is neither.
 
@@ -32,7 +65,7 @@ def read_check(raw: object, *, details: bool = True) -> Record | None:
         "step": raw["step"],
         **_numbers(raw, _CHECK_NUMBERS),
         **_texts(raw, ("verdict", "precision", "explanation")),
-        "tensors": {name: _tensor(one, raw["step"], details) for name, one in tensors.items() if _is_mapping(one)},
+        "tensors": Tensors(tensors, raw["step"], details),
         "alerts": [_alert(alert) for alert in _mappings(raw.get("alerts"))],
         "changes": {name: _changes(changes) for name, changes in _items(raw.get("changes"))},
         "right": {name: step for name, step in _items(raw.get("right")) if _is_step(step)},
@@ -69,14 +102,20 @@ def _tensor(raw: Mapping[str, Any], step: int, details: bool) -> Record:
         **_texts(raw, ("cause", "cause_key", "explanation", "faulty_block", "expected")),
         "factors": [label for label in _list(raw.get("factors")) if isinstance(label, str)],
         "verdict": _verdict(raw),
-        # Versions without dates measured every tensor of a report at its step.
-        "measured_at": _step_or_none(raw.get("measured_at", step)),
-        "screened_at": _step_or_none(raw.get("screened_at")),
+        **_dates(raw, step),
         "deep": raw.get("deep") is True,
         "shape": _list(raw.get("shape")),
         "sign_interval": interval if len(interval) == 2 else [None, None],
         "constants": {name: value for name, value in _items(raw.get("constants")) if _number(value) is not None},
         **(_details(raw) if details else {}),
+    }
+
+
+def _dates(raw: Mapping[str, Any], step: int) -> dict[str, int | None]:
+    # Versions without dates measured every tensor of a report at its step.
+    return {
+        "measured_at": _step_or_none(raw.get("measured_at", step)),
+        "screened_at": _step_or_none(raw.get("screened_at")),
     }
 
 

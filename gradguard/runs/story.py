@@ -47,6 +47,7 @@ class Finding:
         until: The step of the check that found them right again; None if there is none.
         explanation: The verdict in a sentence, with the numbers of the first tensor.
         cause: The likely cause; "" if none is known.
+        cause_key: The identifier of the cause, the same wherever the cause is the same; "" if none is known.
         advice: What to do; "" if the cause says it.
     """
 
@@ -57,6 +58,7 @@ class Finding:
     until: int | None
     explanation: str
     cause: str
+    cause_key: str
     advice: str
 
 
@@ -68,6 +70,7 @@ class Story:
         state: The state after the last check.
         headline: The state in a sentence: what is wrong, where, and since when.
         findings: The errors of the last check, then those that are over.
+        causes: The findings in groups with one cause, whenever each began.
         unclear: Tensors that the last checks could not judge.
         unseen: Tensors that none of the last checks looked at.
         suspected: Tensors that alarmed at the last check, which had no time to look at them more closely.
@@ -82,6 +85,7 @@ class Story:
     state: State
     headline: str
     findings: tuple[Finding, ...] = ()
+    causes: tuple[tuple[Finding, ...], ...] = ()
     unclear: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     suspected: tuple[str, ...] = ()
@@ -109,6 +113,7 @@ def story_of(records: Sequence[Record]) -> Story:
         state=_state(findings, coverage),
         headline="",
         findings=findings,
+        causes=_causes(findings),
         unclear=coverage.unjudged,
         unseen=coverage.unseen,
         suspected=coverage.suspected,
@@ -140,7 +145,9 @@ def changes_of(records: Iterable[Record]) -> dict[str, list[Change]]:
     for record in records:
         for name, changes in record["changes"].items():
             verdicts.setdefault(name, {}).update(changes)
-        for name, tensor in record["tensors"].items():
+        # The changes of a record in an event file end with what its own check found.
+        for name in (name for name in record["tensors"] if not record["changes"].get(name)):
+            tensor = record["tensors"][name]
             if name not in verdicts or has_verdict_of(tensor, record["step"]):
                 verdicts.setdefault(name, {})[record["step"]] = tensor["verdict"]
     return {name: _only_changes(sorted(steps.items())) for name, steps in verdicts.items() if steps}
@@ -161,12 +168,20 @@ def _findings(records: Sequence[Record], changes: Changes) -> tuple[Finding, ...
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for name, verdicts in changes.items():
         for since, until in _faulty_periods(verdicts):
-            one = _finding(name, since, until, records)
-            key = (one.verdict, one.faulty_block, one.since, one.until, one.cause or one.explanation)
+            one = _finding(name, since, until, records, verdicts)
+            key = (one.verdict, one.faulty_block, one.since, one.until, one.cause_key or one.cause or one.explanation)
             groups.setdefault(key, []).append(one)
     findings = [_merged(group) for group in groups.values()]
     present = sorted((one for one in findings if one.until is None), key=lambda one: one.since)
     return *present, *sorted((one for one in findings if one.until is not None), key=lambda one: -one.since)
+
+
+def _causes(findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], ...]:
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for one in findings:
+        key = (one.until is None, one.verdict, one.faulty_block, one.cause_key or one.cause or one.explanation)
+        groups.setdefault(key, []).append(one)
+    return tuple(map(tuple, groups.values()))
 
 
 def _moments(changes: Changes) -> tuple[Moment, ...]:
@@ -208,9 +223,11 @@ def _faulty_periods(changes: Sequence[Change]) -> list[tuple[int, int | None]]:
     return periods if since is None else [*periods, (since, None)]
 
 
-def _finding(name: str, since: int, until: int | None, records: Sequence[Record]) -> Finding:
+def _finding(name: str, since: int, until: int | None, records: Sequence[Record], changes: Sequence[Change]) -> Finding:
     tensor = _last_wrong(name, since, until, records)
-    verdict = tensor.get("verdict", "")
+    in_period = [verdict for step, verdict in changes if since <= step and (until is None or step < until)]
+    # Where no check of that time was kept, its verdict is known from the changes.
+    verdict = tensor.get("verdict", "") or [one for one in in_period if is_bug(one)][-1]
     known = Verdict.of(verdict)
     return Finding(
         tensors=(name,),
@@ -220,6 +237,7 @@ def _finding(name: str, since: int, until: int | None, records: Sequence[Record]
         until=until,
         explanation=tensor.get("explanation", ""),
         cause=tensor.get("cause", ""),
+        cause_key=tensor.get("cause_key", ""),
         advice=known.advice if known else "",
     )
 
@@ -246,7 +264,8 @@ def _state(findings: Sequence[Finding], coverage: Coverage) -> State:
 
 def _headline(story: Story, coverage: Coverage) -> str:
     if story.state is State.bug:
-        return f"BUG: {'; '.join(_present(one, story) for one in story.findings if one.until is None)}"
+        present = [_present(group, story) for group in story.causes if group[0].until is None]
+        return f"BUG: {'; '.join(present)}"
     if story.state is State.recovered:
         return f"No bug at the last check, but at an earlier one: {'; '.join(map(_past, story.findings))}"
     if story.state is State.unclear:
@@ -282,9 +301,14 @@ def _which(names: Sequence[str], tensors: int) -> str:
     return "any tensor" if len(names) == tensors else listed(names)
 
 
-def _present(one: Finding, story: Story) -> str:
-    began = f"from the first check on (step {one.since})" if one.since == story.first else f"since step {one.since}"
-    return f"{_what(one)}, {began}"
+def _present(group: Sequence[Finding], story: Story) -> str:
+    """The findings with one cause in a clause."""
+    since = min(one.since for one in group)
+    if any(one.since > since for one in group):
+        began = f"the first since step {since}"
+    else:
+        began = f"from the first check on (step {since})" if since == story.first else f"since step {since}"
+    return f"{_what(_merged(group))}, {began}"
 
 
 def _past(one: Finding) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradguard.runs import Log, changes_of, verdicts
 from gradguard.runs.coverage import last_right, last_steps
-from gradguard.runs.overview import overview
+from gradguard.runs.overview import overview, summary, tensor_over_time, worst_first
 from gradguard.tensorboard_plugin import plotly
 from gradguard.writers.record import Record
 
@@ -44,15 +44,18 @@ def _as_url(path: Path) -> str:
 
 
 def _content(logs: Sequence[Log]) -> Mapping[str, Any]:
-    runs = {log.run: _run(log, MAX_CHARACTERS // len(logs)) for log in logs}
-    return {"runs": runs, "verdicts": verdicts()}
+    runs = {log.run: thinned(log.checks) for log in logs}
+    content = {log.run: _run(log, runs[log.run], MAX_CHARACTERS // len(logs)) for log in logs}
+    summaries = worst_first({"name": name} | summary(checks) for name, checks in runs.items())
+    return {"summaries": summaries, "runs": content, "verdicts": verdicts()}
 
 
-def _run(log: Log, max_characters: int) -> Mapping[str, Any]:
-    checks = thinned(log.checks)
+def _run(log: Log, checks: Sequence[Record], max_characters: int) -> Mapping[str, Any]:
+    names = dict.fromkeys(name for check in checks for name in check["tensors"])
     return {
         "overview": overview(checks, log.unreadable, log.sweep),
-        "checks": {check["step"]: check for check in _fitting(checks, max_characters)},
+        "tensors": {name: tensor_over_time(name, checks) for name in names},
+        "checks": {check["step"]: check["tensors"] for check in _fitting(checks, max_characters)},
     }
 
 
@@ -73,10 +76,11 @@ def _fitting(checks: Iterable[Record], max_characters: int) -> list[Record]:
     """As many complete checks as fit: those with alerts first, then the latest."""
     chosen: list[Record] = []
     for check in sorted(checks, key=lambda check: (not check["alerts"], -check["step"])):
-        max_characters -= len(json.dumps(check))
+        tensors = dict(check["tensors"])
+        max_characters -= len(json.dumps(tensors))
         if max_characters < 0:
             break
-        chosen.append(check)
+        chosen.append(check | {"tensors": tensors})
     return chosen
 
 

@@ -16,9 +16,9 @@ from tensorboard.util import tb_logging
 from werkzeug import wrappers
 
 from gradguard.runs import verdicts
-from gradguard.runs.overview import overview
+from gradguard.runs.overview import overview, tensor_over_time
 from gradguard.tensorboard_plugin import plotly
-from gradguard.tensorboard_plugin.runs import MAX_CHECKS, Runs
+from gradguard.tensorboard_plugin.runs import MAX_CHECKS, Run, Runs
 from gradguard.writers.record import PLUGIN
 
 Handler: TypeAlias = Callable[[wrappers.Request], wrappers.Response]
@@ -41,10 +41,11 @@ class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboar
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._provider = context.data_provider
+        self._latest: dict[object, Run] = {}
 
     def get_plugin_apps(self) -> Mapping[str, Callable[..., Iterable[bytes]]]:
         """The routes of the tab, each with its handler."""
-        routes: dict[str, Handler] = {"/runs": self._runs, "/run": self._run, "/check": self._check}
+        routes: dict[str, Handler] = {"/runs": self._runs, "/run": self._run, "/tensor": self._tensor}
         files = {
             f"/static/{path.name}": _static_file(path) for path in STATIC.glob("*") if path.suffix in CONTENT_TYPES
         }
@@ -62,24 +63,26 @@ class GradGuardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboar
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="GradGuard")
 
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
-        names = self._read(request).names()
-        return _json(request, {"runs": names, "plotly": plotly.script() is not None, "verdicts": verdicts()})
+        runs = self._read(request).summaries()
+        return _json(request, {"runs": runs, "plotly": plotly.script() is not None, "verdicts": verdicts()})
 
     def _run(self, request: wrappers.Request) -> wrappers.Response:
         run = self._read(request).read(_argument(request, "run"))
         return _json(request, overview(run.checks, run.unreadable, run.sweep) | {"hint": SAMPLES_HINT})
 
-    def _check(self, request: wrappers.Request) -> wrappers.Response:
-        run, step = _argument(request, "run"), _argument(request, "step")
-        check = self._read(request).check(run, step)
+    def _tensor(self, request: wrappers.Request) -> wrappers.Response:
+        run, name, step = (_argument(request, key) for key in ("run", "tensor", "step"))
+        checks = self._read(request).read(run).checks
+        check = next((check for check in checks if str(check["step"]) == step), None)
         if check is None:
             raise errors.NotFoundError(f"TensorBoard no longer keeps the check at step {step} of run {run!r}: reload")
-        return _json(request, check)
+        return _json(request, tensor_over_time(name, checks) | {"report": check["tensors"].get(name)})
 
     def _read(self, request: wrappers.Request) -> Runs:
         if self._provider is None:
             raise errors.NotFoundError("TensorBoard runs without a data provider (--generic_data=false)")
-        return Runs(self._provider, plugin_util.context(request.environ), plugin_util.experiment_id(request.environ))
+        context, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
+        return Runs(self._provider, context, experiment, self._latest)
 
 
 def _with_error_response(handler: Handler) -> Handler:

@@ -7,6 +7,7 @@ from typing import Any
 from tensorboard.data.provider import RunTagFilter
 
 from gradguard.runs import read_check, read_sweep
+from gradguard.runs.overview import summary, worst_first
 from gradguard.writers.record import ALERT_TAG, CHECK_TAG, PLUGIN, SWEEP_TAG, Completion, Record, unpacked
 
 MAX_CHECKS = 500  # of a run; TensorBoard keeps 100 unless --samples_per_plugin says more
@@ -34,44 +35,52 @@ class Runs:
         provider: TensorBoard's data provider.
         context: The context of the request.
         experiment: The id of the experiment.
+        latest: The run that was read last, which is kept here from request to request: reading one takes most of the
+            time of a request.
     """
 
-    def __init__(self, provider: Any, context: Any, experiment: str) -> None:
+    def __init__(self, provider: Any, context: Any, experiment: str, latest: dict[object, Run]) -> None:
         self._provider = provider
         self._query = {"ctx": context, "experiment_id": experiment, "plugin_name": PLUGIN}
+        self._latest = latest
 
-    def names(self) -> list[str]:
-        """The names of the runs with data for the tab."""
-        return sorted(self._provider.list_tensors(**self._query) or {})
+    def summaries(self) -> list[dict[str, Any]]:
+        """Each run with data for the tab, as `summary` makes it of its last check, the worst first."""
+        names = sorted(self._provider.list_tensors(**self._query) or {})
+        last = self._series(names, downsample=1)
+        return worst_first({"name": name} | summary(as_run(last.get(name, {})).checks) for name in names)
 
     def read(self, run: str) -> Run:
-        """The checks of a run that TensorBoard keeps, without blocks and single entries."""
-        return as_run(self._series(run), details=False)
+        """The checks of a run that TensorBoard keeps."""
+        series = self._series([run], downsample=MAX_CHECKS).get(run, {})
+        key = (
+            self._query["experiment_id"],
+            run,
+            tuple((tag, datum.step, datum.wall_time) for tag, data in series.items() for datum in data),
+        )
+        read = self._latest.get(key)
+        if read is None:
+            read = as_run(series)
+            self._latest.clear()
+            self._latest[key] = read
+        return read
 
-    def check(self, run: str, step: str) -> Record | None:
-        """One check with all details; None if TensorBoard no longer keeps it."""
-        checks = as_run(self._series(run), details=True).checks
-        return next((check for check in checks if str(check["step"]) == step), None)
-
-    def _series(self, run: str) -> Mapping[str, Iterable[Any]]:
-        chosen = RunTagFilter(runs=[run], tags=[CHECK_TAG, ALERT_TAG, SWEEP_TAG])
-        runs = self._provider.read_tensors(**self._query, run_tag_filter=chosen, downsample=MAX_CHECKS) or {}
-        series: Mapping[str, Iterable[Any]] = runs.get(run, {})
-        return series
+    def _series(self, runs: list[str], downsample: int) -> Mapping[str, Mapping[str, Iterable[Any]]]:
+        chosen = RunTagFilter(runs=runs, tags=[CHECK_TAG, ALERT_TAG, SWEEP_TAG])
+        return self._provider.read_tensors(**self._query, run_tag_filter=chosen, downsample=downsample) or {}
 
 
-def as_run(series: Mapping[str, Iterable[Any]], *, details: bool) -> Run:
-    """The records in a run's time series, by tag; `details` keeps blocks and single entries."""
+def as_run(series: Mapping[str, Iterable[Any]]) -> Run:
+    """The records in a run's time series, by tag."""
     data = [datum for tag in (CHECK_TAG, ALERT_TAG) for datum in series.get(tag, ())]
     read: dict[int, Record | None] = {}
     for datum in data:
         read[datum.step] = read.get(datum.step) or _content(datum)
     completion = Completion()
-    completed = {step: completion.complete(content) for step, content in sorted(read.items()) if content is not None}
-    checks = {step: read_check(content, details=details) for step, content in completed.items()}
-    known = [check for check in checks.values() if check is not None]
+    completed = [completion.complete(content) for _, content in sorted(read.items()) if content is not None]
+    checks = [check for check in map(read_check, completed) if check is not None]
     sweeps = [sweep for sweep in _sweeps(series.get(SWEEP_TAG, ())) if sweep is not None]
-    return Run(known, len(read) - len(known), sweeps[-1] if sweeps else None)
+    return Run(checks, len(read) - len(checks), sweeps[-1] if sweeps else None)
 
 
 def _sweeps(data: Iterable[Any]) -> Iterator[Record | None]:

@@ -45,8 +45,10 @@ def header(size: int) -> bytes:
 
 def with_wrong_checksum(good: bytes) -> bytes:
     """The file with a byte of its second event changed."""
-    content = bytearray(good)
-    content[len(good) // 2] ^= 1
+    content, place = bytearray(good), 0
+    for _ in ("version", "first event"):
+        place += len(header(0)) + struct.unpack_from("<Q", good, place)[0] + len(struct.pack("<I", 0))
+    content[place + len(header(0))] ^= 1
     return bytes(content)
 
 

@@ -111,14 +111,24 @@ def test_no_script_lists_verdicts() -> None:
     assert [verdict for verdict in Verdict if verdict not in levels and f"'{verdict}'" in scripts] == []
 
 
-def test_a_check_is_had_by_its_step(address: str) -> None:
-    """With its details; and what TensorBoard no longer keeps is said."""
-    step = loaded(address, "long", 699)["steps"][-1]
-    check = fetch(address, "gradguard/check", run="long", step=str(step))
-    assert check["step"] == step
-    assert "entries" in check["tensors"]["a/b \N{TEST TUBE}"]
+def test_the_menu_of_runs_knows_how_each_ended(address: str) -> None:
+    """The worst is first, and the last record of a run tells it all."""
+    loaded(address, "long", 699)
+    long, broken = fetch(address, "gradguard/runs")["runs"]
+    assert (long["name"], long["state"], long["checks"], long["last"]) == ("long", "recovered", 700, 699)
+    assert "scale in a/b \N{TEST TUBE}, from step 300 until it was over at step 303" in long["headline"]
+    assert (broken["name"], broken["state"]) == ("broken", "empty")
+
+
+def test_a_tensor_is_had_by_its_name_and_step(address: str) -> None:
+    """Its numbers over all checks, and its details at one; and what TensorBoard no longer keeps is said."""
+    steps, name = loaded(address, "long", 699)["steps"], "a/b \N{TEST TUBE}"
+    tensor = fetch(address, "gradguard/tensor", run="long", tensor=name, step=str(steps[-1]))
+    assert [len(series) for series in tensor["series"].values()] == [len(steps)] * len(tensor["series"])
+    assert tensor["report"]["verdict"] == "ok"
+    assert "entries" in tensor["report"]
     with pytest.raises(HTTPError) as refused:
-        fetch(address, "gradguard/check", run="long", step="9999")
+        fetch(address, "gradguard/tensor", run="long", tensor=name, step="9999")
     with refused.value as answer:
         assert answer.code == 404
         assert "no longer keeps the check at step 9999" in json.load(answer)["error"]

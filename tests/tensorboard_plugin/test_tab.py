@@ -14,6 +14,8 @@ from gradguard.writers import TensorBoardWriter
 NAMES = ("<img src=x onerror=alert(1)>", "**bold** [a](b) `c`", "layer/1/W \N{TEST TUBE}", "%{x} $a$ &lt;b&gt;")
 ENTRIES = tuple(Entry((i, 0), -(0.1**i), -39 * 0.1**i, 1e-4) for i in range(6))
 TABLE = ".detail table"
+LAYERS = tuple(f"layers.{layer}.{kind}" for layer in range(20) for kind in ("W", "b"))
+ROW_NAMES = ".row .name span"
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +76,31 @@ def in_turns(make_report: MakeReport, make_tensor: MakeTensor) -> Callable[[int]
 
 
 @pytest.fixture(scope="module")
+def layers(
+    make_report: MakeReport, make_tensor: MakeTensor, wrong: Callable[..., TensorReport]
+) -> Callable[[int], Report]:
+    """Builds a check of 20 layers: two tensors become wrong by one cause, one after the other; d of another is 0."""
+
+    def build(step: int) -> Report:
+        bad = LAYERS[14 : 14 + step]
+        tensors = [wrong(name) if name in bad else make_tensor(name) for name in LAYERS[:-1]]
+        exact = make_tensor(LAYERS[-1], discrepancy=0.0 if step else 1e-6)
+        return make_report(step, *tensors, exact, screened=40, verdict=Verdict.scale if bad else Verdict.ok)
+
+    return build
+
+
+@pytest.fixture(scope="module")
 def runs(
-    tmp_path_factory: pytest.TempPathFactory, report: Callable[..., Report], in_turns: Callable[[int], Report]
+    tmp_path_factory: pytest.TempPathFactory,
+    report: Callable[..., Report],
+    in_turns: Callable[[int], Report],
+    layers: Callable[[int], Report],
 ) -> Path:
-    """A log directory: a run whose W moves at step 500, one that is fine, one with markup for names, one in turns."""
+    """A log directory: a run whose W moves at step 500, one that is fine, one with markup for names, one in turns.
+
+    And one with many tensors.
+    """
     folder = tmp_path_factory.mktemp("runs")
     right = [report(step, ("V", "W")) for step in range(0, 500, 100)]
     moved = [report(step, ("V",), "W", told=step == 500) for step in range(500, 1000, 100)]
@@ -85,6 +108,7 @@ def runs(
     write(folder / "2-fine", *(report(step, ("V",)) for step in range(3)))
     write(folder / "3 <b>run<", report(0, NAMES[1:], NAMES[0], told=True))
     write(folder / "4-turns", *(in_turns(step) for step in range(0, 600, 100)))
+    write(folder / "5-layers", *(layers(step) for step in range(4)))
     return folder
 
 
@@ -176,6 +200,84 @@ def test_what_is_chosen_before_the_charts_are_there_is_drawn(chromium: Browser, 
     chromium.wait_for_charts()
     assert "No bug in 1 tensor" in headline(chromium)
     assert chromium.problems() == []
+
+
+def test_the_runs_are_listed_the_worst_first(tab: Browser) -> None:
+    """The menu has the state of each run, and a line on each leads to it."""
+    assert [text.split(" ")[0] for text in tab.texts("#run option")] == [*"\u2716\u2716\u2716?\u2714"]
+    assert tab.texts(".runs summary") == ["5 runs: 3 with a bug, 1 in doubt, 1 fine"]
+    tab.click(".runs summary")
+    assert tab.texts(".runs tbody tr:first-child td:nth-child(3)") == ["BUG: scale in W, since step 500"]
+    tab.click(".runs tr:last-child .link")
+    tab.until(lambda: "No bug in 1 tensor" in headline(tab), "the run that was clicked on")
+    assert tab.all(".runs[open]")
+
+
+def test_many_tensors_are_grouped_by_layer(tab: Browser) -> None:
+    """Layers are closed but for that of the chosen tensor; each has its worst verdict, and opens by mouse and keys."""
+    choose_run(tab, "5-layers")
+    tab.until(lambda: "layers.7.W" in headline(tab), "the run with layers")
+    assert len(tab.all(".layer")) == 20
+    assert tab.texts(".layer .name")[:2] == ["\u2716\n\u25be layers.7 (2)", "\u2716\n\u25b8 layers.8 (2)"]
+    assert tab.texts(ROW_NAMES) == [".W", ".b"]
+    tab.press_on(".layer[aria-expanded=false]", "Enter")
+    tab.until(lambda: tab.texts(ROW_NAMES)[2:] == [".W", ".b"], "the rows of the next layer")
+    assert tab.driver.execute_script("return document.activeElement.dataset.key") == "layer layers.8"
+    tab.press_on("[role=option][aria-selected=true]", "End")
+    tab.press_on("[role=option][aria-selected=true]", "ArrowDown")
+    tab.press_on("[role=option][aria-selected=true]", "ArrowDown")
+    tab.until(lambda: tab.texts(".detail .tensor") == ["layers.8.W"], "a tensor of the next layer")
+    assert tab.texts(".screen .name span") == ["model"]
+    assert "40 of 40 tensors screened" in tab.all(".screen")[0].get_attribute("aria-label")
+    assert tab.problems() == []
+
+
+def test_one_cause_is_one_block(tab: Browser) -> None:
+    """Whenever each tensor became wrong; the cause and the advice are not said twice."""
+    choose_run(tab, "5-layers")
+    tab.until(lambda: "layers.7.W" in headline(tab), "the run with layers")
+    assert tab.texts(".finding dd")[0] == ("layers.7.W since step 1; layers.7.b since step 2; layers.8.W since step 3")
+    assert len(tab.all(".finding")) == 1
+    assert headline(tab) == "BUG: scale in layers.7.W, layers.7.b and layers.8.W, the first since step 1"
+
+
+def test_a_link_reopens_what_is_filtered_and_chosen(tab: Browser, address: str) -> None:
+    """Filter, order and switch choose the rows without losing the caret; the address holds them and what is chosen."""
+    choose_run(tab, "5-layers")
+    tab.until(lambda: "layers.7.W" in headline(tab), "the run with layers")
+    tab.wait_for("#filter").send_keys("S.1.")
+    assert tab.texts(ROW_NAMES) == ["layers.1.W", "layers.1.b"]
+    tab.wait_for("#filter").send_keys("\b" * 4)
+    tab.click("#only")
+    assert tab.texts(ROW_NAMES) == ["layers.7.W", "layers.7.b", "layers.8.W"]
+    tab.wait_for("#filter").send_keys("b")
+    tab.click(".row .name")
+    tab.until(lambda: tab.texts(".detail .tensor") == ["layers.7.b"], "the one that is left")
+    link = tab.wait_for(".permalink").get_attribute("href")
+    assert link == tab.driver.current_url
+    tab.open(link.replace(f"{address}/data/plugin_entry.html?name=gradguard", f"{address}/"))
+    tab.inside()
+    tab.until(lambda: tab.texts(".detail .tensor") == ["layers.7.b"], "the same tensor")
+    assert tab.texts(ROW_NAMES) == ["layers.7.b"]
+    assert tab.all("#only")[0].is_selected()
+    tab.outside()
+    assert tab.driver.current_url.partition("#")[2] == link.partition("#")[2]
+
+
+def test_a_filter_that_nothing_passes_says_so(tab: Browser) -> None:
+    """An empty list would look like a run without tensors."""
+    tab.wait_for("#filter").send_keys("<nothing>")
+    assert tab.texts(".rows") == ["None of the 2 tensors is so."]
+
+
+def test_a_discrepancy_of_zero_is_drawn(chromium: Browser, address: str) -> None:
+    """A logarithmic axis has no 0: it stands on a line of its own below all else."""
+    query = "p.gradguard.run=5-layers&p.gradguard.tensor=layers.19.b"
+    chromium.open(f"{address}/data/plugin_entry.html?name=gradguard#gradguard&{query}")
+    chromium.wait_for_charts()
+    chart = "[aria-label^=Discrepancy]"
+    chromium.until(lambda: len(chromium.all(f"{chart} .point")) == 4, "a point for each check")
+    assert "0" in chromium.texts(f"{chart} .annotation-text")
 
 
 def test_names_are_text_everywhere(tab: Browser) -> None:

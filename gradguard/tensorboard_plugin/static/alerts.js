@@ -1,11 +1,10 @@
 // The alerts, newest first, each with its advice.
 import {card, h} from './dom.js';
-import {level, mark} from './words.js';
+import {level, listed, mark} from './words.js';
 
 // Levels of Python's logging: INFO, WARNING, ERROR. A recovery is a warning in the log, so that it is shown there.
 const LEVELS = {20: 'recovered', 30: 'warning', 40: 'bug'};
 const RIGHT = ['ok', 'explained'];
-const MAX_NAMES = 8; // of tensors with the same fault
 
 export function alerts(overview, choose) {
   if (!overview.alerts.length) {
@@ -22,9 +21,7 @@ export function alerts(overview, choose) {
 }
 
 function likewise(others) {
-  if (!others.length) return '';
-  const left = others.length - MAX_NAMES;
-  return `, likewise ${others.slice(0, MAX_NAMES).join(', ')}${left > 0 ? ` and ${left} more` : ''}:`;
+  return others.length ? `, likewise ${listed(others)}:` : '';
 }
 
 // The finding is the message without step, tensor and advice, which stand beside it; logs of older versions have none.

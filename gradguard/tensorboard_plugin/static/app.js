@@ -2,10 +2,13 @@
 import {alerts} from './alerts.js';
 import {detail} from './detail.js';
 import {card, h} from './dom.js';
+import {SORTS, layerOf} from './groups.js';
+import {onLink, readLink, writeLink} from './link.js';
+import {menu, overviewOfRuns} from './runs.js';
 import {strip} from './strip.js';
 import {sweep} from './sweep.js';
 import {verdict} from './verdict.js';
-import {level, setVerdicts} from './words.js';
+import {setVerdicts} from './words.js';
 
 const NO_DATA = 'No run here holds gradguard data.';
 const NO_DATA_HELP =
@@ -16,20 +19,28 @@ const NO_PLOTLY =
 // Draws the page into `root`, and returns a function that reads the data again.
 export function start(root, source) {
   const chosen = {run: null, tensor: null, step: null};
+  const view = {filter: '', sort: 'worst', only: false, open: new Set(), showsRuns: false};
   const bar = h('header', {class: 'bar'});
   const main = h('main', {}, h('p', {class: 'muted'}, 'Reading …'));
+  const link = h('a', {class: 'permalink', target: '_top'}, 'link to this view');
   root.append(bar, main);
-  let state = {runs: [], plotly: null, overview: null, check: null};
+  let state = {runs: [], plotly: null, overview: null, tensor: null};
   let latestRequest = 0;
+
+  function follow({run, tensor, step, filter = '', sort, only}) {
+    Object.assign(chosen, {run, tensor, step: step == null ? null : Number(step)});
+    Object.assign(view, {filter, sort: sort in SORTS ? sort : 'worst', only: Boolean(only)});
+  }
 
   async function refresh() {
     await runLatest(async (isCurrent) => {
       const {runs, plotly, verdicts} = await source.runs();
       if (!isCurrent()) return;
+      if (plotly && runs.length) source.expectPlotly();
       setVerdicts(verdicts);
       state.runs = runs;
       state.hasPlotly = plotly;
-      if (!runs.includes(chosen.run)) chosen.run = runs[0] ?? null;
+      if (!runs.some(({name}) => name === chosen.run)) follow({...view, run: runs[0]?.name ?? null});
       drawBar();
       if (!runs.length) return main.replaceChildren(emptyPage());
       await read(isCurrent);
@@ -42,40 +53,44 @@ export function start(root, source) {
     const wasLatest = chosen.step == null || chosen.step === state.overview?.steps.at(-1);
     state.overview = overview;
     updateChoice(overview, wasLatest);
-    state.check = null;
+    state.tensor = null;
     draw();
-    const [plotly] = await Promise.all([state.hasPlotly ? source.plotly() : null, readCheck(isCurrent)]);
+    const [plotly] = await Promise.all([state.hasPlotly ? source.plotly() : null, readTensor(isCurrent)]);
     state.plotly = plotly;
     if (isCurrent()) draw();
   }
 
-  // Keeps the chosen tensor and step if they still exist. Else chooses the worst tensor, and its last check with an
-  // alarm, or else its last deep check.
-  function updateChoice({tensors, steps, alerts: alertList}, wasLatest) {
+  // Keeps the chosen tensor and step if they still exist. Else chooses the worst tensor, at the check to begin with.
+  function updateChoice({tensors, steps, start: first}, wasLatest) {
     if (!tensors.some(({name}) => name === chosen.tensor)) {
       chosen.tensor = tensors[0]?.name ?? null;
       chosen.step = null;
     }
-    if (chosen.step == null) chosen.step = initialStep(tensors[0], steps, alertList);
+    if (chosen.step == null) chosen.step = first;
     else if (!steps.includes(chosen.step))
       chosen.step = wasLatest ? steps.at(-1) : (steps.findLast((step) => step <= chosen.step) ?? steps[0]);
+    if (chosen.tensor != null) view.open.add(layerOf(chosen.tensor));
   }
 
-  async function readCheck(isCurrent) {
+  async function readTensor(isCurrent) {
     if (chosen.step == null) return;
-    const check = await source.check(chosen.run, chosen.step).catch((error) => ({error: error.message}));
-    if (isCurrent()) state.check = check;
+    const {run, tensor, step} = chosen;
+    const read = await source.tensor(run, tensor, step).catch((error) => ({error: error.message}));
+    if (isCurrent()) state.tensor = read;
   }
 
-  async function choose({tensor = chosen.tensor, step = chosen.step}) {
-    const isOtherStep = step !== chosen.step;
-    Object.assign(chosen, {tensor, step});
-    if (isOtherStep) await runLatest(readCheck);
-    draw();
+  async function choose({tensor = chosen.tensor, step}) {
+    Object.assign(chosen, {tensor, step: step ?? chosen.step});
+    view.open.add(layerOf(tensor));
+    await runLatest(async (isCurrent) => {
+      await readTensor(isCurrent);
+      if (isCurrent()) draw();
+    });
   }
 
   async function chooseRun(run) {
     Object.assign(chosen, {run, tensor: null, step: null});
+    drawBar();
     await runLatest(read);
   }
 
@@ -91,48 +106,54 @@ export function start(root, source) {
   }
 
   function drawBar() {
-    const options = state.runs.map((run) =>
-      h('option', {value: run, selected: run === chosen.run}, run === '.' ? '. (the log directory itself)' : run),
-    );
-    const select = h('select', {id: 'run', onchange: (event) => chooseRun(event.target.value)}, options);
+    const key = document.activeElement?.id;
     bar.replaceChildren(
       h('b', {class: 'logo'}, 'GradGuard'),
-      ...(state.runs.length ? [h('label', {for: 'run'}, 'run'), select] : []),
+      ...(state.runs.length ? [h('label', {for: 'run'}, 'run'), menu(state.runs, chosen.run, chooseRun), link] : []),
     );
+    if (key === 'run') bar.querySelector('#run').focus();
+  }
+
+  // The address has what differs from how a page begins.
+  function drawLink() {
+    const {filter, sort, only} = view;
+    link.href = writeLink({...chosen, filter, sort: sort === 'worst' ? '' : sort, only});
   }
 
   function draw() {
-    const {overview, check, plotly} = state;
+    const {overview, tensor, plotly} = state;
     if (!overview) return;
+    drawLink();
+    const runs = overviewOfRuns(state.runs, chosen.run, chooseRun, view);
     if (!overview.tensors.length)
-      return main.replaceChildren(verdict(overview), card('', sweep(plotly, overview.sweep)));
+      return main.replaceChildren(
+        ...[runs, verdict(overview), card('', sweep(plotly, overview.sweep))].filter(Boolean),
+      );
     const scrolled = main.querySelector('.rows')?.scrollTop ?? 0;
     const key = document.activeElement?.dataset.key;
     for (const drawing of main.querySelectorAll('.drawing')) plotly.purge(drawing);
     main.replaceChildren(
+      ...(runs ? [runs] : []),
       verdict(overview),
-      strip(overview, chosen, choose),
+      strip(overview, chosen, view, choose, drawLink),
       ...(state.hasPlotly ? [] : [h('p', {class: 'card problem'}, NO_PLOTLY)]),
-      ...(check && (plotly || !state.hasPlotly)
-        ? [detail(overview, chosen, check, plotly, choose)]
+      ...(tensor && (plotly || !state.hasPlotly)
+        ? [detail(overview, chosen, tensor, plotly, choose)]
         : [h('section', {class: 'card detail waiting'}, 'Drawing …')]),
       alerts(overview, choose),
     );
     main.querySelector('.rows').scrollTop = scrolled;
-    if (key) main.querySelector(`[data-key="${key}"]`)?.focus();
+    if (key) main.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
   }
 
   document.addEventListener('themechange', draw);
+  onLink((values) => {
+    follow(values);
+    refresh();
+  });
+  follow(readLink());
   refresh();
   return refresh;
-}
-
-function initialStep(tensor, steps, alertList) {
-  const alarm = alertList.find(
-    (alert) => alert.tensor === tensor?.name && level(alert.verdict) === 'bug' && steps.includes(alert.step),
-  );
-  const deep = steps.findLast((_, i) => tensor?.series.deep[i]);
-  return alarm?.step ?? deep ?? steps.at(-1) ?? null;
 }
 
 function emptyPage() {

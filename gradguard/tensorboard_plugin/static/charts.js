@@ -99,6 +99,18 @@ export function logarithmic(values) {
   return {type: 'log', dtick: decades < 2.5 ? 'D2' : Math.ceil(decades / 6)};
 }
 
+// Values for a logarithmic axis: a 0 among them stands a decade below the smallest other value of all, on a line "0".
+export function withZeros(values, others = []) {
+  const positive = [...values, ...others].filter((value) => value > 0);
+  const bottom = Math.min(...positive, 1) / 10;
+  const hasZero = values.includes(0);
+  return {
+    values: values.map((value) => (value === 0 ? bottom : value > 0 ? value : null)),
+    range: hasZero ? [bottom, ...positive] : positive,
+    lines: hasZero ? [{at: bottom, words: '0', log: true, left: true}] : [],
+  };
+}
+
 // A text in place of a chart that has no data.
 export function placeholder(title, words) {
   return h('figure', {}, h('figcaption', {}, title), h('p', {class: 'muted empty'}, words));

@@ -7,25 +7,23 @@ import {pairs} from './pairs.js';
 import {sweep} from './sweep.js';
 import {label, level, mark, number, ratio as ratioText} from './words.js';
 
-export function detail(overview, chosen, check, plotly, choose) {
-  const tensor = overview.tensors.find(({name}) => name === chosen.tensor);
-  const report = check.tensors?.[chosen.tensor];
+export function detail(overview, chosen, tensor, plotly, choose) {
+  const {report} = tensor;
   const seriesArguments = [tensor, overview.steps, chosen.step, choose];
   return h(
     'section',
     {class: 'card detail', 'aria-label': 'The chosen tensor'},
     heading(tensor, overview.steps, chosen, report, choose),
-    check.error ? h('p', {class: 'problem'}, check.error) : null,
+    tensor.error ? h('p', {class: 'problem'}, tensor.error) : null,
     report ? facts(report, chosen.step) : null,
     h(
       'div',
       {class: 'figures'},
-      report ? pairs(plotly, {name: tensor.name, ...report}, chosen.step) : null,
-      ratio(plotly, ...seriesArguments),
-      discrepancy(plotly, ...seriesArguments),
+      report ? pairs(plotly, {name: chosen.tensor, ...report}, chosen.step) : null,
+      tensor.series ? [ratio(plotly, ...seriesArguments), discrepancy(plotly, ...seriesArguments)] : null,
       report ? blocks(plotly, report, chosen.step) : null,
-      signs(plotly, ...seriesArguments),
-      sweep(plotly, overview.sweep, tensor.name),
+      tensor.series ? signs(plotly, ...seriesArguments) : null,
+      sweep(plotly, overview.sweep, chosen.tensor),
     ),
   );
 }
@@ -50,8 +48,8 @@ function heading(tensor, steps, chosen, report, choose) {
     h(
       'h2',
       {},
-      h('span', {class: 'tensor'}, tensor.name),
-      ` (${tensor.shape.join(' × ') || 'scalar'}) at step ${chosen.step.toLocaleString('en')}`,
+      h('span', {class: 'tensor'}, chosen.tensor),
+      ` (${tensor.shape?.join(' × ') || 'scalar'}) at step ${chosen.step.toLocaleString('en')}`,
     ),
     report ? badge(report, chosen.step) : null,
     h('span', {class: 'moves'}, stepButton(-1, 'The check before', '‹'), stepButton(1, 'The next check', '›')),
@@ -73,7 +71,11 @@ function facts(report, step) {
     ['measured', when(report.measured_at, step)],
     ['screened', when(report.screened_at, step)],
     ['n / g', ratioText(report.ratio, report.ratio_error), isUnseen],
-    ['d', withDate(`${number(report.discrepancy, 2)} over a floor of ${number(report.floor, 2)}`, report, step), isEarlier],
+    [
+      'd',
+      withDate(`${number(report.discrepancy, 2)} over a floor of ${number(report.floor, 2)}`, report, step),
+      isEarlier,
+    ],
     ['entries', `${report.sampled ?? '–'}, ${report.resolvable ?? '–'} with a clear sign`, isEarlier],
     ['step size', number(report.step_size, 2), isEarlier],
     [

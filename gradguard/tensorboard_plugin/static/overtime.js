@@ -1,5 +1,5 @@
 // Ratio, discrepancy and sign agreement over the steps of the training.
-import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
+import {axis, colours, figure, guides, logarithmic, placeholder, withZeros} from './charts.js';
 import {table} from './dom.js';
 import {label, level, number, plain, ratio as ratioText} from './words.js';
 
@@ -53,6 +53,7 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
   if (isEmpty(series.discrepancy)) return placeholder(title, NOT_MEASURED);
   const {band, explained} = colours();
   const floor = series.floor.map((value) => (value == null ? null : 2 * value));
+  const zeros = withZeros(series.discrepancy, floor);
   const traces = [
     {
       type: 'scatter',
@@ -66,7 +67,7 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
       fillcolor: band,
       hoverinfo: 'skip',
     },
-    curve(steps, series.discrepancy.map(positive), 'd', {verdicts: series.verdict}),
+    curve(steps, zeros.values, 'd', {verdicts: series.verdict, texts: series.discrepancy}),
   ];
   const rows = latestRows(series.discrepancy, (i) => [
     steps[i],
@@ -81,8 +82,8 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
       traces,
       layout: {
         xaxis: stepAxis(steps),
-        yaxis: axis('d', logarithmic([...series.discrepancy, ...floor, 1])),
-        ...withStepLine(chosen),
+        yaxis: axis('d', logarithmic([...zeros.range, 1])),
+        ...withStepLine(chosen, guides(zeros.lines)),
       },
     },
     table(['step', 'verdict', 'd', 'explained'], rows, rowsCaption(rows)),
@@ -121,7 +122,8 @@ export function signs(plotly, {series}, steps, chosen, choose) {
 
 const SYMBOLS = {ok: 'circle', explained: 'circle', unclear: 'diamond-open', bug: 'x'};
 
-function curve(steps, values, name, {error, verdicts, colour} = {}) {
+// `texts` are the numbers to show where the points stand elsewhere.
+function curve(steps, values, name, {error, verdicts, colour, texts = values} = {}) {
   const {ink, bug, unclear} = colours();
   const levels = verdicts.map(level);
   const fill = {ok: colour ?? ink, explained: colour ?? ink, unclear, bug};
@@ -136,7 +138,8 @@ function curve(steps, values, name, {error, verdicts, colour} = {}) {
     line: {color: colour ?? ink, width: 1.4},
     marker: {size: 6, color: levels.map((one) => fill[one]), symbol: levels.map((one) => SYMBOLS[one])},
     error_y: error ? {type: 'data', array: error.map((one) => one ?? 0), thickness: 1, width: 2} : undefined,
-    hovertemplate: `step %{x}, ${name} %{y:.5g}<extra></extra>`,
+    text: texts.map((value) => number(value, 5)),
+    hovertemplate: `step %{x}, ${name} %{text}<extra></extra>`,
   };
 }
 

@@ -16,29 +16,41 @@ function loadPlotly(script) {
   });
 }
 
+// Fetches the plotly script beside the data. To run it takes a second, which the first sentence does not wait for.
+function preload(address) {
+  document.head.append(Object.assign(document.createElement('link'), {rel: 'preload', as: 'script', href: address}));
+}
+
+const PLOTLY = './plotly.js';
+
 export function serverSource() {
   let plotly;
   return {
     runs: () => fetchJson('runs'),
     run: (name) => fetchJson('run', {run: name}),
-    check: (name, step) => fetchJson('check', {run: name, step}),
-    plotly: () => (plotly ??= loadPlotly(Object.assign(document.createElement('script'), {src: './plotly.js'}))),
+    tensor: (run, name, step) => fetchJson('tensor', {run, tensor: name, step}),
+    expectPlotly: () => plotly ?? preload(PLOTLY),
+    plotly: () => (plotly ??= loadPlotly(Object.assign(document.createElement('script'), {src: PLOTLY}))),
   };
 }
 
 export function pageSource(content) {
   return {
     runs: async () => ({
-      runs: Object.keys(content.runs),
+      runs: content.summaries,
       plotly: Boolean(window.Plotly),
       verdicts: content.verdicts,
     }),
     run: async (name) => content.runs[name].overview,
-    check: async (name, step) => {
-      const check = content.runs[name].checks[step];
-      if (!check) throw new Error(`the entries of the check at step ${step} were left out to keep this page small`);
-      return check;
+    tensor: async (run, name, step) => {
+      const {tensors, checks} = content.runs[run];
+      if (checks[step]) return {...tensors[name], report: checks[step][name]};
+      return {
+        ...tensors[name],
+        error: `the entries of the check at step ${step} were left out to keep this page small`,
+      };
     },
+    expectPlotly: () => {},
     plotly: async () => window.Plotly,
   };
 }

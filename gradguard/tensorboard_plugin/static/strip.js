@@ -1,6 +1,8 @@
-// The verdicts over the steps: one row for each tensor. Height and hatching show the level without colour.
+// The verdicts over the steps: a line for the whole model and a row for each tensor, filtered, sorted and grouped.
 import {h} from './dom.js';
-import {MARKS, agrees, label, level, words} from './words.js';
+import {SORTS, arrange, visible} from './groups.js';
+import {layerRow, screenRow, tensorRow} from './rows.js';
+import {cursor, stepAxis, stepScale} from './timeline.js';
 
 const LEGEND = [
   ['bug', 'bug'],
@@ -8,43 +10,26 @@ const LEGEND = [
   ['explained', 'float precision explains it, or meant'],
   ['ok', 'ok'],
 ];
-const MAX_TICKS = 400;
-const PERCENT_PER_LETTER = 0.9; // of the strip's width; a word that needs more is left out
 
-export function strip(overview, chosen, choose) {
+// `view` holds the filter, the sorting, the switch and the open layers; `onView` is called after each change of it.
+export function strip(overview, chosen, view, choose, onView) {
   const scale = stepScale(overview);
-  const isStale = overview.tensors.some(({stale_since: since}) => since != null);
-  const rows = overview.tensors.map((tensor) => row(tensor, overview, scale, chosen, choose));
-  const list = h(
-    'div',
-    {
-      class: 'rows',
-      role: 'listbox',
-      'aria-label': 'Tensors',
-      onkeydown: (event) => onKey(event, overview, chosen, choose),
-    },
-    h(
-      'div',
-      {class: 'all', role: 'presentation'},
-      rows,
-      h('div', {class: 'cursor-track', 'aria-hidden': 'true'}, cursor(scale, chosen.step)),
-    ),
-  );
+  const list = h('div', {class: 'rows', onkeydown: (event) => onKey(event, overview, chosen, view, choose)});
+  const drawRows = () => list.replaceChildren(rows(overview, scale, chosen, view, choose, drawRows));
+  const change = (changes) => {
+    Object.assign(view, changes);
+    drawRows();
+    onView();
+  };
+  drawRows();
   return h(
     'section',
     {class: 'card strip'},
-    h(
-      'div',
-      {class: 'heading'},
-      h('h2', {}, 'Verdict of each tensor, step by step'),
-      h(
-        'p',
-        {class: 'legend'},
-        [...LEGEND, ...(isStale ? [['stale', 'not looked at since']] : [])].map(([kind, words]) => h('span', {}, h('i', {class: `swatch ${kind}`}), words)),
-      ),
-    ),
+    h('div', {class: 'heading'}, h('h2', {}, 'Verdict of each tensor, step by step'), legend(overview)),
+    controls(view, change),
+    screenRow(overview, scale),
     list,
-    axis(overview, scale),
+    stepAxis(overview, scale),
     h(
       'p',
       {class: 'muted hint'},
@@ -53,72 +38,100 @@ export function strip(overview, chosen, choose) {
   );
 }
 
-// Steps as percentages of the width. Each check lasts until the next; the last one gets the average width.
-function stepScale({story, steps}) {
-  const first = story.first ?? 0;
-  const last = story.last ?? first;
-  const end = last + Math.max((last - first) / Math.max(steps.length - 1, 25), 1);
-  return {first, last, end, at: (step) => (100 * (step - first)) / (end - first)};
+function legend({tensors, screen}) {
+  const isStale = tensors.some(({stale}) => stale.length) || screen.screened.some((count) => !count);
+  return h(
+    'p',
+    {class: 'legend'},
+    [...LEGEND, ...(isStale ? [['stale', 'not looked at']] : [])].map(([kind, words]) =>
+      h('span', {}, h('i', {class: `swatch ${kind}`}), words),
+    ),
+  );
 }
 
-function row(tensor, overview, scale, chosen, choose) {
-  const current = tensor.changes.at(-1)?.[1];
-  const selected = tensor.name === chosen.tensor;
-  const {stale_since: since} = tensor;
-  const shown = since != null && level(current) !== 'bug' ? 'unclear' : level(current);
-  const spans = tensor.changes.map(([step, verdict], i) =>
-    span(step, tensor.changes[i + 1]?.[0] ?? scale.end, verdict, scale),
+function controls(view, change) {
+  const options = Object.entries(SORTS).map(([value, words]) =>
+    h('option', {value, selected: value === view.sort}, words),
   );
   return h(
     'div',
-    {
-      class: 'row',
-      role: 'option',
-      tabindex: selected ? 0 : -1,
-      'aria-selected': String(selected),
-      'aria-label': `${tensor.name}: ${label(current)} since step ${tensor.changes.at(-1)?.[0]}${since == null ? '' : `, not looked at from step ${since} on`}`,
-      'data-key': selected ? 'row' : null,
-      onclick: (event) => choose({tensor: tensor.name, step: clickedStep(event, overview.steps, scale) ?? chosen.step}),
-    },
+    {class: 'controls'},
+    h('input', {
+      type: 'search',
+      id: 'filter',
+      'data-key': 'filter',
+      'aria-label': 'Show tensors whose names contain',
+      placeholder: 'filter names',
+      value: view.filter,
+      oninput: (event) => change({filter: event.target.value}),
+    }),
     h(
-      'span',
-      {class: 'name', title: tensor.name},
-      h('b', {class: `mark ${shown}`}, MARKS[shown]),
-      h('span', {}, tensor.name),
+      'select',
+      {
+        id: 'sort',
+        'data-key': 'sort',
+        'aria-label': 'Order of the tensors',
+        onchange: (event) => change({sort: event.target.value}),
+      },
+      options,
     ),
-    h('span', {class: 'track'}, spans, since == null ? null : stale(since, scale)),
+    h(
+      'label',
+      {},
+      h('input', {
+        type: 'checkbox',
+        id: 'only',
+        'data-key': 'only',
+        checked: view.only,
+        onchange: (event) => change({only: event.target.checked}),
+      }),
+      ' only wrong or in doubt',
+    ),
   );
 }
 
-function span(from, to, verdict, scale) {
-  const left = scale.at(from);
-  const width = scale.at(to) - left;
-  const style = {left: `${left}%`, width: `${width}%`};
-  const name = agrees(verdict) ? '' : words(verdict);
-  const fits = name.length * PERCENT_PER_LETTER < width;
-  const title = `${label(verdict)} from step ${from}`;
-  return h('span', {class: `span ${level(verdict)}`, style, title}, name && fits ? h('em', {}, name) : null);
+function rows(overview, scale, chosen, view, choose, redraw) {
+  const groups = arrange(overview.tensors, view);
+  const shown = visible(groups, view.open);
+  if (!groups.some(({tensors}) => tensors.length)) {
+    return h('p', {class: 'muted empty'}, `None of the ${overview.tensors.length} tensors is so.`);
+  }
+  const reached = shown.find(({name}) => name === chosen.tensor) ?? shown[0];
+  const listbox = (label, {layer, tensors}) =>
+    h(
+      'div',
+      {class: layer ? 'members' : null, role: 'listbox', 'aria-label': label},
+      tensors.map((tensor) => {
+        const state = {isChosen: tensor.name === chosen.tensor, isReached: tensor === reached};
+        return tensorRow(tensor, layer, overview, scale, state, choose);
+      }),
+    );
+  const drawGroup = (group) => {
+    if (!group.layer) return listbox('Tensors', group);
+    const isOpen = view.open.has(group.layer);
+    const toggle = () => {
+      view.open[isOpen ? 'delete' : 'add'](group.layer);
+      redraw();
+      document.querySelector(`[data-key="${CSS.escape(`layer ${group.layer}`)}"]`)?.focus();
+    };
+    return [layerRow(group, scale, isOpen, toggle), isOpen ? listbox(`Tensors of ${group.layer}`, group) : null];
+  };
+  return h(
+    'div',
+    {class: 'all'},
+    groups.map(drawGroup),
+    h('div', {class: 'cursor-track', 'aria-hidden': 'true'}, cursor(scale, chosen.step)),
+  );
 }
 
-// Covers the end of a row: its verdict is of an earlier check.
-function stale(since, scale) {
-  const style = {left: `${scale.at(since)}%`, width: `${scale.at(scale.end) - scale.at(since)}%`};
-  return h('span', {class: 'span stale', style, title: `not looked at from step ${since} on`});
-}
-
-function clickedStep(event, steps, scale) {
-  const box = event.currentTarget.querySelector('.track').getBoundingClientRect();
-  if (event.clientX < box.left) return null;
-  const step = scale.first + ((event.clientX - box.left) / box.width) * (scale.end - scale.first);
-  return steps.findLast((checked) => checked <= step) ?? steps[0];
-}
-
-function onKey(event, {tensors, steps}, chosen, choose) {
-  const row = tensors.findIndex(({name}) => name === chosen.tensor);
+function onKey(event, {tensors, steps}, chosen, view, choose) {
+  if (event.target.getAttribute('role') !== 'option') return;
+  const shown = visible(arrange(tensors, view), view.open);
+  const row = shown.findIndex(({name}) => name === chosen.tensor);
   const check = steps.indexOf(chosen.step);
   const moves = {
-    ArrowUp: () => ({tensor: tensors[Math.max(0, row - 1)].name}),
-    ArrowDown: () => ({tensor: tensors[Math.min(tensors.length - 1, row + 1)].name}),
+    ArrowUp: () => ({tensor: shown[Math.max(0, row - 1)].name}),
+    ArrowDown: () => ({tensor: shown[Math.min(shown.length - 1, row + 1)].name}),
     ArrowLeft: () => ({step: steps[Math.max(0, check - 1)]}),
     ArrowRight: () => ({step: steps[Math.min(steps.length - 1, check + 1)]}),
     Home: () => ({step: steps[0]}),
@@ -127,26 +140,4 @@ function onKey(event, {tensors, steps}, chosen, choose) {
   if (!moves[event.key]) return;
   event.preventDefault();
   choose(moves[event.key]());
-}
-
-function cursor(scale, step) {
-  return step == null ? '' : h('i', {class: 'cursor', style: {left: `${scale.at(step)}%`}});
-}
-
-function axis({steps}, scale) {
-  const every = Math.ceil(steps.length / MAX_TICKS);
-  const ticks = steps.filter((_, i) => i % every === 0).map((step) => h('i', {style: {left: `${scale.at(step)}%`}}));
-  const middle = Math.round((scale.first + scale.last) / 2);
-  const labels = scale.last - scale.first > 3 ? [scale.first, middle, scale.last] : [scale.first];
-  return h(
-    'div',
-    {class: 'axis', 'aria-hidden': 'true'},
-    h('span', {class: 'name'}, 'step'),
-    h(
-      'span',
-      {class: 'track'},
-      ticks,
-      labels.map((step) => h('span', {style: {left: `${scale.at(step)}%`}}, step.toLocaleString('en'))),
-    ),
-  );
 }

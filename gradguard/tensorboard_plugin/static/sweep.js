@@ -1,5 +1,5 @@
 // The last sweep over step sizes: the discrepancy over the floor of noise and truncation, with the best step.
-import {axis, colours, figure, guides, logarithmic, placeholder} from './charts.js';
+import {axis, colours, figure, guides, logarithmic, placeholder, withZeros} from './charts.js';
 import {h, table} from './dom.js';
 import {number} from './words.js';
 
@@ -21,17 +21,19 @@ export function sweep(plotly, record, tensor) {
 
 function chart(record, curve) {
   const {ink, bug, explained, ok, muted} = colours();
+  const zeros = withZeros(curve.discrepancy ?? [], curve.floor ?? []);
   const line = (key, name, style, more = {}) => ({
     type: 'scatter',
     mode: 'lines',
     name,
     x: record.steps,
-    y: (curve[key] ?? []).map((value) => (value > 0 ? value : null)),
+    y: key === 'discrepancy' ? zeros.values : (curve[key] ?? []).map((value) => (value > 0 ? value : null)),
     line: style,
-    hovertemplate: `h = %{x:.2g}, ${name} %{y:.2g}<extra></extra>`,
+    text: (curve[key] ?? []).map((value) => number(value, 2)),
+    hovertemplate: `h = %{x:.2g}, ${name} %{text}<extra></extra>`,
     ...more,
   });
-  const values = [...(curve.discrepancy ?? []), ...(curve.floor ?? []), 1].filter((value) => value > 0);
+  const values = [...zeros.range, 1];
   const best = record.steps[curve.best];
   return {
     traces: [

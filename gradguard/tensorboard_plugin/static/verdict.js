@@ -1,19 +1,20 @@
 // The top of the page: what is wrong, where, since when, and what to do about it.
 import {h} from './dom.js';
+import {STATE_MARKS, listed} from './words.js';
 
-const ICONS = {bug: '✖', recovered: '!', unclear: '?', fine: '✔', empty: '–'};
+const MAX_PARTS = 4; // of the tensors with one cause, by when they became wrong
 
 export function verdict(overview) {
   const {story} = overview;
   return h(
     'section',
     {class: `card verdict ${story.state}`, 'aria-label': 'Verdict of the run'},
-    h('span', {class: 'icon', 'aria-hidden': 'true'}, ICONS[story.state] ?? '–'),
+    h('span', {class: 'icon', 'aria-hidden': 'true'}, STATE_MARKS[story.state] ?? '–'),
     h(
       'div',
       {},
       h('h1', {id: 'headline'}, story.headline),
-      story.findings.map((one) => finding(one, story.findings.length > 1)),
+      story.causes.map((findings, _, all) => cause(findings, all.length > 1)),
       story.findings.length ? story.doubts.map((doubt) => h('p', {class: 'muted'}, `Besides, ${doubt}.`)) : null,
       story.advice ? h('p', {class: 'todo'}, `To do: ${story.advice}.`) : null,
       h('p', {class: 'muted'}, basis(overview)),
@@ -21,16 +22,25 @@ export function verdict(overview) {
   );
 }
 
-function finding(one, withNames) {
+// What is said of tensors with one cause, whenever each began.
+function cause(findings, withNames) {
+  const [one] = findings;
   return h(
     'dl',
     {class: one.until == null ? 'finding' : 'finding over'},
-    withNames ? [h('dt', {}, 'Where'), h('dd', {}, one.tensors.join(', '))] : null,
+    withNames || findings.length > 1 ? [h('dt', {}, 'Where'), h('dd', {}, where(findings))] : null,
     h('dt', {}, 'What'),
     h('dd', {}, one.explanation || 'TensorBoard kept no check of that time.'),
     one.cause ? [h('dt', {}, 'Likely cause'), h('dd', {}, one.cause)] : null,
     one.advice ? [h('dt', {}, 'To do'), h('dd', {class: 'todo'}, one.advice)] : null,
   );
+}
+
+function where(findings) {
+  const when = ({since, until}) => (until == null ? `since step ${since}` : `from step ${since} to ${until}`);
+  const parts = findings.map((one) => `${listed(one.tensors)} ${when(one)}`);
+  const left = parts.length - MAX_PARTS;
+  return `${parts.slice(0, MAX_PARTS).join('; ')}${left > 0 ? ` and ${left} times more` : ''}`;
 }
 
 // How many checks the page is based on, and what they cost.

@@ -1,6 +1,10 @@
 // Verdicts and numbers as text.
 
 export const MARKS = {ok: '✔', explained: '≈', unclear: '?', bug: '✖'};
+export const LEVELS = Object.keys(MARKS); // the gravest last
+export const STATE_MARKS = {bug: '✖', recovered: '!', unclear: '?', fine: '✔', empty: '–'}; // of runs
+
+const MAX_NAMES = 8; // in a sentence
 
 // By name, as Python serves them: level, words, label, is_factor, agrees. Another version may have logged one that is not here.
 let verdicts = {};
@@ -49,6 +53,12 @@ export function number(value, digits = 3) {
 export function ratio(value, error) {
   if (value == null) return '–';
   return error == null ? number(value, 6) : `${number(value, 6)} ± ${number(error, 2)}`;
+}
+
+// Names for a sentence; the last of many are counted.
+export function listed(names) {
+  const left = names.length - MAX_NAMES;
+  return `${names.slice(0, MAX_NAMES).join(', ')}${left > 0 ? ` and ${left} more` : ''}`;
 }
 
 export function place(index) {
