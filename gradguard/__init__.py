@@ -6,6 +6,7 @@ from gradguard.arrays import gates
 from gradguard.checks.check import check
 from gradguard.containers import attributes
 from gradguard.diagnosis import diagnose
+from gradguard.functions import check_backward, trace_backward
 from gradguard.loss import batched
 from gradguard.perturbation import snapshot_attributes, snapshot_rng
 from gradguard.report import Alert, BlockReport, Entry, Report, TensorReport, Thresholds, Verdict
@@ -37,11 +38,13 @@ __all__ = [
     "attributes",
     "batched",
     "check",
+    "check_backward",
     "diagnose",
     "gates",
     "snapshot_attributes",
     "snapshot_rng",
     "sweep",
+    "trace_backward",
 ]
 
 

@@ -169,13 +169,13 @@ def report_of(context: MeasurementContext, tensors: Mapping[str, TensorReport], 
         precision=context.objective.space.precision,
         evaluations=context.objective.evaluations,
         seconds=seconds,
-        explanation=_explanation(tensors, step),
+        explanation=explanation_of(tensors, step),
         loss=context.loss,
         screened=sum(tensor.screened_at == step for tensor in tensors.values()),
     )
 
 
-def _explanation(tensors: Mapping[str, TensorReport], step: int) -> str:
+def explanation_of(tensors: Mapping[str, TensorReport], step: int) -> str:
     """The summary, with what is declared to differ, and how to declare what could be meant."""
     hint = how_to_declare(tensors.values())
     hint = f"{hint[0].upper()}{hint[1:]}." if hint else ""

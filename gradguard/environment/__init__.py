@@ -4,10 +4,11 @@ from gradguard.environment.held import checksum
 from gradguard.environment.interruptions import SignalHandlers, is_interruption, on_exception
 from gradguard.environment.numpy_errors import own_numerics, user_settings
 from gradguard.environment.reach import Place
-from gradguard.environment.state import ReachedState
+from gradguard.environment.state import NotPutBackError, ReachedState
 from gradguard.environment.tracebacks import with_short_traceback
 
 __all__ = [
+    "NotPutBackError",
     "Place",
     "ReachedState",
     "SignalHandlers",

@@ -14,6 +14,10 @@ FIRST = Limits(20_000, 100_000, array_bytes=2**26, own_bytes=2**20, copied_bytes
 LATER = Limits(objects=300, items=256, array_bytes=2**12, own_bytes=2**12, copied_bytes=2**16)
 
 
+class NotPutBackError(ValueError):
+    """Something has changed of which there was no copy."""
+
+
 class ReachedState:
     """What a loss can reach, as it was when this was made.
 
@@ -110,11 +114,11 @@ class ReachedState:
         """Refuse to go on where something has changed of which there was no copy.
 
         Raises:
-            ValueError: It has; the message names it.
+            NotPutBackError: It has; the message names it.
         """
         if self._lost:
             names = ", ".join(sorted(".".join(place[1:]) for place in self._lost))
-            raise ValueError(
+            raise NotPutBackError(
                 f"the loss writes to {names}, arrays too large for gradguard to keep copies of, and this check has "
                 "changed them; pass snapshot=... with a callable that keeps what the loss writes to and returns the "
                 "callable that puts it back, or give the guard a loss that only evaluates"

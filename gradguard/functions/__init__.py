@@ -1,5 +1,7 @@
 """Single functions with a backward pass of their own: checked, and named where the gradient of a tensor is wrong."""
 
 from gradguard.functions.culprits import CallsFunctions, with_functions
+from gradguard.functions.handwritten import check_backward
+from gradguard.functions.traced import BackwardTrace, trace_backward
 
-__all__ = ["CallsFunctions", "with_functions"]
+__all__ = ["BackwardTrace", "CallsFunctions", "check_backward", "trace_backward", "with_functions"]

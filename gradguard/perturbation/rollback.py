@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from gradguard.arrays import Array, reductions
-from gradguard.environment import Place, ReachedState, checksum
+from gradguard.environment import NotPutBackError, Place, ReachedState, checksum
 from gradguard.perturbation.journal import UndoLog
 from gradguard.perturbation.protocols import MovableParameters
 from gradguard.perturbation.snapshots import Snapshot, combined_snapshot, snapshot_rng
@@ -91,12 +91,12 @@ class Rollback:
         """Refuse to go on if something has been written to of which there is no copy.
 
         Raises:
-            ValueError: it has; the message names it.
+            NotPutBackError: It has; the message names it.
         """
         self.reached.require_put_back()
         written = [name for name in self._checksums if self._is_written(name)]
         if written:
-            raise ValueError(
+            raise NotPutBackError(
                 f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the guard's first "
                 "check, so that no copies were kept and this step's gradients are lost; give the guard a loss that "
                 "only evaluates, or one that does the same at every call"

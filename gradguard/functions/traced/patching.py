@@ -1,0 +1,80 @@
+"""Attributes of an object, class or module replaced by others for some time."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+Wrapper = Callable[..., Any]
+"""Called with the original function, bound to its object, and the arguments of the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A function that is an attribute, as it was before it was replaced.
+
+    Attributes:
+        owner: The object, class or module.
+        name: The name of the attribute.
+        own: The attribute as the owner itself holds it; `MISSING` where it comes from a class.
+    """
+
+    owner: Any
+    name: str
+    own: Any
+
+    def undo(self) -> None:
+        """Put the attribute back."""
+        if self.own is MISSING:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, self.own)
+
+
+MISSING = object()
+
+
+def patched(owner: Any, name: str, wrapper: Wrapper) -> Patch:
+    """Replace a function that is an attribute, such as a method, by a wrapper of it.
+
+    Args:
+        owner: An object, a class or a module.
+        name: The name of the attribute.
+        wrapper: `wrapper(function, *args, **kwargs)` is called in place of `function(*args, **kwargs)`.
+
+    Raises:
+        AttributeError: There is no such attribute, or it cannot be set.
+        TypeError: It is no function.
+    """
+    what = name_of(owner)
+    if not hasattr(owner, name):
+        raise AttributeError(f"{what} has no attribute {name!r}; expected a function that the training calls as one")
+    if not callable(getattr(owner, name)):
+        raise TypeError(f"{what}.{name} is a {type(getattr(owner, name)).__name__}; expected a function")
+    patch = Patch(owner, name, getattr(owner, "__dict__", {}).get(name, MISSING))
+    try:
+        setattr(owner, name, _wrapped(owner, name, wrapper))
+    except AttributeError:
+        raise AttributeError(
+            f"{what}.{name} cannot be replaced, since the object has no __dict__; pass its class in place of it"
+        ) from None
+    return patch
+
+
+def _wrapped(owner: Any, name: str, wrapper: Wrapper) -> Any:
+    function = getattr(owner, name)
+    if not isinstance(owner, type):
+        return lambda *args, **kwargs: wrapper(function, *args, **kwargs)
+    raw = inspect.getattr_static(owner, name)
+    if isinstance(raw, FunctionType):
+        # A function, so that it becomes a method: its first argument is the object.
+        return lambda self, *args, **kwargs: wrapper(raw.__get__(self, owner), *args, **kwargs)
+    return staticmethod(lambda *args, **kwargs: wrapper(function, *args, **kwargs))
+
+
+def name_of(owner: Any) -> str:
+    """What an owner of functions is called: a class or a module by its name, an object by its class."""
+    if isinstance(owner, ModuleType):
+        return owner.__name__.rpartition(".")[2]
+    return owner.__name__ if isinstance(owner, type) else type(owner).__name__
