@@ -7,7 +7,7 @@ from gradguard.checks.check import CheckOptions, explanation_of
 from gradguard.diagnosis import worst_verdict
 from gradguard.functions.handwritten.call import Call, CheckedCall, checked_call
 from gradguard.functions.handwritten.structure import output_names
-from gradguard.report import FunctionReport, Report, TensorReport, counted, listed
+from gradguard.report import FunctionReport, Report, TensorReport, Verdict, counted, listed
 
 MAX_CALLS = 40  # of a function that are checked: one takes about 200 evaluations of it, and 300 more where it is wrong
 
@@ -54,7 +54,7 @@ def _short(tensor: TensorReport) -> str:
     if tensor.verdict.is_factor:
         return f"numerical = {tensor.ratio:.5g} x backprop"
     if tensor.verdict.is_bug:
-        return f"wrong ({tensor.verdict.words})"
+        return "wrong" if tensor.verdict is Verdict.structure else tensor.verdict.words
     return "right" if tensor.verdict.is_bug is False else f"not certain ({tensor.verdict.words})"
 
 
