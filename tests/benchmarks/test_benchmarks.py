@@ -35,6 +35,7 @@ SHOWN = {
     "ablation": ("false", "caught", "all rules"),
     "tab": ("sentence and strip", "charts"),
     "causes": ("weight decay in the gradient", "named wrongly", "alarms on right gradients"),
+    "hand_written": ("trace, float32", "(none)", "0 of 0, 0", "not in a function"),
     "peers": ("false alarms", "named", "timesteps"),
 }
 OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching"}
