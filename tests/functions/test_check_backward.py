@@ -170,6 +170,27 @@ def test_random_masks_need_a_snapshot_that_both_passes_start_from() -> None:
     assert rng.bit_generator.state == state
 
 
+def test_a_layer_with_parameters_starts_from_the_snapshot_too() -> None:
+    """Its backward pass is run twice, and both times with the mask that the differences have."""
+    rng = np.random.default_rng(0)
+
+    class Masked(Affine):
+        def forward(self, x: Array) -> Array:
+            self.mask = rng.random(x.shape) < 0.5
+            return super().forward(x * self.mask)
+
+        def backward(self, dout: Array) -> Array:
+            return super().backward(dout) * self.mask
+
+    layer = Masked()
+    params, grads = attributes(layer, "w", "b"), attributes(layer, w="dw", b="db")
+    x, snapshot = normal(6, 5), snapshot_rng(rng)
+    report = check_backward(
+        layer.forward, layer.backward, (x,), cache=False, params=params, grads=grads, snapshot=snapshot
+    )
+    assert report.verdict is Verdict.ok
+
+
 def test_functions_may_write_to_everything_that_they_are_given() -> None:
     """Inputs, cotangents and cache are copies, and dicts among the inputs are put back."""
 

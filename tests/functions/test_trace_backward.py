@@ -114,6 +114,38 @@ def test_functions_of_a_class_and_of_a_module_are_traced() -> None:
     assert traced.report.verdict is Verdict.ok
 
 
+def test_objects_of_a_class_may_be_called_in_any_order() -> None:
+    """Without a cache, a backward call belongs to the last forward call on the same object."""
+    first, second = Affine(), Affine()
+    with trace_backward(Affine, "forward", "backward", cache=False) as traced:
+        first.forward(normal(6, 5))
+        second.forward(normal(3, 5))
+        first.backward(normal(6, 4))
+        second.backward(normal(3, 4))
+    assert traced.report.verdict is Verdict.ok
+    assert [each.report.tensors["x"].shape for each in traced.report.functions[0].report.functions] == [(6, 5), (3, 5)]
+
+
+def test_inputs_are_those_of_the_call_although_the_training_writes_to_them() -> None:
+    """A buffer holds the input of each step in turn; the error is at the step with the input 1."""
+
+    class Square:
+        def forward(self, x: Array) -> tuple[Array, Array]:
+            return x**2, x.copy()
+
+        def backward(self, dout: Array, x: Array) -> Array:
+            return 2 * dout * x * (2 if x[0] == 1 else 1)
+
+    square, buffer, caches = Square(), np.zeros(3), []
+    with trace_backward(square, "forward", "backward") as traced:
+        for step in range(3):
+            buffer[:] = step
+            caches.append(square.forward(buffer)[1])
+        for cache in reversed(caches):
+            square.backward(np.ones(3), cache)
+    assert str(traced.first_wrong) == "Square.backward at call 1, for x"
+
+
 def test_functions_that_were_not_called_are_never_called_right() -> None:
     """The verdict is inconclusive, and the report says which attribute the training must call."""
     model = RecurrentModel()
