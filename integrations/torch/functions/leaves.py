@@ -61,7 +61,8 @@ class LeavesMode(SubstitutionMode):
         if known is not None:
             return known[1]
         with torch._C.DisableTorchFunction():
-            if not tensor.requires_grad or not tensor.is_leaf:
+            # Within a transform of torch.func, PyTorch makes no leaves.
+            if not tensor.requires_grad or not tensor.is_leaf or torch._C._are_functorch_transforms_active():
                 return tensor
             self._note([*(tensor._backward_hooks or {}).values()])
             self._note([*(tensor._post_accumulate_grad_hooks or {}).values()])
