@@ -165,7 +165,7 @@ class ModuleCall:
     def _backward(self, roots: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
         found = torch.autograd.grad(roots, list(self.tensors.values()), upstream, allow_unused=True, retain_graph=True)
         return {
-            name: torch.zeros_like(tensor) if gradient is None else gradient.to_dense()
+            name: torch.zeros_like(tensor) if gradient is None else gradient.to_dense().clone()
             for (name, tensor), gradient in zip(self.tensors.items(), found, strict=True)
         }
 

@@ -38,7 +38,7 @@ SHOWN = {
     "hand_written": ("trace, float32", "(none)", "0 of 0, 0", "not in a function"),
     "peers": ("false alarms", "named", "timesteps"),
 }
-OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching"}
+OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching", "torch_functions"}
 WITH_A_TEST_OF_ITS_OWN = {"faults", "mutants", "compilations"} | OF_PYTORCH
 
 
@@ -136,6 +136,15 @@ def test_the_usual_mistakes_with_pytorch_are_reported_with_their_cause(capsys: p
     assert correct.splitlines()[-1].split()[-3:-1] == ["0", "0"]
     for row in mistakes.splitlines()[2:]:
         assert re.search(" native +1 +1 +8 of 8 +0 +scale +yes ", row), row
+
+
+def test_the_wrong_functions_of_pytorch_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """With their wrong inputs, and no Function that is right is blamed."""
+    pytest.importorskip("torch")
+    run("torch_functions", ["--quick"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert {len(head)} == {len(row) for row in rows} == {len(rule)}
+    assert rows[-1].split()[:8] == ["all", "2", "of", "2", "2", "of", "2", "0"]
 
 
 def test_what_a_guard_of_pytorch_costs_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Are hand-written functions checked rightly, alone and in a training, and is the wrong one named?"""
+"""Functions with a backward pass of their own: is the wrong one named, and no other?"""

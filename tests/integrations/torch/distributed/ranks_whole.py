@@ -10,6 +10,7 @@ import torch
 from rank_checks import BATCH, OPTIONS, Guarded, Small, batch, checked, exchanges, loss_of, made, raised_by, summed
 from rank_trainings import identical
 from torch import Tensor, distributed, nn
+from torch.autograd import Function
 from torch.nn import functional
 
 from gradguard.integrations.torch import TorchGuard
@@ -164,6 +165,57 @@ def made_on_one() -> str:
     return raised_by(lambda: TorchGuard(module, **OPTIONS | {"timeout": 2})) if distributed.get_rank() == 0 else ""
 
 
+class Halved(Function):
+    """The identity with half of its gradient."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        """A copy."""
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        """Half of it."""
+        return grads[0] / 2
+
+
+class Averaged(Halved):
+    """The mean over the ranks, with half of its gradient."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        """A mean for which the ranks wait for each other."""
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total / distributed.get_world_size()
+
+
+class Halving(Small):
+    """One layer, what is known to all ranks, and a Function that is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return Halved.apply(self.out(x)) * Averaged.apply(self.scale)
+
+
+def functions() -> list[str]:
+    """The causes at two steps of a training with two wrong Functions, of which one communicates."""
+    module, causes = made(Halving), []
+    with TorchGuard(module, **OPTIONS) as guard:
+        for step in range(2):
+            x, y = batch(step)
+            module.zero_grad()
+            loss_of(module, x, y).backward()
+            report = guard.after_backward(step, lambda x=x, y=y: loss_of(module, x, y))
+            assert report is not None
+            causes.append(report.tensors["out.weight"].cause)
+    return causes
+
+
 def everything(folder: str) -> dict[str, Any]:
     """What two ranks that come to the end do; the last one leaves them at odds."""
     return {
@@ -171,6 +223,7 @@ def everything(folder: str) -> dict[str, Any]:
         "checks": all_checks(folder),
         "by hand": by_hand(),
         "budgeted": budgeted(),
+        "functions": functions(),
         "resumed": resumed(),
         "exchanges": exchanges(),
         "several": several_at_odds(),
