@@ -28,4 +28,4 @@ def test_an_example_runs_and_says_what_the_page_says(
 
 def test_the_examples_are_found() -> None:
     """The expression above finds them."""
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
