@@ -26,7 +26,7 @@ from gradguard.integrations.torch.replay.evaluation import eager
 from gradguard.integrations.torch.replay.forwards import AutocastState, tensors_in
 from gradguard.integrations.torch.replay.saved import SavedTensor, restore_all
 from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
-from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES, HostArrays, to_host
+from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES, HostArrays, coarsest, to_host
 from gradguard.loss import try_twice
 from gradguard.perturbation import combined_snapshot, run_with_cleanup, snapshot_rng
 from gradguard.report import Report, Verdict
@@ -101,6 +101,7 @@ class ModuleCall:
         snapshots: Of everything that a call changes.
         restore: Restores that.
         autocast: The autocast of the caller.
+        upstream: The upstream gradient of each output; None where it is not differentiable.
 
     Raises:
         TypeError: An input that requires a gradient has a dtype that cannot be checked.
@@ -130,7 +131,7 @@ class ModuleCall:
         ]
         self.restore = combined_snapshot(self.snapshots)()
         self.autocast = AutocastState.current(next(iter(self.tensors.values())).device.type)
-        self._upstream: list[Tensor | None] = []
+        self.upstream: list[Tensor | None] = []
         run_with_cleanup(lambda: self._draw_upstream(seed, other_layout=other_layout), self.restore)
 
     def __call__(self, copies: VectorizedCopies | None = None) -> object:
@@ -159,7 +160,7 @@ class ModuleCall:
 
     def paired(self, outputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The differentiable outputs, each with its upstream gradient."""
-        pairs = zip(outputs, self._upstream, strict=True)
+        pairs = zip(outputs, self.upstream, strict=True)
         return [(output, upstream) for output, upstream in pairs if upstream is not None]
 
     def _backward(self, roots: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -174,8 +175,8 @@ class ModuleCall:
         with torch.enable_grad(), eager():
             for output in self.outputs():
                 drawn = torch.randn(output.shape, generator=generator).to(output) if output.requires_grad else None
-                self._upstream.append(relaid(drawn) if other_layout and drawn is not None else drawn)
-        if all(upstream is None for upstream in self._upstream):
+                self.upstream.append(relaid(drawn) if other_layout and drawn is not None else drawn)
+        if all(upstream is None for upstream in self.upstream):
             raise ValueError("no output of the module depends on a parameter or an input that requires a gradient")
 
     def _products(self) -> Tensor:
@@ -186,7 +187,7 @@ def _check(call: ModuleCall, options: CheckOptions, nondet_tol: float) -> Report
     """The check of a call, with the Functions in it that are wrong where its gradients are."""
     gradients, again = call.gradients()
     params = Parameters(call.tensors, call.state.constant, written=call.state.written)
-    params.autocast = call.autocast.dtype
+    params.autocast = coarsest([call.autocast.dtype, *(it.dtype for it in call.upstream if it is not None)])
     options = dataclasses.replace(options, snapshot=call.snapshots)
     report = checked(params, HostArrays(gradients), call, options)
     report = _with_repetition(report, gradients, again, nondet_tol)

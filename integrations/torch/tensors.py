@@ -1,7 +1,7 @@
 """Tensors of PyTorch as the core perturbs them: on their device, in their dtype, block by block."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -57,6 +57,12 @@ class HostArrays(Mapping[str, Array]):
 def unit_roundoff(dtype: torch.dtype) -> float:
     """Half the distance from 1 to the next number of a dtype: 2^-24 for float32."""
     return torch.finfo(dtype).eps / 2
+
+
+def coarsest(dtypes: Iterable[torch.dtype | None]) -> torch.dtype | None:
+    """The floating dtype that rounds most; None where there is none."""
+    floating = [dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point]
+    return max(floating, key=unit_roundoff, default=None)
 
 
 def spacing(tensor: Tensor) -> float:

@@ -162,3 +162,21 @@ def test_every_evaluation_begins_with_the_state_before_the_check() -> None:
 
     assert state.run(work) == [np.sum(w)] * 3
     assert carried["calls"].tolist() == [0]
+
+
+def test_everything_is_put_back_after_each_of_several_works() -> None:
+    """A check of single functions follows that of the model."""
+    grads, state = {"w": np.zeros(3)}, {"calls": 0}
+    rollback = Rollback(grads, snapshot_attributes(SimpleNamespace(state=state), "state"))
+
+    def work() -> None:
+        state["calls"] += 1
+        grads["w"] += 1
+        np.random.rand()  # noqa: NPY002 - the global stream is meant
+
+    before = np.random.get_state()[2]  # noqa: NPY002
+    for _ in range(2):
+        rollback.run(work)
+        assert state == {"calls": 0}
+        assert not grads["w"].any()
+        assert np.random.get_state()[2] == before  # noqa: NPY002

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -18,6 +19,8 @@ from gradguard.report import FunctionReport, Report, TensorReport, Verdict
 
 LATEST = 2
 """Calls of a kind that are checked beside the first one."""
+MAX_SECONDS = 10.0
+"""Once the checks of a step's Functions have taken so long, none is begun."""
 
 
 class FunctionChecks:
@@ -56,14 +59,29 @@ def check_functions(recorded: Collection[RecordedFunction]) -> list[FunctionRepo
     Args:
         recorded: The calls of each Function.
     """
-    reports = [_report(each, _chosen(each)) for each in recorded]
-    if not any(map(is_wrong, reports)):
+    end = time.perf_counter() + MAX_SECONDS
+    calls = [_chosen(each) for each in recorded]
+    results = _results(calls, end)
+    if not any(result.verdict.is_bug for each in results for result in each if isinstance(result, Report)):
         generator = torch.Generator().manual_seed(0)
-        for i, each in enumerate(recorded):
-            if each.count > len(_chosen(each)):
-                others = [call.with_random_cotangents(generator) for call in _chosen(each)]
-                reports[i] = _report(each, [*_chosen(each), *others])
+        others = [
+            [call.with_random_cotangents(generator) for call in chosen] if each.count > len(chosen) else []
+            for each, chosen in zip(recorded, calls, strict=True)
+        ]
+        results = [[*one, *other] for one, other in zip(results, _results(others, end), strict=True)]
+        calls = [[*one, *other] for one, other in zip(calls, others, strict=True)]
+    reports = list(map(_report, recorded, calls, results))
     return sorted(reports, key=lambda report: not is_wrong(report))
+
+
+def _results(calls: Sequence[Sequence[FunctionCall]], end: float) -> list[list[Report | Exception]]:
+    """The checks of the calls of each Function: of one call of each first, and no further ones once time is over."""
+    results: list[list[Report | Exception]] = [[] for _ in calls]
+    for number in range(max(map(len, calls), default=0)):
+        for of_function, found in zip(calls, results, strict=True):
+            if number < len(of_function) and time.perf_counter() < end:
+                found.append(try_twice(functools.partial(check_call, of_function[number])))
+    return results
 
 
 def is_wrong(report: FunctionReport) -> bool:
@@ -72,20 +90,25 @@ def is_wrong(report: FunctionReport) -> bool:
 
 
 def _chosen(recorded: RecordedFunction) -> list[FunctionCall]:
-    """The first and the latest calls of each kind."""
+    """The latest calls of each kind and its first one, those first that zeros do not begin."""
     kinds = ([calls[number] for number in sorted(calls)] for calls in recorded.calls.values())
-    return [call for calls in kinds for call in (*calls[:1], *calls[1:][-LATEST:])]
+    return [call for calls in kinds for call in (*calls[1:][-LATEST:], *calls[:1])]
 
 
-def _report(recorded: RecordedFunction, calls: Sequence[FunctionCall]) -> FunctionReport:
+def _report(
+    recorded: RecordedFunction, calls: Sequence[FunctionCall], results: Sequence[Report | Exception]
+) -> FunctionReport:
+    """The report of a Function, from the checks of its first calls."""
     name = f"{recorded.name}.backward"
-    results = [try_twice(functools.partial(check_call, call)) for call in calls]
     reports = [result for result in results if isinstance(result, Report)]
     if not reports:
-        reason = f"the call made again raises {results[0]!r}" if results else recorded.refusal
+        reason = f"a call made again raises {results[0]!r}" if results else recorded.refusal or "no time was left"
         return FunctionReport(name, recorded.count, _unchecked(reason))
-    pairs = zip(calls, results, strict=True)
-    wrong = [call for call, result in pairs if isinstance(result, Report) and result.verdict.is_bug]
+    wrong = [
+        call
+        for call, result in zip(calls, results, strict=False)
+        if isinstance(result, Report) and result.verdict.is_bug
+    ]
     fault = next(filter(None, map(fault_of_strides, wrong)), "")
     report = merged(reports)
     if recorded.is_differentiated_twice and not report.verdict.is_bug:

@@ -9,7 +9,7 @@ from gradguard.integrations.torch.functions.calls import FunctionCall
 from gradguard.integrations.torch.overrides.substitution import result_in_active_mode
 from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
 from gradguard.integrations.torch.parameters import Parameters
-from gradguard.integrations.torch.tensors import HostArrays, to_host
+from gradguard.integrations.torch.tensors import HostArrays, coarsest, to_host
 from gradguard.report import Report
 
 ENTRIES = 4
@@ -52,6 +52,8 @@ def check_call(call: FunctionCall, seed: int = 0) -> Report:
     with alone():
         gradients = apart.gradients()
     params = Parameters({call.names[i]: leaf for i, leaf in apart.leaves.items()})
+    # Whatever the inputs are, the gradients are rounded as the upstream gradients and within an autocast.
+    params.autocast = coarsest([call.autocast.dtype, *(it.dtype for it in call.cotangents if it is not None)])
     grads = HostArrays({call.names[i]: gradient for i, gradient in gradients.items()})
     options = CheckOptions(reduction="sum", entries=ENTRIES, seed=seed)
     return checked(params, grads, CallProducts(apart), options)

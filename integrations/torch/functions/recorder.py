@@ -170,10 +170,12 @@ class CallRecorder(AbstractContextManager[None]):
         recorded.count += 1
         recorded.is_differentiated_twice |= torch.is_grad_enabled()
         given = [cotangent for cotangent in cotangents if cotangent is not None]
-        if kept is None or any(cotangent.layout is not torch.strided for cotangent in given):
-            return
-        copies = tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
-        recorded.calls.setdefault(kind, {})[number] = replace(kept, cotangents=copies)
+        if any(cotangent.layout is not torch.strided for cotangent in given):
+            recorded.refusal = "its upstream gradient is sparse; expected a dense tensor"
+        elif kept is not None:
+            recorded.calls.setdefault(kind, {})[number] = replace(
+                kept, cotangents=tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
+            )
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,11 @@
 """Does a TorchGuard name the `torch.autograd.Function` whose backward pass is wrong, and its wrong inputs?
 
-What is measured: thirteen Functions of usual kinds, each with a usual fault in its backward pass, each in a small float32
-model that also calls a Function that is right. The model trains for one step under guard. Then the right twin of each
-model does, with its gradients doubled after the backward pass: a bug that no Function is to blame for. Beside it,
-`check_module` checks a module that calls the Function once, in float32, and `torch.autograd.gradcheck` the Function
-itself: in float64 with its defaults, and in float32 with a step of 1e-3 and tolerances of 1e-2, as people use it.
-All three get the inputs of the training step.
+What is measured: thirteen Functions of usual kinds, each with a usual fault in its backward pass, each in a small
+float32 model that also calls a Function that is right. The model trains for one step under guard. Then the right twin
+of each model does, with its gradients doubled after the backward pass: a bug that no Function is to blame for. Beside
+it, `check_module` checks a module that calls the Function once, in float32, and `torch.autograd.gradcheck` the Function
+itself: in float64 with its defaults, and in float32 with a step of 1e-3 and tolerances of 1e-2, as people use it. All
+three get the inputs of the training step.
 
 How to read it: "named" is "yes" if the report names the Function, "inputs" if it names exactly its wrong inputs.
 "blamed" counts Functions that are right and that the reports of the model and of its twin call wrong: the goal is 0.

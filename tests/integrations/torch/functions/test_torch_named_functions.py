@@ -25,6 +25,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.autograd import Function  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch_checks import guard_of, same, seeded  # noqa: E402
+from torch_models import HandLSTM, batches, cross_entropy  # noqa: E402
 
 from gradguard.integrations.torch.functions import recorder  # noqa: E402
 from gradguard.integrations.torch.step_guard import StepGuard  # noqa: E402
@@ -159,6 +160,27 @@ def test_a_kernel_that_ignores_strides_is_named_with_what_it_misreads(
     assert f"Square.backward is wrong in its gradient for input 0 (`x`): BUG: structure; {says}" in (
         report_of(call).explanation
     )
+
+
+@pytest.mark.parametrize("fault", [None, "averaged"])
+def test_rounding_to_sixteen_bits_is_no_fault_of_a_function(fault: str | None) -> None:
+    """An LSTM cell under autocast, right with gradients that are tripled later, or with a factor in two inputs."""
+    module = seeded(lambda: HandLSTM(fault))
+    x, y = batches(1)[0]
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return cross_entropy(module(x), y)
+
+    with guard_of(module) as guard:
+        loss().backward()
+        for parameter in module.parameters():
+            parameter.grad *= 3 if fault is None else 1
+        report = guard.after_backward(0, loss)
+    assert report is not None
+    (cell,) = report.functions
+    wrong = {name for name, tensor in cell.report.tensors.items() if tensor.verdict.is_bug}
+    assert wrong == (set() if fault is None else {"input 3 (`w`)", "input 4 (`b`)"})
 
 
 def test_of_many_calls_the_first_and_late_ones_are_checked() -> None:
