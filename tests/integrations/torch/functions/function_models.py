@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch_checks import guard_of, seeded
 
 from gradguard import Report
+from gradguard.functions.culprits import function_sentence
+from gradguard.integrations.torch.functions.check import FunctionChecks
 
 
 class Scaled(Function):
@@ -174,12 +176,18 @@ def loss_of(module: nn.Module) -> Callable[[], Tensor]:
     return lambda: (module(x) ** 2).sum()
 
 
-def report_of(call: Callable[[Tensor, Tensor], Any], *, steps: int = 1, **options: Any) -> Report:
+def report_of(call: Callable[[Tensor, Tensor], Any]) -> Report:
     """The first check of a training whose module makes a call."""
-    module = seeded(lambda: Layer(call, steps))
+    module = seeded(lambda: Layer(call))
     loss = loss_of(module)
-    with guard_of(module, **options) as guard:
+    with guard_of(module) as guard:
         loss().backward()
         report = guard.after_backward(0, loss)
     assert report is not None
     return report
+
+
+def sentence_of(call: Callable[[Tensor, Tensor], Any], *, steps: int = 1) -> str:
+    """What the cause of a wrong tensor says of the Functions that a call makes, without a check of the model."""
+    loss = loss_of(seeded(lambda: Layer(call, steps)))
+    return function_sentence(FunctionChecks().check(lambda recorder: recorder.record(loss)))
