@@ -203,13 +203,17 @@ class Halving(Small):
 
 
 def functions() -> list[str]:
-    """The causes at two steps of a training with two wrong Functions, of which one communicates."""
+    """The causes at three checks of a training with two wrong Functions, of which one communicates.
+
+    The second check is one more of the first step.
+    """
     module, causes = made(Halving), []
     with TorchGuard(module, **OPTIONS) as guard:
-        for step in range(2):
-            x, y = batch(step)
-            module.zero_grad()
-            loss_of(module, x, y).backward()
+        for step in range(3):
+            x, y = batch(step // 2)
+            if step != 1:
+                module.zero_grad()
+                loss_of(module, x, y).backward()
             report = guard.after_backward(step, lambda x=x, y=y: loss_of(module, x, y))
             assert report is not None
             causes.append(report.tensors["out.weight"].cause)

@@ -97,9 +97,9 @@ def test_what_a_check_costs_is_counted_by_one_clock(both: list[Any]) -> None:
 
 
 def test_each_rank_checks_its_own_calls_of_functions_and_waits_for_nobody(both: list[Any]) -> None:
-    """The wrong Function is named at each step; one that communicates is not called by a rank alone."""
+    """The wrong Function is named at each check; one that communicates is not called by a rank alone."""
     for left in both:
-        assert len(left["functions"]) == 2
+        assert len(left["functions"]) == 3
         for cause in left["functions"]:
             assert "Halved.backward is wrong in its gradient for input 0 (`x`): numerical = 2 x backprop" in cause
             assert "Averaged" not in cause

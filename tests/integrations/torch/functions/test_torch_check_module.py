@@ -88,6 +88,19 @@ def test_a_module_is_left_as_it_was(training: bool) -> None:
     assert same(before, state())
 
 
+def test_a_module_that_writes_to_its_input_is_called_with_the_same_one_each_time() -> None:
+    """A batch that is doubled in place; the user's stays as it was."""
+
+    class Doubling(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    x = torch.randn(4, 3)
+    before = x.clone()
+    assert check_module(Doubling(3, 2), x).verdict is Verdict.ok
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize(
     ("of", "says"),
     [
