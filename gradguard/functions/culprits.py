@@ -35,7 +35,9 @@ def with_functions(report: Report, functions: Sequence[FunctionReport], hooks: S
         else tensor
         for name, tensor in report.tensors.items()
     }
-    explanation = f"{report.explanation} {sentence[0].upper()}{sentence[1:]}."
+    begins_with_name = any(sentence.startswith(function.name) for function in functions)  # which stays as it is
+    said = sentence if begins_with_name else f"{sentence[0].upper()}{sentence[1:]}"
+    explanation = f"{report.explanation} {said}."
     return dataclasses.replace(report, tensors=tensors, explanation=explanation, functions=tuple(functions))
 
 

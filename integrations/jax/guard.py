@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradguard.containers import read_gradients
+from gradguard.integrations.jax.functions import TrainingStep
 from gradguard.integrations.jax.losses import Loss
 from gradguard.integrations.jax.parameters import Parameters
-from gradguard.integrations.jax.steps import LazyMapping, LossCache, Step, snapshot_x64
+from gradguard.integrations.jax.steps import LazyMapping, LossCache, snapshot_x64
 from gradguard.integrations.jax.tap import Window, is_between_updates, loss_of_window, tapped
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive
 from gradguard.loss import require_reduction
-from gradguard.perturbation import combined_snapshot, run_with_cleanup
+from gradguard.perturbation import combined_snapshot
 from gradguard.report import CheckHistory, Report
 from gradguard.training import CloseOnExit, GradGuard, make_schedule
 
@@ -94,7 +95,7 @@ class JaxGuard(CloseOnExit):
             ValueError: A parameter was donated already, the gradients are of another tree, or the step goes backwards.
             GradientError: A bug is confirmed, and `on_alert` is "raise".
         """
-        present = Step(self._losses, params, args)
+        present = TrainingStep(self._losses, params, args)
         given = LazyMapping(present.gradients if grads is None else lambda: _hosted(grads))
         return self._check(step, present, given, value, constants)
 
@@ -146,7 +147,7 @@ class JaxGuard(CloseOnExit):
         if int(tap.count) == window.count:
             return None
         self._window, self._is_complete = None, True
-        present = Step(self._losses_of_windows, window.params, tuple(window.batches))
+        present = TrainingStep(self._losses_of_windows, window.params, tuple(window.batches))
         try:
             return self._check(window.step, present, LazyMapping(lambda: _hosted(tap.gradient)), value, constants)
         finally:
@@ -180,7 +181,7 @@ class JaxGuard(CloseOnExit):
     def _check(
         self,
         step: int,
-        present: Step,
+        present: TrainingStep,
         grads: Mapping[str, object],
         value: object,
         constants: Mapping[str, float] | None,
@@ -208,11 +209,11 @@ class JaxGuard(CloseOnExit):
             present = self._params.present
             read_gradients(self._grads, present.arrays)
             in_float64 = self._options.get("precision") != "native"
-            run_with_cleanup(lambda: present.compile(in_float64=in_float64), snapshot_x64())
+            present.compile(in_float64=in_float64)
             self._is_compiled = True
         return True
 
-    def _attached(self, present: Step) -> tuple[Parameters, GradGuard]:
+    def _attached(self, present: TrainingStep) -> tuple[Parameters, GradGuard]:
         """The parameters and the guard that makes the checks, made at the first step."""
         if self._params is None or self._guard is None:
             self._params = Parameters(present)

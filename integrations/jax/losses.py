@@ -112,6 +112,7 @@ class CompiledLoss:
         reduction: Which scalar the gradient is of, if it returns an array.
 
     Attributes:
+        closed: Its jaxpr, in the dtypes of the training.
         unit: The unit roundoff of the coarsest floating dtype in it.
         times: How long its calls take, as recorded.
 
@@ -128,10 +129,10 @@ class CompiledLoss:
         self._dtypes = [array.dtype for array in params]
         self._reduction = reduction
         self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]  # it is made when JAX is imported
-        traced_loss = jax.make_jaxpr(self._call)(params, traced)
-        _require_pure(traced_loss)
+        self.closed = jax.make_jaxpr(self._call)(params, traced)
+        _require_pure(self.closed)
         self.times = CallTimes()
-        self.unit = max(map(unit_roundoff, _floating_dtypes(traced_loss.jaxpr)), default=0.0)
+        self.unit = max(map(unit_roundoff, _floating_dtypes(self.closed.jaxpr)), default=0.0)
 
     @cached_property
     def native(self) -> Loss:
@@ -156,12 +157,16 @@ class CompiledLoss:
     @cached_property
     def gradient(self) -> Loss:
         """The gradient as the training computes it, by the rules that the loss has."""
-        return jax.jit(jax.grad(lambda params, traced: self._total(self._call(params, traced))))
+        return jax.jit(jax.grad(lambda params, traced: self.total(self._call(params, traced))))
 
     @cached_property
     def exact_gradient(self) -> Loss:
         """The gradient in float64 of the operations of the forward pass."""
-        return jax.jit(jax.grad(lambda params, traced: self._total(self._widened(params, traced))))
+        return jax.jit(jax.grad(lambda params, traced: self.total(self._widened(params, traced))))
+
+    def total(self, losses: Any) -> Any:
+        """The scalar that the gradient is of."""
+        return losses.reshape(()) if self._reduction is None else REDUCTIONS[self._reduction](losses)
 
     def _call(self, params: Sequence[Any], traced: Sequence[Any]) -> Any:
         return _require_losses(self._form.call(self._loss, params, traced), self._reduction)
@@ -174,9 +179,6 @@ class CompiledLoss:
             closed = jax.make_jaxpr(self._call)(native, numbers)
         (losses,) = evaluate_widened(closed, [*params, *traced])
         return losses
-
-    def _total(self, losses: Any) -> Any:
-        return losses.reshape(()) if self._reduction is None else REDUCTIONS[self._reduction](losses)
 
 
 def _narrowed(dtype: Any) -> Any:

@@ -13,7 +13,7 @@ from gradguard.arrays import Array
 from gradguard.integrations.jax.losses import CompiledLoss, Form, Loss
 from gradguard.integrations.jax.trees import host, named_leaves, require_alive, require_checkable
 from gradguard.loss import Reduction, try_twice
-from gradguard.perturbation import Restore
+from gradguard.perturbation import Restore, run_with_cleanup
 
 MAX_FORMS = 8
 """Forms of the loss that are kept: an argument that is another one at each step must not fill the memory."""
@@ -79,7 +79,7 @@ class Step:
         return {name: host(leaf) for name, leaf in self.leaves.items()}
 
     @cached_property
-    def _call(self) -> tuple[CompiledLoss, list[Any]]:
+    def call(self) -> tuple[CompiledLoss, list[Any]]:
         """The compiled loss, and the numbers in its further arguments."""
         form, params, traced = Form.of(self._params, self._args)
         return self._losses.compiled(form, params, traced), traced
@@ -87,17 +87,17 @@ class Step:
     @property
     def unit(self) -> float:
         """The unit roundoff of the coarsest dtype in the loss."""
-        return self._call[0].unit
+        return self.call[0].unit
 
     @property
     def takes_copies(self) -> bool:
         """Whether to try calls with many copies of the parameters: not where these are spread over several devices."""
         on_one = all(len(leaf.devices()) == 1 for leaf in self.leaves.values() if isinstance(leaf, jax.Array))
-        return on_one and self._call[0].times.copies_pay
+        return on_one and self.call[0].times.copies_pay
 
     def __call__(self, params: Mapping[str, Array]) -> Array:
         """The loss at some parameters, in float64 if they are; the losses of copies on a leading axis."""
-        compiled, traced = self._call
+        compiled, traced = self.call
         name, live = next(iter(self.leaves.items()))
         is_stacked, is_wide = params[name].ndim > live.ndim, self._is_wide(params)
         if is_stacked:
@@ -113,13 +113,13 @@ class Step:
 
     def gradients(self) -> dict[str, Array]:
         """The gradients as the training computes them."""
-        compiled, traced = self._call
+        compiled, traced = self.call
         found = compiled.gradient(list(self.leaves.values()), traced)
         return {name: host(gradient) for name, gradient in zip(self.leaves, found, strict=True)}
 
     def exact_gradients(self) -> dict[str, Array]:
         """The gradients in float64 of the operations of the forward pass; JAX raises where it has none."""
-        compiled, traced = self._call
+        compiled, traced = self.call
         with jax.enable_x64(True):
             wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}
             found = compiled.exact_gradient(self._placed(wide), traced)
@@ -131,6 +131,9 @@ class Step:
         Args:
             in_float64: Whether the forms in float64 are needed too. A loss that has none is left to the check.
         """
+        run_with_cleanup(lambda: self._compile(in_float64=in_float64), snapshot_x64())
+
+    def _compile(self, *, in_float64: bool) -> None:
         self(self.arrays)
         if in_float64:
             wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}

@@ -59,23 +59,44 @@ def evaluate_widened(closed: core.ClosedJaxpr, arguments: Values) -> Values:
     return _evaluate(closed.jaxpr, closed.consts, arguments)
 
 
-def _evaluate(jaxpr: core.Jaxpr, consts: Values, arguments: Values) -> list[Any]:
-    known: dict[core.Var, Any] = dict(zip(jaxpr.constvars, map(widen, consts), strict=True))
-    known |= zip(jaxpr.invars, map(widen, arguments), strict=True)
+def evaluate(jaxpr: core.Jaxpr, consts: Values, arguments: Values, apply: Rule) -> list[Any]:
+    """The results of a jaxpr, of which `apply` evaluates each operation.
+
+    Args:
+        jaxpr: The jaxpr.
+        consts: Its constants.
+        arguments: Its arguments.
+        apply: The results of an operation for some operands.
+    """
+    known: dict[core.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    known |= zip(jaxpr.invars, arguments, strict=True)
 
     def read(atom: Any) -> Any:
-        return widen(np.asarray(atom.val, dtype_of(atom))) if isinstance(atom, core.Literal) else known[atom]
+        return np.asarray(atom.val, dtype_of(atom)) if isinstance(atom, core.Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        results = RULES.get(equation.primitive.name, _apply)(equation, [read(atom) for atom in equation.invars])
-        known |= zip(equation.outvars, results, strict=True)
+        known |= zip(equation.outvars, apply(equation, [read(atom) for atom in equation.invars]), strict=True)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def bind(equation: Any, values: Values, params: Mapping[str, Any]) -> Values:
+    """The results of an operation with some parameters."""
+    results = equation.primitive.bind(*values, **equation.primitive.get_bind_params(params))
+    return results if equation.primitive.multiple_results else [results]
+
+
+def _evaluate(jaxpr: core.Jaxpr, consts: Values, arguments: Values) -> list[Any]:
+    return [widen(value) for value in evaluate(jaxpr, consts, arguments, _apply_wide)]
+
+
+def _apply_wide(equation: Any, values: Values) -> Values:
+    return RULES.get(equation.primitive.name, _apply)(equation, [widen(value) for value in values])
 
 
 def _apply(equation: Any, values: Values) -> Values:
     """Any other operation: JAX has it for float64 too, and a loop or branch holds functions to be widened."""
     params = {name: _widened_param(value) for name, value in equation.params.items()}
-    return [widen(value) for value in _bind(equation, values, params)]
+    return [widen(value) for value in bind(equation, values, params)]
 
 
 def _apply_narrow(equation: Any, values: Values) -> Values:
@@ -84,12 +105,7 @@ def _apply_narrow(equation: Any, values: Values) -> Values:
         jnp.asarray(value, dtype_of(atom)) if is_narrow(dtype_of(atom)) else value
         for value, atom in zip(values, equation.invars, strict=True)
     ]
-    return [widen(value) for value in _bind(equation, narrow, equation.params)]
-
-
-def _bind(equation: Any, values: Values, params: Mapping[str, Any]) -> Values:
-    results = equation.primitive.bind(*values, **equation.primitive.get_bind_params(params))
-    return results if equation.primitive.multiple_results else [results]
+    return [widen(value) for value in bind(equation, narrow, equation.params)]
 
 
 def _widened_param(value: Any) -> Any:

@@ -27,4 +27,4 @@ def test_an_example_runs_and_says_what_the_page_says(
 
 def test_the_examples_are_found() -> None:
     """The expression above finds them."""
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
