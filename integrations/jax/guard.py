@@ -2,8 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from gradguard.containers import read_gradients
 from gradguard.integrations.jax.functions import TrainingStep
@@ -18,6 +18,7 @@ from gradguard.report import CheckHistory, Report
 from gradguard.training import CloseOnExit, GradGuard, make_schedule
 
 LOG = logging.getLogger("gradguard")
+Checked = TypeVar("Checked", Report, Report | None)
 
 
 class JaxGuard(CloseOnExit):
@@ -96,8 +97,34 @@ class JaxGuard(CloseOnExit):
             GradientError: A bug is confirmed, and `on_alert` is "raise".
         """
         present = TrainingStep(self._losses, params, args)
-        given = LazyMapping(present.gradients if grads is None else lambda: _hosted(grads))
-        return self._check(step, present, given, value, constants)
+        return self._check(GradGuard.after_backward, step, present, _given(present, grads), value, constants)
+
+    def check_now(
+        self,
+        step: int,
+        params: object,
+        *args: object,
+        grads: object = None,
+        value: object = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> Report:
+        """Check the gradients at once, as `GradGuard.check_now` does; otherwise as `before_step`.
+
+        Args:
+            step: The training step, not before that of the last call.
+            params: As for `before_step`.
+            *args: As for `before_step`.
+            grads: As for `before_step`.
+            value: As for `before_step`.
+            constants: As for `before_step`.
+
+        Raises:
+            TypeError: As `before_step`.
+            ValueError: As `before_step`.
+            GradientError: A bug is confirmed, and `on_alert` is "raise".
+        """
+        present = TrainingStep(self._losses, params, args)
+        return self._check(GradGuard.check_now, step, present, _given(present, grads), value, constants)
 
     def record(self, step: int, params: object, opt_state: object, *args: object) -> None:
         """Keep what a step starts from, where a check is due; `after_step` then makes it.
@@ -149,7 +176,8 @@ class JaxGuard(CloseOnExit):
         self._window, self._is_complete = None, True
         present = TrainingStep(self._losses_of_windows, window.params, tuple(window.batches))
         try:
-            return self._check(window.step, present, LazyMapping(lambda: _hosted(tap.gradient)), value, constants)
+            grads = LazyMapping(lambda: _hosted(tap.gradient))
+            return self._check(GradGuard.after_backward, window.step, present, grads, value, constants)
         finally:
             self._is_complete = False
 
@@ -180,19 +208,23 @@ class JaxGuard(CloseOnExit):
 
     def _check(
         self,
+        check: Callable[..., Checked],
         step: int,
         present: TrainingStep,
         grads: Mapping[str, object],
         value: object,
         constants: Mapping[str, float] | None,
-    ) -> Report | None:
+    ) -> Checked:
+        """What a method of `GradGuard` makes of a step."""
         if self._is_closed:
             raise ValueError("the guard is closed; make a new one, or close it after the last step")
         params, guard = self._attached(present)
         params.bind(present)
         self._grads = grads
         try:
-            return guard.after_backward(step, grads, present, value=value, constants=constants)
+            if check is GradGuard.check_now:
+                self._compile()
+            return check(guard, step, grads, present, value=value, constants=constants)
         finally:
             params.release()
             self._grads = {}
@@ -200,18 +232,24 @@ class JaxGuard(CloseOnExit):
     def _is_due_or_complete(self, step: int) -> bool:
         """Whether to check now: a window is complete at another step than that at which a check was due.
 
-        The guard asks for that before it looks at the time. The first check is then not short of time because the loss
-        was compiled, nor do later checks wait for as long as it would take to compile it again.
+        The guard asks for that before it looks at the time, so that the loss is compiled here.
         """
         if not (self._is_complete or self._is_due(step)):
             return False
+        self._compile()
+        return True
+
+    def _compile(self) -> None:
+        """Compile the loss before the first check.
+
+        That check is then not short of time because the loss was compiled, nor do later checks wait for as long as it
+        would take to compile it again.
+        """
         if not self._is_compiled and self._params is not None:
             present = self._params.present
             read_gradients(self._grads, present.arrays)
-            in_float64 = self._options.get("precision") != "native"
-            present.compile(in_float64=in_float64)
+            present.compile(in_float64=self._options.get("precision") != "native")
             self._is_compiled = True
-        return True
 
     def _attached(self, present: TrainingStep) -> tuple[Parameters, GradGuard]:
         """The parameters and the guard that makes the checks, made at the first step."""
@@ -221,6 +259,11 @@ class JaxGuard(CloseOnExit):
             if self._state is not None:
                 self._guard.load_state_dict(self._state)
         return self._params, self._guard
+
+
+def _given(present: TrainingStep, grads: object) -> LazyMapping:
+    """The gradients of a step as the user gave them, or those that the loss has."""
+    return LazyMapping(present.gradients if grads is None else lambda: _hosted(grads))
 
 
 def _hosted(tree: object) -> dict[str, Any]:

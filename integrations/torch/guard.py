@@ -97,23 +97,34 @@ class TorchGuard(ModuleGuard):
             GradientError: A bug is confirmed, and `on_alert` is "raise".
             RankError: In a training of several processes, another rank failed or did not come.
         """
-        chosen = self._loss if loss is None else _require_loss(loss)
-        if chosen is None:
-            raise ValueError("there is no loss; pass loss= to TorchGuard or to after_backward: loss() calls the module")
-        self._state.learn_changing()
-        self._loss_state.loss = chosen
-        autocast = self._forwards.autocast
-        try:
-            return self._check(
-                step, self._replayed(chosen), value, constants, autocast.dtype if autocast is not None else None
-            )
-        except NotRepeatedError as error:
-            if self.report is None or self.report.verdict is Verdict.other_loss:  # it is attached wrongly
-                raise
-            LOG.warning("%s", log_message(f"step {step} was not checked: {error}"))
-            return None
-        finally:
-            self._forwards.end_step()
+        return self._checked(step, loss, value, constants, at_once=False)
+
+    def check_now(
+        self,
+        step: int,
+        loss: Loss | None = None,
+        *,
+        value: object = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> Report | None:
+        """Check the gradients at once, as `GradGuard.check_now` does; otherwise as `after_backward`.
+
+        Args:
+            step: The training step, not before that of the last call.
+            loss: As for `after_backward`.
+            value: As for `after_backward`.
+            constants: As for `after_backward`.
+
+        Returns:
+            The report, or None where the loss no longer repeats the forward passes of the training.
+
+        Raises:
+            TypeError: As `after_backward`.
+            ValueError: As `after_backward`.
+            GradientError: A bug is confirmed, and `on_alert` is "raise".
+            RankError: As `after_backward`.
+        """
+        return self._checked(step, loss, value, constants, at_once=True)
 
     def hook(self) -> None:
         """Make `optimizer.step()` call `after_backward` before it updates, with steps counted from 0.
@@ -143,6 +154,26 @@ class TorchGuard(ModuleGuard):
             handle.remove()
         self._forwards.stop()
         super().close()
+
+    def _checked(
+        self, step: int, loss: Loss | None, value: object, constants: Mapping[str, float] | None, *, at_once: bool
+    ) -> Report | None:
+        chosen = self._loss if loss is None else _require_loss(loss)
+        if chosen is None:
+            raise ValueError("there is no loss; pass loss= to TorchGuard or to after_backward: loss() calls the module")
+        self._state.learn_changing()
+        self._loss_state.loss = chosen
+        autocast = self._forwards.autocast
+        try:
+            dtype = autocast.dtype if autocast is not None else None
+            return self._check(step, self._replayed(chosen), value, constants, dtype, at_once=at_once)
+        except NotRepeatedError as error:
+            if self.report is None or self.report.verdict is Verdict.other_loss:  # it is attached wrongly
+                raise
+            LOG.warning("%s", log_message(f"step {step} was not checked: {error}"))
+            return None
+        finally:
+            self._forwards.end_step()
 
     def _replayed(self, loss: Loss) -> Loss:
         """The user's loss as the core evaluates it, on all ranks where there are several."""

@@ -133,16 +133,19 @@ class ModuleGuard(CloseOnExit):
         constants: Mapping[str, float] | None,
         autocast: torch.dtype | None,
         gradients: Mapping[str, Array] | None = None,
+        *,
+        at_once: bool = False,
     ) -> Report | None:
-        """Check the gradients as they are now, or others that are given."""
+        """Check the gradients as they are now, or others that are given: if a check is due, or at once."""
         self._params.autocast = autocast
         if self._group is not None and value is not None:
             value = self._group.value(value)
         chosen = self._params.gradients() if gradients is None else gradients
+        check = self.guard.check_now if at_once else self.guard.after_backward
         versions = _versions(self._params.tensors)
         try:
             report = run_with_cleanup(
-                lambda: self.guard.after_backward(step, chosen, loss, value=value, constants=constants),
+                lambda: check(step, chosen, loss, value=value, constants=constants),
                 self._loss_state.restore,
             )
         finally:

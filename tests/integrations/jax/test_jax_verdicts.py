@@ -208,6 +208,20 @@ def test_the_loss_that_the_training_computed_is_compared() -> None:
     assert report.verdict is Verdict.other_loss
 
 
+def test_a_check_at_once_waits_for_neither_schedule_nor_budget() -> None:
+    """It takes what `before_step` takes, and is a row of the history as any other check."""
+    loss, params = recurrent("averaged"), parameters()
+    guard = JaxGuard(loss, every_n_steps=1000, start_step=5, max_overhead=1e-9, on_alert=lambda _alert: None)
+    for step in range(2):
+        assert guard.before_step(step, params, *batch(step)) is None
+        report = guard.check_now(step, params, *batch(step), constants={"timesteps": 3})
+        assert "3 is `timesteps`" in report.tensors["rnn.w"].explanation
+        assert set(bugs(report.tensors)) == {"rnn.w", "rnn.u"}
+    right = jax.grad(recurrent())(params, *batch())
+    assert guard.check_now(2, params, *batch(), grads=right).verdict.is_bug is False
+    assert [row.step for row in guard.history] == [0, 1, 2]
+
+
 def test_the_state_of_a_flax_module_is_a_tree() -> None:
     """Parameters are differentiated, statistics and random streams are passed as they are."""
     nnx = pytest.importorskip("flax.nnx")

@@ -62,3 +62,17 @@ def test_what_happens_between_backward_and_check_is_named(wrong: str, constants:
     report = trained_once(wrong, constants)
     assert bool(bugs(report)) == (wrong != "nothing")
     assert says in str(report)
+
+
+def test_a_check_at_once_waits_for_neither_schedule_nor_budget() -> None:
+    """It is a check as any other of the forward passes of this step, and says how the step is wrong."""
+    module, (x, y) = seeded(Perceptron), batches(1)[0]
+    with guard_of(module, every_n_steps=1000, start_step=5, max_overhead=1e-9) as guard:
+        for step in range(2):
+            module.zero_grad()
+            (cross_entropy(module(x), y) / 3).backward()
+            assert guard.after_backward(step, lambda: cross_entropy(module(x), y)) is None
+            report = guard.check_now(step, lambda: cross_entropy(module(x), y), constants={"three": 3})
+            assert report is not None
+            assert "3 is `three`" in str(report)
+        assert [row.step for row in guard.history] == [0, 1]
