@@ -31,19 +31,21 @@ class JaxGuard(CloseOnExit):
 
     Args:
         loss: `loss(params, *args)`, as the training differentiates it: a function without side effects, jitted or not.
+        note: What every report says besides, for integrations.
         **options: Options of `GradGuard`: `every_n_steps`, `logdir`, `constants`, `on_alert`, `reduction` and so on.
 
     Raises:
         TypeError: The loss cannot be called, or an option is unknown.
     """
 
-    def __init__(self, loss: Loss, **options: Any) -> None:
+    def __init__(self, loss: Loss, *, note: str = "", **options: Any) -> None:
         if not callable(loss):
             raise TypeError(f"loss is a {type(loss).__name__}; expected a callable, loss(params, *args)")
         inspect.signature(GradGuard).bind({}, **options)  # raises where an option is unknown
         reduction = require_reduction(options.get("reduction"))
         self._losses, self._losses_of_windows = LossCache(loss, reduction), LossCache(loss_of_window(loss), reduction)
         self._is_due = make_schedule(options.get("every_n_steps", 100), options.get("start_step", 0))
+        self._note = note
         self._is_complete = False
         self._is_compiled = False
         self._options = options | {
@@ -254,7 +256,7 @@ class JaxGuard(CloseOnExit):
     def _attached(self, present: TrainingStep) -> tuple[Parameters, GradGuard]:
         """The parameters and the guard that makes the checks, made at the first step."""
         if self._params is None or self._guard is None:
-            self._params = Parameters(present)
+            self._params = Parameters(present, self._note)
             self._guard = GradGuard(self._params, **self._options)
             if self._state is not None:
                 self._guard.load_state_dict(self._state)

@@ -19,9 +19,14 @@ class Parameters(Mapping[str, Array]):
 
     Args:
         step: The first step.
+        note: What the reports say besides.
+
+    Attributes:
+        note: As given.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, note: str = "") -> None:
+        self.note = note
         self._step: Step | None = step
         self._shapes: dict[str, Array] = {}
 

@@ -5,15 +5,30 @@ from typing import Any, Protocol
 import keras
 
 from gradguard.report import CheckHistory, Report
-from gradguard.training import GradGuard, require_options
+from gradguard.training import require_options
 
 BACKENDS = ("torch", "jax")
+PROBE_NOTE = "The gradient is that of the loss on the probe batch, computed at this check."
+
+
+class Checks(Protocol):
+    """What the checks so far have found, as `GradGuard` keeps it."""
+
+    @property
+    def report(self) -> Report | None:
+        """The latest report."""
+
+    @property
+    def history(self) -> CheckHistory:
+        """A row for each of the latest checks."""
 
 
 class BackendGuard(Protocol):
     """The checks of a model on one backend."""
 
-    guard: GradGuard
+    @property
+    def guard(self) -> Checks:
+        """What makes the checks."""
 
     def after_batch(self) -> None:
         """Check, if a check is due and this is the place for it."""
@@ -76,14 +91,14 @@ class GradGuardCallback(keras.callbacks.Callback):
             from gradguard.integrations.keras.on_jax import ProbeGuard
 
             assert self._probe is not None  # noqa: S101 - the constructor has asked for it
-            self._guard = ProbeGuard(self.model, self._probe, self._options)
+            self._guard = ProbeGuard(self.model, self._probe, PROBE_NOTE, self._options)
             return
         from gradguard.integrations.keras.on_torch import TorchProbeGuard, TrainStepGuard
 
         if self._probe is None:
             self._guard = TrainStepGuard(self.model, self._options)
         else:
-            self._guard = TorchProbeGuard(self.model, self._probe, self._options)
+            self._guard = TorchProbeGuard(self.model, self._probe, PROBE_NOTE, self._options)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Check on the probe batch, if a check is due."""

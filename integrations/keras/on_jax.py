@@ -1,53 +1,18 @@
 """The checks of a Keras model on JAX, on a probe batch."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 
-from gradguard.arrays import Array
-from gradguard.perturbation import snapshot_rng
-from gradguard.training import GradGuard
+from gradguard.integrations.jax import JaxGuard
+from gradguard.perturbation import combined_snapshot, run_with_cleanup, snapshot_rng
 
 OTHER_VARIABLES = ("non_trainable_variables", "metrics_variables", "optimizer_variables")
 """The variables that the loss depends on besides, in the order in which `compute_loss_and_updates` takes them."""
-PROBE_NOTE = "The gradient is that of the loss on the probe batch, computed at this check."
-
-
-class LazyArrays(Mapping[str, Array]):
-    """NumPy arrays by name, made together when the first one is read: only then a check is due.
-
-    Args:
-        names: The names.
-        note: What the reports say besides.
-
-    Attributes:
-        note: As given.
-    """
-
-    def __init__(self, names: list[str], note: str = "") -> None:
-        self.note = note
-        self._names = names
-        self._compute: Callable[[], list[Any]] = list
-        self._arrays: dict[str, Array] | None = None
-
-    def become(self, compute: Callable[[], list[Any]]) -> None:
-        """From now on they are what `compute` returns, in the order of the names."""
-        self._compute, self._arrays = compute, None
-
-    def __getitem__(self, name: str) -> Array:
-        if self._arrays is None:
-            self._arrays = {each: np.array(array) for each, array in zip(self._names, self._compute(), strict=True)}
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class ProbeGuard:
@@ -56,47 +21,39 @@ class ProbeGuard:
     Args:
         model: The Keras model.
         probe: The batch.
+        note: What every report says besides.
         options: Options of `GradGuard`.
+
+    Attributes:
+        guard: The guard of the loss as a function of the variables.
     """
 
-    def __init__(self, model: Any, probe: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, probe: tuple[Any, ...], note: str, options: Mapping[str, Any]) -> None:
         self._model = model
         self._batch = (*keras.tree.map_structure(keras.ops.convert_to_tensor, probe), None)[:3]
         self._names = [variable.path for variable in model.trainable_variables]
-        self._params, self._gradients = LazyArrays(self._names, PROBE_NOTE), LazyArrays(self._names)
-        self._params.become(lambda: [variable.value for variable in model.trainable_variables])
-        snapshots = [snapshot_rng(np.random), snapshot_rng(random), *_several(options.get("snapshot"))]
-        self.guard = GradGuard(self._params, **{**options, "snapshot": snapshots})
-        self._loss = jax.jit(self._loss_of)
-        self._gradient = jax.jit(jax.grad(self._loss_of))
+        self._streams = combined_snapshot([snapshot_rng(np.random), snapshot_rng(random)])
+        self.guard = JaxGuard(self._loss, note=note, **options)
         self._step = 0
 
     def after_batch(self) -> None:
         """Check, if a check is due."""
         state = {name: list(variables) for name, variables in self._model._jax_state.items()}
-        trainable, others = state["trainable_variables"], [state[name] for name in OTHER_VARIABLES]
-
-        def loss(params: Mapping[str, Array]) -> Any:
-            arrays = [np.asarray(params[name], array.dtype) for name, array in zip(self._names, trainable, strict=True)]
-            return self._loss(arrays, *others)
-
-        self._params.become(lambda: trainable)
-        self._gradients.become(lambda: list(self._gradient(trainable, *others)))
+        params = OrderedDict(zip(self._names, state["trainable_variables"], strict=True))
+        others = [state[name] for name in OTHER_VARIABLES]
         self._step += 1
-        self.guard.after_backward(self._step - 1, self._gradients, loss)
+        # A loss that is traced runs the code of the layers, which may draw.
+        run_with_cleanup(lambda: self.guard.before_step(self._step - 1, params, others, self._batch), self._streams())
 
     def close(self) -> None:
         """Close the writers."""
         self.guard.close()
 
-    def _loss_of(self, trainable: Any, non_trainable: Any, metrics: Any, optimizer: Any) -> Any:
-        """The loss on the probe batch, as the training step computes it."""
+    def _loss(self, params: Mapping[str, Any], others: list[Any], batch: tuple[Any, ...]) -> Any:
+        """The loss as the training step computes it."""
+        non_trainable, metrics, optimizer = others
+        trainable = [params[name] for name in self._names]
         loss, _ = self._model.compute_loss_and_updates(
-            trainable, non_trainable, metrics, *self._batch, training=True, optimizer_variables=optimizer
+            trainable, non_trainable, metrics, *batch, training=True, optimizer_variables=optimizer
         )
         return loss
-
-
-def _several(snapshot: Any) -> list[Any]:
-    """The snapshots of the user: none, one or several."""
-    return [] if snapshot is None else [snapshot] if callable(snapshot) else list(snapshot)

@@ -20,8 +20,6 @@ from gradguard.integrations.torch.replay.steps import RecordedStep, ReplayedStep
 from gradguard.integrations.torch.step_guard import StepGuard
 from gradguard.integrations.torch.tensors import host
 
-PROBE_NOTE = "The gradient is that of the loss on the probe batch, computed at this check."
-
 
 class TrainStepGuard:
     """Checks the gradients of each batch where `train_step` hands them to the optimizer.
@@ -95,12 +93,13 @@ class TorchProbeGuard(ModuleGuard):
     Args:
         model: The Keras model.
         probe: The batch.
+        note: What every report says besides.
         options: Options of `GradGuard`.
     """
 
-    def __init__(self, model: Any, probe: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, probe: tuple[Any, ...], note: str, options: Mapping[str, Any]) -> None:
         super().__init__(model, None, {**options, "reduction": "sum"}, names=_names(model))
-        self._params.note = PROBE_NOTE
+        self._params.note = note
         self._model = model
         batch = keras.tree.map_structure(keras.ops.convert_to_tensor, probe)
         self._loss = functools.partial(loss_without_backward, model.train_step, batch)

@@ -53,6 +53,13 @@ def test_a_training_is_the_same_with_the_callback(backend: str, probe: bool) -> 
     assert {row[1] for row in found["guarded"]["rows"]} <= {"ok", "float_precision", "inconclusive"}
 
 
+def test_on_jax_the_loss_is_in_float64_and_the_function_is_named() -> None:
+    """As `JaxGuard` does it."""
+    said = trainings("jax")["probe: True"]["wrong"]["said"]
+    assert "by a reverse pass" in said
+    assert "(keras_trainings.py:25) is wrong in its gradient for w: numerical = 5 x backprop; 1 call" in said
+
+
 def test_on_jax_a_probe_is_asked_for() -> None:
     """Where the callback is made; and a probe that is none is refused on both backends."""
     code = (
