@@ -2,6 +2,15 @@
 
 from gradguard.functions.culprits import CallsFunctions, with_functions
 from gradguard.functions.handwritten import check_backward
+from gradguard.functions.single import merged, unchecked
 from gradguard.functions.traced import BackwardTrace, trace_backward
 
-__all__ = ["BackwardTrace", "CallsFunctions", "check_backward", "trace_backward", "with_functions"]
+__all__ = [
+    "BackwardTrace",
+    "CallsFunctions",
+    "check_backward",
+    "merged",
+    "trace_backward",
+    "unchecked",
+    "with_functions",
+]

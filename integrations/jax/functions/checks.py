@@ -1,7 +1,6 @@
 """The check of a function with a derivative rule: does the rule return the gradient of the forward pass?"""
 
 import inspect
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradguard.checks.check import check
+from gradguard.functions import merged, unchecked
 from gradguard.integrations.jax.functions.recorder import Call, record, spread
 from gradguard.integrations.jax.functions.rules import input_names, name_of, with_rules
 from gradguard.integrations.jax.losses import CompiledLoss, Loss
@@ -19,7 +19,7 @@ from gradguard.integrations.jax.steps import LossCache, Step, snapshot_x64
 from gradguard.integrations.jax.trees import named_leaves
 from gradguard.integrations.jax.widening import Values, bind
 from gradguard.loss import try_twice
-from gradguard.report import FunctionReport, Report, Verdict
+from gradguard.report import FunctionReport, Report
 
 NOT_REACHED = "it is called within an operation in which no call can be recorded, such as a while loop"
 NOT_FINITE = "its inputs, or the gradients that reach its outputs, are not finite"
@@ -79,36 +79,33 @@ def check_rules(loss: CompiledLoss, params: Values, others: Values) -> list[Func
     Returns:
         The checks, wrong functions first; those that the gradient does not pass are left out.
     """
-    names = dict.fromkeys(map(name_of, with_rules(loss.closed.jaxpr)))
-    if not names:
+    if not any(with_rules(loss.closed.jaxpr)):
         return []
-    recorded = try_twice(lambda: record(loss.closed, params, others, loss.total))
-    if isinstance(recorded, Exception):
-        return [FunctionReport(name, 1, _unknown(f"its calls could not be recorded: {recorded}")) for name in names]
-    calls, unreached = recorded
-    grouped = {name: [call for call in calls if name_of(call.equation) == name] for name in names}
-    reports = [_function_report(name, each) for name, each in grouped.items() if each]
-    reports += [FunctionReport(name, 1, _unknown(NOT_REACHED)) for name in dict.fromkeys(map(name_of, unreached))]
+    calls, unreached = record(loss.closed, params, others, loss.total)
+    of_function: dict[str, list[Call]] = {}
+    for call in calls:
+        of_function.setdefault(name_of(call.equation), []).append(call)
+    reports = [_function_report(name, each) for name, each in of_function.items()]
+    reports += [FunctionReport(name, 0, unchecked(NOT_REACHED)) for name in dict.fromkeys(map(name_of, unreached))]
     return sorted(reports, key=lambda function: -function.report.verdict.level)
 
 
 def _function_report(name: str, calls: Sequence[Call]) -> FunctionReport:
-    """The gravest of the checks of a function: one for each form that it has, by the shapes and options of a call."""
+    """The checks of a function together, one for each form that it has: by the shapes and options of a call."""
     forms: dict[str, list[Call]] = {}
     for call in calls:
         forms.setdefault(str(call.equation.params["call_jaxpr"]), []).append(call)
-    reports = map(_check_form, forms.values())
-    gravest = max(reports, key=lambda report: report.verdict.level)
-    return FunctionReport(name, round(sum(call.count for call in calls)), gravest)
+    reports = [_check_form(each) for each in forms.values()]
+    return FunctionReport(name, round(sum(call.count for call in calls)), merged(reports))
 
 
 def _check_form(calls: Sequence[Call]) -> Report:
     """The check of some calls of one form together: an input that they share gets the sum of their gradients."""
     finite = [call for call in calls if _are_finite([*call.inputs, *call.cotangents])]
     if not finite:
-        return _unknown(NOT_FINITE)
+        return unchecked(NOT_FINITE)
     report = try_twice(lambda: _check_calls([finite[index] for index in spread(len(finite))]))
-    return _unknown(str(report)) if isinstance(report, Exception) else report
+    return unchecked(str(report)) if isinstance(report, Exception) else report
 
 
 def _check_calls(calls: Sequence[Call]) -> Report:
@@ -150,7 +147,3 @@ def _is_floating(array: Any) -> bool:
 
 def _are_finite(arrays: Values) -> bool:
     return all(bool(jnp.isfinite(array).all()) for array in arrays if array is not None and _is_floating(array))
-
-
-def _unknown(reason: str) -> Report:
-    return Report(0, Verdict.inconclusive, {}, "native", 0, 0.0, reason, math.nan)

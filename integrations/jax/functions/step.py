@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from gradguard.functions import unchecked
 from gradguard.integrations.jax.functions.checks import check_rules
 from gradguard.integrations.jax.steps import Step
+from gradguard.loss import try_twice
 from gradguard.report import FunctionReport
 
 
@@ -12,4 +14,9 @@ class TrainingStep(Step):
 
     def check_functions(self) -> Sequence[FunctionReport]:  # noqa: D102 - as in CallsFunctions
         loss, others = self.call
-        return check_rules(loss, list(self.leaves.values()), others)
+        reports = try_twice(lambda: check_rules(loss, list(self.leaves.values()), others))
+        if isinstance(reports, Exception):
+            return [
+                FunctionReport("the functions of the loss", 0, unchecked(f"recording their calls raises {reports!r}"))
+            ]
+        return reports
