@@ -17,11 +17,16 @@ MOVES_BELOW_FLOAT32 = (2.0**-30, 2.0**-27)  # relative moves that float32 parame
 MOVES_IN_FLOAT32 = (2.0**-10, 2.0**-5, 1.0, 4.0, 16.0)  # relative moves that float32 parameters show, tried in turn
 SHARED_MOVE = 2.0**-6  # relative move of all tensors, along which both precisions must change alike
 CLEAR_CHANGE = 100.0  # standard deviations of the native noise that the change must have to prove anything
+CLEAR_RESPONSE = 10.0  # roundings of the native loss that the response to a move must have to be compared
+SAME_RESPONSE = 0.1  # relative difference of two responses that are the same, beside the rounding
+SAME_LOSS = 1e-3  # relative distance of one loss in two precisions
+SAME_LOSS_IN_ROUNDOFFS = 8  # the same in unit roundoffs of the coarser precision, where that is more
 SAME_CHANGE = 1e-3  # relative difference of two changes, or slopes, that are the same
 AGREEING = 8.0  # standard deviations of the native noise by which two changes may differ
 PROPORTIONAL_MOVES = (2.0**-30, 2.0**-29, 2.0**-14)  # of which float32 rounds the first ones away
 MAX_OFFSET = 2.0**-6  # relative distance of the point about which the small moves are made: the tensor may be a minimum
 NOT_FOLLOWED = "the loss does not follow moves of {!r} that float32 would round away"
+NOT_ALIKE = "on float64 copies the loss changes along {!r} as the live loss does not"
 PLAIN_SETTERS = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__, list.__setitem__)
 PLAIN_GETTERS = (dict.__getitem__, UserDict.__getitem__, list.__getitem__)
 BELOW_FLOAT32 = 1e-3  # of a float32 quantum: no float32 loss changes by so little
@@ -49,7 +54,7 @@ def keeps_assigned_objects(mapping: object) -> bool:
 
 
 def reason_not_float64(
-    float64: Objective, native: Objective, expected: float, sigma: float, tolerance: float, is_late: Callable[[], bool]
+    float64: Objective, native: Objective, expected: float, sigma: float, unit: float, is_late: Callable[[], bool]
 ) -> str:
     """Why the loss on float64 copies is not proven to be the same loss in float64; "" if it is.
 
@@ -62,20 +67,21 @@ def reason_not_float64(
         native: The loss on the parameters themselves.
         expected: The native loss.
         sigma: Its noise.
-        tolerance: Relative difference that the values may have.
+        unit: The unit roundoff of the arithmetic that computed the gradients.
         is_late: Whether to look at no more tensors than necessary.
     """
-    reason = try_twice(lambda: _reason(float64, native, expected, sigma, tolerance, is_late))
+    reason = try_twice(lambda: _reason(float64, native, expected, sigma, unit, is_late))
     if isinstance(reason, Exception):
         return f"on float64 copies of the parameters the loss raises {type(reason).__name__}: {reason}"
     return reason
 
 
 def _reason(
-    float64: Objective, native: Objective, expected: float, sigma: float, tolerance: float, is_late: Callable[[], bool]
+    float64: Objective, native: Objective, expected: float, sigma: float, unit: float, is_late: Callable[[], bool]
 ) -> str:
     losses = float64()
     value, largest = float64.total(losses), float(np.abs(losses).max())
+    tolerance = max(SAME_LOSS, SAME_LOSS_IN_ROUNDOFFS * unit)
     if not abs(value - expected) <= tolerance * max(abs(expected), largest) + 1e-6:
         return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
     if all(_is_same_along(float64, native, group, sigma) for group in groups_to_move(float64.space.arrays)):
@@ -84,14 +90,14 @@ def _reason(
     for count, name in enumerate(names):
         if count >= MIN_PROVEN and is_late():
             break
-        if not _follows_small_moves(float64, native, name):
-            return NOT_FOLLOWED.format(name)
+        if reason := _reason_not_followed(float64, native, name, unit):
+            return reason
     return ""
 
 
-def reason_not_followed(float64: Objective, native: Objective, names: Sequence[str]) -> str:
+def reason_not_followed(float64: Objective, native: Objective, names: Sequence[str], unit: float) -> str:
     """Why the loss on float64 copies does not follow some tensors as the live loss does; "" if it does."""
-    return next((NOT_FOLLOWED.format(name) for name in names if not _follows_small_moves(float64, native, name)), "")
+    return next(filter(None, (_reason_not_followed(float64, native, name, unit) for name in names)), "")
 
 
 def _is_same_along(float64: Objective, native: Objective, names: Sequence[str], sigma: float) -> bool:
@@ -119,38 +125,53 @@ def _is_same_along(float64: Objective, native: Objective, names: Sequence[str], 
     return max(slopes) - min(slopes) <= SAME_CHANGE * abs(slopes[-1])
 
 
-def _follows_small_moves(float64: Objective, native: Objective, name: str) -> bool:
-    """Whether the loss follows moves of one tensor that float32 would round away.
+def _reason_not_followed(float64: Objective, native: Objective, name: str, unit: float) -> str:
+    """Why the loss does not follow moves of one tensor that float32 would round away; "" if it does.
 
     It does if it changes in proportion to them, or by so little that a float32 loss would not change at all. If it does
-    not change at all, larger moves must show that the live loss is as indifferent to the tensor. For a tensor of zeros
-    that is the only proof, since float32 holds its smallest moves.
+    not change at all, larger moves must show that the live loss is as indifferent to the tensor. Of a tensor of zeros,
+    the value of the loss does not show whether both precisions use it alike: larger moves must show that too.
     """
-    quantum = float(np.spacing(np.float32(abs(float64.total(float64())))))
+    value = abs(float64.total(float64()))
+    quantum = float(np.spacing(np.float32(value)))
+    rounding = max(4 * quantum, unit * value)
     changes = [(_change(float64, name, move), _change(float64, name, 2 * move)) for move in MOVES_BELOW_FLOAT32]
     if any(once and math.isclose(twice, 2 * once, rel_tol=1e-2) for once, twice in changes):
-        return True
+        is_alike = bool(float64.space.arrays[name].any()) or _responds_alike(float64, native, name, rounding)
+        return "" if is_alike else NOT_ALIKE.format(name)
     if any(map(any, changes)):
-        return any(0 < abs(change) < BELOW_FLOAT32 * quantum for pair in changes for change in pair)
-    copied, live = _responses(float64, native, name)
-    rounds_moves = float64.space.arrays[name].any() and abs(copied) > BELOW_FLOAT32 * quantum
-    is_read = bool(copied) or not live
-    return is_read and not rounds_moves and math.isclose(copied, live, rel_tol=0.1, abs_tol=4 * quantum)
+        follows = any(0 < abs(change) < BELOW_FLOAT32 * quantum for pair in changes for change in pair)
+    else:
+        copied, live = _responses(float64, native, name)
+        is_read = bool(copied) or not live
+        follows = is_read and abs(copied) <= BELOW_FLOAT32 * quantum and abs(copied - live) <= rounding
+    return "" if follows else NOT_FOLLOWED.format(name)
+
+
+def _responds_alike(float64: Objective, native: Objective, name: str, rounding: float) -> bool:
+    """Whether the first move of a tensor that shows above the rounding of the native loss changes both losses alike."""
+    for move in MOVES_IN_FLOAT32:
+        copied = _response(float64, name, move)
+        if abs(copied) > CLEAR_RESPONSE * rounding:
+            return math.isclose(copied, _response(native, name, move), rel_tol=SAME_RESPONSE, abs_tol=rounding)
+    return True
 
 
 def _change(objective: Objective, name: str, amount: float) -> float:
     """The change of the loss between two opposite moves of a tensor, each entry by up to a share `amount` of itself.
 
-    They are made about a point that float32 holds, at some distance from the tensor, which may be at a minimum.
+    They are made about a point that float32 holds, at some distance from the tensor, which may be at a minimum, or be
+    zeros, about which float32 holds the smallest moves.
     """
     rng = np.random.default_rng(0)
     with objective.moving(name) as tensor:
         base = tensor.base
-        point = (base * rng.uniform(1, 1 + MAX_OFFSET, base.shape)).astype(np.float32).astype(np.float64)
-        offset = np.where(np.isfinite(point), amount * point * rng.uniform(-1, 1, base.shape), 0)
-        tensor.write(point + offset)
+        offset = MAX_OFFSET * rng.uniform(0, 1, base.shape) * (base if base.any() else 1)
+        point = (base + offset).astype(np.float32).astype(np.float64)
+        move = np.where(np.isfinite(point), amount * point * rng.uniform(-1, 1, base.shape), 0)
+        tensor.write(point + move)
         above = objective()
-        tensor.write(point - offset)
+        tensor.write(point - move)
         return objective.total(above - objective())
 
 

@@ -241,7 +241,7 @@ class MeasurementContext:
         if self.native is None:
             return ""
         before = self.native.evaluations
-        reason = reason_not_followed(self.objective, self.native, names)
+        reason = reason_not_followed(self.objective, self.native, names, self.unit)
         self.objective.evaluations += self.native.evaluations - before
         return reason
 

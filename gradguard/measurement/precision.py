@@ -38,8 +38,6 @@ from gradguard.statistics import DEFAULT_RULES, Rules
 Precision = Literal["native", "float64", "auto"]
 NATIVE_PAIRS = 6  # pairs of points that give the native noise to 30 %
 FLOAT64_PAIRS = 3  # the same in float64, whose noise hardly matters beside the rounding of the gradient
-SAME_LOSS = 1e-3  # relative distance of one loss in two precisions
-SAME_LOSS_IN_ROUNDOFFS = 8  # the same in unit roundoffs of the coarser precision, where that is more
 COMPLEX_STEP = 1e-20  # in typical sizes of a tensor: its square vanishes beside 1 in float64
 TANGENT = 2.0**-60  # in typical sizes: short enough that a tensor of zeros moves to one side only
 
@@ -297,9 +295,7 @@ class CheckTarget:
                 "swapped or may be copied; expected a dict or a list, or loss(params)"
             )
         exact = self._objective(self._float64_copies())
-        refusal = reason_not_float64(
-            exact, native, context.loss, context.noise, max(SAME_LOSS, SAME_LOSS_IN_ROUNDOFFS * context.unit), is_late
-        )
+        refusal = reason_not_float64(exact, native, context.loss, context.noise, context.unit, is_late)
         native.evaluations += exact.evaluations
         exact.evaluations = 0
         if refusal:

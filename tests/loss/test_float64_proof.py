@@ -55,6 +55,18 @@ def casting_one(model: LSTM, batch: Batch) -> object:
     return model.loss(batch, model.params | {"Wh": model.params["Wh"].astype(np.float32)})
 
 
+def casting_sum(model: LSTM, batch: Batch) -> object:
+    """A loss that rounds the sum of a bias of zeros and a constant."""
+    bias = (model.params["c"] + 1).astype(np.float32) - 1
+    return model.loss(batch, model.params | {"c": bias})
+
+
+def doubling_zeros(model: LSTM, batch: Batch) -> object:
+    """A loss that has the same value in float64, and twice the slope along a bias of zeros."""
+    bias = model.params["c"]
+    return model.loss(batch, model.params | {"c": 2 * bias if bias.dtype == np.float64 else bias})
+
+
 def strict(model: LSTM, batch: Batch) -> object:
     """A loss that raises on float64."""
     refusing(model.params)
@@ -76,6 +88,8 @@ def rounded(model: LSTM, batch: Batch) -> object:
     [
         (casting, ["'Wx'", "float32 would round away"]),
         (casting_one, ["'Wh'", "float32 would round away"]),
+        (casting_sum, ["'c'", "float32 would round away"]),
+        (doubling_zeros, ["along 'c'", "as the live loss does not"]),
         (strict, ["TypeError", "expected float32 tensors"]),
         (another, ["1.", "live ones"]),
         (rounded, ["float32 would round away"]),

@@ -43,6 +43,29 @@ def test_bfloat16_in_its_own_precision_claims_nothing_that_it_cannot_see() -> No
     assert bugs(report) == {}
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_autocast_with_biases_of_zero_is_checked_in_float64(factor: int) -> None:
+    """The usual start of a deep network: a gradient twice as large is found, and a right one is not blamed."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(width, 64) for width in (8, 64, 64, 64)]
+    module = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())), nn.Linear(64, 4))
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return cross_entropy(module(x).float(), y)
+
+    with guard_of(module) as guard:
+        loss().backward()
+        layers[2].weight.grad *= factor
+        report = guard.after_backward(0, loss)
+    assert report.precision == "float64"
+    assert bugs(report).keys() == ({"4.weight"} if factor == 2 else set())
+
+
 def test_a_float32_buffer_and_float32_constants_within_are_no_obstacle() -> None:
     """In the copy every operation is in float64: zeros made on the way, casts that the author wrote, statistics."""
 
