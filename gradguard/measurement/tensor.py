@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradguard.arrays import Array, Float64
-from gradguard.differences import FourPoint, Steps, measuring
+from gradguard.differences import FLOAT64_UNIT, FourPoint, Steps, measuring
 from gradguard.loss import Search, run_search
 from gradguard.measurement.context import FLOAT32_UNIT, MeasurementContext, Size
 from gradguard.perturbation import Direction, Probe, directions
@@ -150,7 +150,9 @@ class TensorUnderTest:
     def _forward_rounding(self, points: FourPoint, sigma: float) -> float:
         """The part of it that the curvature of the loss shows."""
         response = np.maximum(np.abs(points.numerical), np.abs(points.even2))
-        if not (response > NO_RESPONSE * sigma).any():
+        # What cancels on the way to the loss may be rounded by more than the loss itself.
+        noise = max(sigma, self.context.rules.backprop_rounding * FLOAT64_UNIT * abs(self.context.loss))
+        if not (response > NO_RESPONSE * noise).any():
             return self.context.rules.backprop_rounding * self.context.roundoff * self.uncancelled
         return self.context.forward_rounding(points.curvature(sigma))
 
