@@ -20,17 +20,21 @@ from gradguard.arrays import reductions
 MISSING: Any = object()  # in place of the value of a name that is not bound
 
 
-class Held(Protocol):
-    """A container of state, as it was."""
-
-    def again(self) -> "Held":
-        """The same container, as it is now."""
+class Restorable(Protocol):
+    """Something as it was."""
 
     def is_changed(self) -> bool:
         """Whether it is not as it was."""
 
     def put_back(self) -> None:
         """Make it as it was."""
+
+
+class Held(Restorable, Protocol):
+    """A container of state, as it was."""
+
+    def again(self) -> "Held":
+        """The same container, as it is now."""
 
 
 def are_same(ours: Iterable[object], theirs: Iterable[object]) -> bool:
@@ -194,8 +198,9 @@ class HeldDeque:
         return not (deque.__len__(now) == len(self._items) and are_same(deque.__iter__(now), self._items))
 
     def put_back(self) -> None:  # noqa: D102 - as in Held
-        deque.clear(self._deque)
-        deque.extend(self._deque, self._items)
+        if self.is_changed():  # another thread may read it, which must not find it empty
+            deque.clear(self._deque)
+            deque.extend(self._deque, self._items)
 
 
 class HeldBytes:
@@ -359,6 +364,11 @@ def _is_same_state(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
 
 
+def held_container(container: Any) -> Held:
+    """A dict, list, deque or set, or one of a subclass."""
+    return next(held(container) for kind, held in CONTAINERS.items() if isinstance(container, kind))
+
+
 def held_globals(namespace: dict[str, Any], names: Iterable[str]) -> HeldNames:
     """Globals that a function binds."""
     return HeldNames(
@@ -383,3 +393,6 @@ def read_slot(obj: object, slot: MemberDescriptorType) -> object:
     except AttributeError:
         return MISSING
     return value
+
+
+CONTAINERS: dict[type, Callable[[Any], Held]] = {dict: HeldDict, list: HeldList, deque: HeldDeque, set: HeldSet}

@@ -24,7 +24,7 @@ from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
 from gradguard.integrations.torch.parameters import Parameters
 from gradguard.integrations.torch.replay.evaluation import eager
 from gradguard.integrations.torch.replay.forwards import AutocastState, tensors_in
-from gradguard.integrations.torch.replay.saved import SavedTensor, restore_all
+from gradguard.integrations.torch.replay.saved import HeldTensor, restore_all
 from gradguard.integrations.torch.replay.state import ModuleState, RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES, HostArrays, coarsest, to_host
 from gradguard.loss import try_twice
@@ -127,7 +127,7 @@ class ModuleCall:
             streams.capture,
             snapshot_rng(np.random),
             snapshot_rng(random),
-            lambda: restore_all([SavedTensor(each) for each in others]),
+            lambda: restore_all([HeldTensor(each) for each in others]),
         ]
         self.restore = combined_snapshot(self.snapshots)()
         self.autocast = AutocastState.current(next(iter(self.tensors.values())).device.type)

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradguard.integrations.torch.replay.saved import Saved, Walk
+from gradguard.integrations.torch.replay.saved import Walk, restore_all
 from gradguard.perturbation import Restore
 
 MAX_BYTES = 2**28
@@ -27,23 +27,22 @@ class LossState:
 
     def __init__(self, *skipped: object) -> None:
         self._skipped = skipped
-        self._saved: list[Saved] = []
+        self._restore: Restore = _nothing
         self.loss: object = None
 
     def capture(self) -> Restore:
         """Remember them, as a check begins; what is returned does nothing."""
         walk = Walk(skipped=self._skipped, max_bytes=MAX_BYTES, follow=named_by)
-        self._saved = list(walk.contents(self.loss))
+        self._restore = restore_all(list(walk.contents(self.loss)))
         return _nothing
 
     def restore(self) -> None:
         """Put them back, after a check; calling it once more does no harm."""
-        for saved in self._saved:
-            saved.restore()
+        self._restore()
 
     def release(self) -> None:
         """Forget them."""
-        self._saved = []
+        self._restore = _nothing
 
 
 def _nothing() -> None:

@@ -4,9 +4,9 @@ import functools
 import math
 import sys
 import types
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
-from gradguard.arrays import Array
+from gradguard.environment import HeldArray, HeldDict, Restorable, held_container
 from gradguard.perturbation import Restore
 
 MAX_ITEMS = 1000
@@ -34,99 +34,24 @@ OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, Dataset, DataLoader
 """Types of values into which a walk does not look: code, and data."""
 
 
-class Saved(Protocol):
-    """Something as it was."""
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether it is another one now."""
-
-    def restore(self) -> None:
-        """Make it as it was; calling it once more does no harm."""
-
-
-class SavedTensor:
+class HeldTensor:
     """The numbers of a tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._numbers = tensor.detach().clone()
 
-    @property
     def is_changed(self) -> bool:
         """Whether any number or the dtype is another one."""
         tensor, numbers = self._tensor, self._numbers
         return tensor.dtype != numbers.dtype or not tensor.detach().equal(numbers)
 
-    def restore(self) -> None:
+    def put_back(self) -> None:
         """Write the numbers."""
         if self._tensor.shape == self._numbers.shape and self._tensor.dtype == self._numbers.dtype:
             self._tensor.data.copy_(self._numbers)
         else:
             self._tensor.data = self._numbers.clone()
-
-
-class SavedArray:
-    """The numbers of a NumPy array."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-        self._numbers = array.copy()
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether any bit is another one."""
-        return self._array.tobytes() != self._numbers.tobytes()
-
-    def restore(self) -> None:
-        """Write the numbers."""
-        if self._array.flags.writeable:
-            self._array[...] = self._numbers
-
-
-class SavedItems:
-    """The items of a container, each the same object as before."""
-
-    def __init__(self, container: Any) -> None:
-        self._container = container
-        self._items = _items(container)
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether any item is another object, or in another place."""
-        now = _items(self._container)
-        return len(now) != len(self._items) or any(
-            one is not other for one, other in zip(now, self._items, strict=True)
-        )
-
-    def restore(self) -> None:
-        """Put the same objects back."""
-        if self.is_changed:
-            _refill(self._container, self._items)
-
-
-def _items(container: Any) -> list[Any]:
-    """The items of a container; of a dict, its keys and then its values."""
-    if isinstance(container, dict):
-        return [*dict.keys(container), *dict.values(container)]
-    return list(container)
-
-
-def _refill(container: Any, items: list[Any]) -> None:
-    # By the methods of the builtin type: those of a subclass may do more, such as `Counter.update`, which adds.
-    if isinstance(container, dict):
-        base = OrderedDict if isinstance(container, OrderedDict) else dict
-        base.clear(container)
-        for key, value in zip(items[: len(items) // 2], items[len(items) // 2 :], strict=True):
-            base.__setitem__(container, key, value)
-    elif isinstance(container, list):
-        list.__setitem__(container, slice(None), items)
-    elif isinstance(container, deque):
-        deque.clear(container)
-        deque.extend(container, items)
-    else:
-        set.clear(container)
-        set.update(container, items)
 
 
 class Walk:
@@ -156,7 +81,7 @@ class Walk:
         self._depth = 0
         self._seen = {id(each): each for each in skipped}  # with the objects, so that no other one takes an id
 
-    def contents(self, value: Any) -> Iterator[Saved]:
+    def contents(self, value: Any) -> Iterator[Restorable]:
         """What can be changed in a value and in all that it holds."""
         if isinstance(value, OPAQUE) or id(value) in self._seen or self._depth == MAX_DEPTH:
             return
@@ -165,7 +90,7 @@ class Walk:
         yield from self._contents(value)
         self._depth -= 1
 
-    def _contents(self, value: Any) -> Iterator[Saved]:
+    def _contents(self, value: Any) -> Iterator[Restorable]:
         if isinstance(value, FUNCTIONS):
             for named in self._follow(value):
                 yield from self.contents(named)
@@ -174,39 +99,40 @@ class Walk:
         elif isinstance(value, Tensor | np.ndarray):
             yield from self._numbers(value)
         elif isinstance(value, dict | list | deque | set):
-            yield SavedItems(value)
+            yield held_container(value)
             yield from self._each(value.values() if isinstance(value, dict) else value)
         elif isinstance(value, tuple):
             yield from self._each(value)
         elif is_object_of_user(value):
-            yield SavedItems(vars(value))
+            yield HeldDict(vars(value))
             for held in list(vars(value).values()):
                 yield from self.contents(held)
 
-    def _each(self, values: Collection[Any]) -> Iterator[Saved]:
+    def _each(self, values: Collection[Any]) -> Iterator[Restorable]:
         if len(values) <= self._max_items:
             for value in list(values):
                 yield from self.contents(value)
 
-    def _module(self, module: nn.Module) -> Iterator[Saved]:
+    def _module(self, module: nn.Module) -> Iterator[Restorable]:
         for part in module.modules():
             if part is not module and id(part) in self._seen:
                 continue
             self._seen[id(part)] = part
-            yield SavedItems(part.__dict__)
-            yield SavedItems(part._buffers)
+            yield HeldDict(part.__dict__)
+            yield HeldDict(part._buffers)
             attributes = [value for name, value in part.__dict__.items() if name not in MODULE_INTERNALS]
             for value in (*part._buffers.values(), *attributes):
                 yield from self.contents(value)
 
-    def _numbers(self, value: Any) -> Iterator[Saved]:
+    def _numbers(self, value: Any) -> Iterator[Restorable]:
         if isinstance(value, Tensor) and (
             not is_state_tensor(value) or value.untyped_storage().data_ptr() in self._protected
         ):
             return
-        if value.nbytes <= self._bytes_left:
+        is_array = isinstance(value, np.ndarray)
+        if value.nbytes <= self._bytes_left and not (is_array and not value.flags.writeable):
             self._bytes_left -= value.nbytes
-            yield SavedArray(value) if isinstance(value, np.ndarray) else SavedTensor(value)
+            yield HeldArray(value) if is_array else HeldTensor(value)
 
 
 def is_object_of_user(value: object) -> bool:
@@ -227,11 +153,11 @@ def _repeats(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def restore_all(saved: Collection[Saved]) -> Restore:
+def restore_all(held: Collection[Restorable]) -> Restore:
     """What restores all of it."""
 
     def restore() -> None:
-        for each in saved:
-            each.restore()
+        for each in held:
+            each.put_back()
 
     return restore

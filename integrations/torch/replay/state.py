@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from gradguard.environment import HeldDict, Restorable
 from gradguard.integrations.torch.replay.saved import (
     MODULE_INTERNALS,
-    Saved,
-    SavedItems,
-    SavedTensor,
+    HeldTensor,
     Walk,
     is_object_of_user,
     restore_all,
@@ -95,7 +94,7 @@ class ModuleState:
         frozen = self._frozen()
         if not _is_affordable(frozen):
             frozen = [tensor for tensor in self.written() if _is_frozen(tensor)]
-        return restore_all([*saved, *map(SavedTensor, frozen)])
+        return restore_all([*saved, *map(HeldTensor, frozen)])
 
     def capture(self) -> Restore:
         """Remember what forward passes change; everything until this is known."""
@@ -113,7 +112,8 @@ class ModuleState:
         """Find what has changed since the first capture; call it after the forward passes of a step."""
         if self._first_slots is not None:
             known = {(id(slot.owner), slot.name) for slot in self._first_slots}
-            self._changing |= {(id(slot.owner), slot.name): slot.owner for slot in self._first_slots if slot.is_changed}
+            changed = (slot for slot in self._first_slots if slot.is_changed())
+            self._changing |= {(id(slot.owner), slot.name): slot.owner for slot in changed}
             new = ((owner, name) for owner, name in self._locations() if (id(owner), name) not in known)
             self._changing |= {(id(owner), name): owner for owner, name in new}
             self._steps_to_learn -= 1
@@ -166,50 +166,47 @@ class _Slot:
         self.name = name
         self._value = owner.get(name, MISSING)
         if _is_frozen(self._value):
-            self._contents: list[Saved] = [(SavedTensor if frozen_is_copied else _Checksum)(self._value)]
+            self._contents: list[Restorable] = [(HeldTensor if frozen_is_copied else _HeldChecksum)(self._value)]
         else:
             self._contents = list(walk.contents(self._value))
 
-    @property
     def is_changed(self) -> bool:
         """Whether it is now another object or another number, or holds other things."""
         value = self.owner.get(self.name, MISSING)
         if value is not self._value:
             return not isinstance(value, int | float | str) or value != self._value
-        return any(saved.is_changed for saved in self._contents)
+        return any(held.is_changed() for held in self._contents)
 
-    def restore(self) -> None:
+    def put_back(self) -> None:
         """Restore the object and what it held."""
         if self._value is MISSING:
             self.owner.pop(self.name, None)
             return
         if self.owner.get(self.name, MISSING) is not self._value:
             self.owner[self.name] = self._value
-        for saved in self._contents:
-            saved.restore()
+        restore_all(self._contents)()
 
 
-class _Checksum:
+class _HeldChecksum:
     """The checksum of a tensor that is too large to be copied before it is known to change."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._checksum = checksum(tensor)
 
-    @property
     def is_changed(self) -> bool:
         """Whether any bit is another one."""
         return checksum(self._tensor) != self._checksum
 
-    def restore(self) -> None:
+    def put_back(self) -> None:
         """Nothing: there is no copy."""
 
 
-def _of_root(walk: Walk, root: object) -> Iterator[Saved]:
+def _of_root(walk: Walk, root: object) -> Iterator[Restorable]:
     """What can be changed in an object that was given, also where it is of a library."""
     yield from walk.contents(root)
     if not isinstance(root, nn.Module) and not is_object_of_user(root):
-        yield SavedItems(vars(root))
+        yield HeldDict(vars(root))
         for value in list(vars(root).values()):
             yield from walk.contents(value)
 
