@@ -59,7 +59,10 @@ class GradGuardCallback(keras.callbacks.Callback):
         require_options(options, ("reduction",))
         backend = keras.backend.backend()
         if backend not in BACKENDS:
-            raise ValueError(f"Keras runs on {backend}; GradGuardCallback works on {' and '.join(BACKENDS)}")
+            raise ValueError(
+                f"Keras runs on {backend}; GradGuardCallback works on {' and '.join(BACKENDS)}: set KERAS_BACKEND to "
+                "one of them before keras is imported, or call gradguard.GradGuard in a training loop of your own"
+            )
         if backend == "jax" and probe is None:
             raise ValueError(
                 "on JAX no gradient of the training is to be had; give GradGuardCallback a batch to compute one on: "

@@ -76,6 +76,19 @@ def test_on_jax_a_probe_is_asked_for() -> None:
     assert "no option 'every'" in third
 
 
+def test_another_backend_is_refused_by_name() -> None:
+    """As soon as the callback is made; the message says which backends there are, and what to do."""
+    code = (
+        "from gradguard.integrations.keras import GradGuardCallback\n"
+        "try:\n"
+        "    GradGuardCallback()\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    said = run("numpy", "-c", code)
+    assert said.startswith("Keras runs on numpy; GradGuardCallback works on torch and jax: set KERAS_BACKEND to one")
+
+
 def test_on_jax_nothing_imports_pytorch() -> None:
     """The extra of Keras does not install it."""
     code = "import sys, gradguard.integrations.keras.on_jax; print('torch' in sys.modules)"
