@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,3 +146,17 @@ def names_the_factor(report: Any, prefix: str = "") -> bool:
     return wrong.keys() == {prefix + name for name in WRONG} and all(
         tensor.verdict == "scale" and "timesteps" in f"{tensor.explanation} {tensor.cause}" for tensor in wrong.values()
     )
+
+
+def comparison(left: Sequence[list[Any]], guard: Any) -> dict[str, Any]:
+    """What a process of several has found, for `torchrun.leave`.
+
+    Args:
+        left: What the training leaves without a guard, and what it leaves with it.
+        guard: The guard, or the callback.
+    """
+    return {
+        "same": [same(*pair) for pair in zip(*left, strict=True)],
+        "rows": [[row.step, sorted(bugs(row))] for row in guard.history],
+        "said": str(guard.report),
+    }

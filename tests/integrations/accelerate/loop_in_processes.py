@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from busy_network import OPTIONS, bugs, same
+from busy_network import OPTIONS, comparison
 from torchrun import leave
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,10 +24,4 @@ for guarded in (False, True):
     left.append(loop.left())
 assert guard is not None
 guard.close()
-leave(
-    {
-        "same": [same(*pair) for pair in zip(*left, strict=True)],
-        "rows": [[row.step, sorted(bugs(row))] for row in guard.history],
-        "said": str(guard.report),
-    }
-)
+leave(comparison(left, guard))

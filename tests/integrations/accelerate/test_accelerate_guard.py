@@ -13,6 +13,8 @@ from torch import amp, nn
 
 from gradguard.integrations.accelerate import AccelerateGuard
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 AT_THE_TOP = """
 for x, y in loader:
     with accelerator.accumulate(model):

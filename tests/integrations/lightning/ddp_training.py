@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from busy_network import OPTIONS, bugs, same
+from busy_network import OPTIONS, comparison
 from torchrun import leave
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,10 +18,4 @@ torch.set_num_threads(1)
 DDP = {"devices": 2, "strategy": "ddp", "accumulate_grad_batches": 2, "faulty": True}
 callback = GradGuardCallback(every_n_steps=3, **OPTIONS)
 left = [left_by(Path(sys.argv[1]) / name, *guards, **DDP) for name, guards in (("without", []), ("with", [callback]))]
-leave(
-    {
-        "same": [same(*pair) for pair in zip(*left, strict=True)],
-        "rows": [[row.step, sorted(bugs(row))] for row in callback.history],
-        "said": str(callback.report),
-    }
-)
+leave(comparison(left, callback))

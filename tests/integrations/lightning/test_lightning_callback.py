@@ -15,6 +15,8 @@ from lightning_trainings import Module, fit, left_by
 
 from gradguard.integrations.lightning import GradGuardCallback
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 PREFIX = "network."
 IN_MODULE = {PREFIX + name for name in WRONG}
 

@@ -12,6 +12,8 @@ from lightning_trainings import Module, fit
 
 from gradguard.integrations.lightning import GradGuardCallback
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 class Interrupt(BaseException):
     """As a signal raises it."""

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from gradguard.integrations.skorch import GradGuardCallback
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 BATCHES = 7
 
 

@@ -13,6 +13,8 @@ from trainer_trainings import Model, Noting, PerItem, left_by, trainer_of
 
 from gradguard.integrations.transformers import GradGuardCallback
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 PREFIX = "network."
 IN_MODEL = {PREFIX + name for name in WRONG}
 

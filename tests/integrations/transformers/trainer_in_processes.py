@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from busy_network import OPTIONS, bugs, same
+from busy_network import OPTIONS, comparison
 from torchrun import leave
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,11 +24,4 @@ for guarded in (False, True):
         trainer.add_callback(callback)
     trainer.train()
     left.append(left_by(trainer))
-assert callback is not None
-leave(
-    {
-        "same": [same(*pair) for pair in zip(*left, strict=True)],
-        "rows": [[row.step, sorted(bugs(row))] for row in callback.history],
-        "said": str(callback.report),
-    }
-)
+leave(comparison(left, callback))
