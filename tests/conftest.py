@@ -29,7 +29,7 @@ _TENSOR = TensorReport(
     shape=(2, 2),
     verdict=Verdict.ok,
     cause="",
-    explanation="d = 2.8e-05, float precision explains up to 3.4e-05 at this step size",
+    explanation="d = 2.8e-05; rounding and truncation account for up to 3.4e-05 at this step size",
     faulty_block="",
     discrepancy=2.8e-5,
     floor=3.4e-5,

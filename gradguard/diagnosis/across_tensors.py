@@ -38,7 +38,10 @@ def _with_factor_of_others(tensors: Sequence[TensorReport]) -> dict[str, Diagnos
     return {
         tensor.name: Diagnosis(
             key=other.cause_key,
-            explanation=f"n = {uncertain(tensor.ratio, tensor.ratio_error)} x g on its one entry, as on {other.name}",
+            explanation=(
+                f"numerical = {uncertain(tensor.ratio, tensor.ratio_error)} x backprop in its one entry, "
+                f"as in {other.name}"
+            ),
             cause=other.cause,
             verdict=other.verdict,
         )
@@ -65,7 +68,7 @@ def _revised(tensor: TensorReport, diagnosis: Diagnosis) -> TensorReport:
 
 
 def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str:
-    """The check in a sentence or two: which tensors are wrong and how, or what float precision explains.
+    """The check in a sentence or two: which tensors are wrong and how, or that rounding and truncation account for all.
 
     Args:
         tensors: The reports of all tensors, by name.
@@ -74,8 +77,7 @@ def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str
     model = Model(tensors, {})
     if model.wrong:
         hint = hint_of_model(model)
-        sentences = [*_findings(model.wrong), *([_sentence(hint)] if hint else []), *_agreement(model.right)]
-        return " ".join(["Float precision does not explain it:", *sentences])
+        return " ".join([*_findings(model.wrong), *([_sentence(hint)] if hint else []), *_agreement(model.right)])
     if model.unclear:
         reasons = "; ".join(f"{_names(alike)}: {alike[0].explanation}" for alike in _alike(model.unclear))
         return f"This check cannot tell: {reasons}."
@@ -86,25 +88,21 @@ def summary(tensors: Mapping[str, TensorReport], step: int | None = None) -> str
     furthest = max(of_now, key=lambda tensor: tensor.discrepancy, default=None)
     if furthest is None or furthest.discrepancy == 0:
         return f"No bug: the {other}gradients agree with the differences of the loss."
-    largest = f"the largest, on {furthest.name}: {furthest.explanation}"
-    return f"No bug: float precision explains every {other}difference ({largest})."
+    largest = f"largest in {furthest.name}: {furthest.explanation}"
+    return f"No bug: rounding and truncation account for every {other}difference ({largest})."
 
 
 def _findings(wrong: Sequence[TensorReport]) -> list[str]:
-    return [_ended(f"{_names(alike)}: {_finding(alike)}") for alike in _alike(wrong)]
-
-
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith("?") else f"{sentence}."
+    return [f"Gradient bug in {_names(alike)} ({alike[0].verdict}): {_finding(alike)}." for alike in _alike(wrong)]
 
 
 def _finding(alike: Sequence[TensorReport]) -> str:
     first = alike[0]
     if first.faulty_block and len(alike) > 1:
-        return f"{first.verdict}, each wrong on {first.faulty_block} only ({first.name}: {first.explanation})"
+        return f"wrong only in {first.faulty_block} of each ({first.name}: {first.explanation})"
     if first.cause_key == CHAIN_RULE and len(alike) > 1:
-        return "structure, no single factor explains any of them"
-    return f"{first.verdict}, {first.explanation}; {first.cause}"
+        return "no single factor explains any of them"
+    return f"{first.explanation}; {first.cause}"
 
 
 def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
@@ -117,7 +115,7 @@ def _alike(tensors: Iterable[TensorReport]) -> list[list[TensorReport]]:
 
 
 def _sentence(hint: Diagnosis) -> str:
-    return _ended(": ".join(filter(None, [hint.explanation, hint.cause])))
+    return f"{': '.join(filter(None, [hint.explanation, hint.cause]))}."
 
 
 def _agreement(right: Sequence[TensorReport]) -> list[str]:

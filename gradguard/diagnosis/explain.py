@@ -10,17 +10,17 @@ import numpy as np
 
 from gradguard.diagnosis.causes.symptoms import Diagnosis, Symptoms
 from gradguard.diagnosis.evidence import Evidence
-from gradguard.report import Verdict, told_apart
+from gradguard.report import Verdict, percent, told_apart
 from gradguard.statistics import DerivativePairs
 
-ROUGH = "the loss is too rough near these parameters for differences at any step"
+ROUGH = "the loss is too rough near these parameters: no step size gives a reliable difference"
 MAX_WRITTEN_ERROR = 1e6  # an error above this is not written digit by digit
 MIN_RATIOS_FOR_QUANTILES = 4  # ratios n/g; of fewer, the 10 % and 90 % quantiles are about the extremes
 METHODS = {
     "differences": "at this step size",
-    "complex step": "by the complex step",
-    "forward mode": "by forward mode",
-    "reverse pass": "by a reverse pass",
+    "complex step": "(complex step)",
+    "forward mode": "(forward mode)",
+    "reverse pass": "(reverse pass)",
 }
 
 
@@ -36,55 +36,56 @@ CHAIN_RULE = "chain_rule"
 
 def diagnosis_of_small_error(tensor: Symptoms) -> Diagnosis:
     """What is said of a gradient whose error is confirmed, and smaller than the user finds relevant."""
-    says = f"{_d(tensor)}, more than float precision explains, and below the threshold of what is relevant"
-    threshold = f"Thresholds(relevant=...) below {tensor.thresholds.relevant:g}"
-    cause = f"a small error of the backward pass; {threshold} would make it a bug"
-    return Diagnosis(SMALL_ERROR, says, cause)
+    says = f"{_d(tensor)}, more than rounding and truncation account for, but below the relevant size"
+    remedy = f"to report it as a bug, set Thresholds(relevant=...) below {tensor.thresholds.relevant:g}"
+    return Diagnosis(SMALL_ERROR, says, f"a small error of the backward pass; {remedy}")
 
 
 def _ok(tensor: Symptoms) -> Diagnosis:
     if tensor.evidence.loss_unchanged and not tensor.evidence.reported.g.any():
-        return Diagnosis("", "the loss does not depend on it, and its gradient is zero")
+        return Diagnosis("", "the loss does not depend on this tensor, and its gradient is zero")
     if tensor.evidence.reported.discrepancy > tensor.evidence.reported.explained:
         below = f"below the threshold {tensor.thresholds.discrepancy:g}"
         return Diagnosis("", f"{_d(tensor)}, {below} {_method(tensor)}{_left_out(tensor)}")
-    return Diagnosis("", f"{_d(tensor)}, {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
+    return Diagnosis("", f"{_d(tensor)}; {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
 
 
 def _float_precision(tensor: Symptoms) -> Diagnosis:
     pairs = tensor.evidence.reported
     if pairs.is_negligible(tensor.evidence.passing):
         largest, below = np.abs(pairs.g).max(), np.hypot(pairs.n, pairs.error).max()
-        zero = f"n is zero to {below:.1g}, and g (up to {largest:.1g}) is what rounding leaves"
+        zero = f"numerical is zero within {below:.1g}, and backprop (up to {largest:.1g}) is rounding error"
         return Diagnosis("", f"{zero}{_left_out(tensor)}")
     over = f"{_d(tensor)} is over the threshold {tensor.thresholds.discrepancy:g}"
-    return Diagnosis("", f"{over}, and {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
+    return Diagnosis("", f"{over}; {_explained(tensor)} {_method(tensor)}{_left_out(tensor)}")
 
 
 def _inconclusive(tensor: Symptoms) -> Diagnosis:
     evidence, left_out = tensor.evidence, _left_out(tensor)
     if not evidence.all.size:
         return Diagnosis("loss_too_rough", f"nothing could be measured{left_out}", ROUGH)
-    says = f"{_d(tensor)}, {_explained(tensor)}"
+    says = f"{_d(tensor)}; {_explained(tensor)}"
     if evidence.reported.discrepancy > evidence.reported.explained:
         return Diagnosis(
             "not_confirmed",
-            f"{says}, and no difference is clear enough to be sure of{left_out}",
-            _with_remedy("a bug, or a loss that bends within every step that shows it", evidence),
+            f"{says}; not enough evidence to confirm a bug{left_out}",
+            _with_remedy("a bug, or the loss curves too strongly for finite differences here", evidence),
         )
     if evidence.all.g.any() and not evidence.all.n.any():
         largest = np.abs(evidence.all.g).max()
         return Diagnosis(
             "loss_not_moved",
-            f"n is zero throughout and |g| is up to {largest:.2g}{left_out}",
-            _with_remedy("the step may be too small to move the loss, or the loss does not depend on it", evidence),
+            f"numerical is zero throughout, and |backprop| is up to {largest:.2g}{left_out}",
+            _with_remedy(
+                "the step may be too small to change the loss, or the loss does not depend on this tensor", evidence
+            ),
         )
     visible = evidence.smallest_visible
-    limit = f"an error of the gradient below {visible:.1%} cannot be seen" if visible < 1 else "no error can be seen"
+    limit = f"smallest detectable error: {percent(visible)}" if visible < 1 else "no error can be detected"
     if evidence.unresolved > evidence.entries.size:
-        return Diagnosis("loss_too_rough", f"{says}: {limit}{left_out}", ROUGH)
-    noisy = _with_remedy("the loss is too noisy for its slope here", evidence)
-    return Diagnosis("loss_too_noisy", f"{says}: {limit}{left_out}", noisy)
+        return Diagnosis("loss_too_rough", f"{says}; {limit}{left_out}", ROUGH)
+    noisy = _with_remedy("the rounding noise of the loss hides its slope here", evidence)
+    return Diagnosis("loss_too_noisy", f"{says}; {limit}{left_out}", noisy)
 
 
 def _with_remedy(cause: str, evidence: Evidence) -> str:
@@ -93,14 +94,16 @@ def _with_remedy(cause: str, evidence: Evidence) -> str:
     ways += ["unreduced losses with a reduction"] if evidence.is_scalar else []
     ways += ["a loss summed in float64"] if evidence.is_native and evidence.is_scalar else []
     *others, last = ways or [""]
-    return f"{cause}; {', '.join(others)}{' or ' if others else ''}{last} would narrow the error bar" if ways else cause
+    return (
+        f"{cause}; to narrow the error bar, use {', '.join(others)}{' or ' if others else ''}{last}" if ways else cause
+    )
 
 
 def _kink(tensor: Symptoms) -> Diagnosis:
     evidence = tensor.evidence
     shorter = ", or with precision='float64', whose steps are shorter" if evidence.is_native else ""
-    count = f"{evidence.kinks} of {evidence.sampled} entries sit at a kink of the loss and were left out"
-    others = f"; the others: {_d(tensor)}, {_explained(tensor)}" if evidence.reported.size else ""
+    count = f"{evidence.kinks} of {evidence.sampled} entries sit at a kink of the loss and were skipped"
+    others = f"; in the others, {_d(tensor)}; {_explained(tensor)}" if evidence.reported.size else ""
     return Diagnosis(
         "kink",
         f"{count}{others}",
@@ -118,7 +121,7 @@ def _unnamed_factor(tensor: Symptoms) -> Diagnosis:
 def unnamed_factor(ratio: float, error: float) -> tuple[str, str]:
     """The key and the cause of a ratio n/g that is no known number."""
     key, cause = too_small_or_large(ratio, error)
-    return key, cause if abs(abs(ratio) - 1) < 0.1 else f"{cause}; with constants={{...}} the factor may be named"
+    return key, cause if abs(abs(ratio) - 1) < 0.1 else f"{cause}; pass constants={{...}} to have the factor identified"
 
 
 def too_small_or_large(ratio: float, error: float) -> tuple[str, str]:
@@ -145,8 +148,8 @@ def diagnosis_of_factor(tensor: Symptoms, key: str, cause: str, is_what: str = "
     """
     ratio = tensor.evidence.factor
     verdicts = {block.verdict for block in tensor.blocks.values()}
-    where = f" on all {len(tensor.blocks)} blocks" if len(verdicts) == 1 else ""
-    explanation = f"n = {uncertain(ratio.value, ratio.error)} x g{where}{is_what}"
+    where = f" in all {len(tensor.blocks)} blocks" if len(verdicts) == 1 else ""
+    explanation = f"numerical = {uncertain(ratio.value, ratio.error)} x backprop{where}{is_what}"
     if tensor.verdict is not Verdict.sign:
         return Diagnosis(key, explanation, cause)
     wrong_sign = "the backward pass has the wrong sign"
@@ -159,7 +162,7 @@ def _missing(tensor: Symptoms) -> Diagnosis:
     largest = np.abs(tensor.evidence.all.n).max()
     return Diagnosis(
         "never_written",
-        f"g is zero and n is not (|n| up to {largest:.2g})",
+        f"backprop is zero and numerical is not (up to {largest:.2g})",
         "the backward pass never writes this gradient, or something detaches it",
     )
 
@@ -167,12 +170,12 @@ def _missing(tensor: Symptoms) -> Diagnosis:
 def _spurious(tensor: Symptoms) -> Diagnosis:
     largest = np.abs(tensor.evidence.all.g).max()
     is_given = math.isnan(tensor.evidence.step_size)
-    step = "; or the step was too small to move the loss" if is_given and not tensor.evidence.all.n.any() else ""
+    step = "; or the step was too small to change the loss" if is_given and not tensor.evidence.all.n.any() else ""
     return Diagnosis(
         "not_in_the_loss",
-        f"n is zero and g is not (|g| up to {largest:.2g}): the loss does not depend on it",
-        "the gradient of another tensor, of another batch, or of a term that the loss leaves out; or the loss reads "
-        f"another array than this one, such as a copy: then give the mapping that the loss reads{step}",
+        f"numerical is zero and backprop is not (up to {largest:.2g}): the loss does not depend on this tensor",
+        "the gradient of another tensor, of another batch, or of a term that the loss lacks; or the loss reads another "
+        f"array, such as a copy: pass the mapping that the loss reads{step}",
     )
 
 
@@ -180,15 +183,15 @@ def _structure(tensor: Symptoms) -> Diagnosis:
     if not tensor.evidence.shows_factor(tensor.evidence.all):
         return Diagnosis(
             ONE_ENTRY,
-            f"{_d(tensor)}, {worst_entry(tensor)}; one entry cannot show a factor",
-            "a factor, a sign or a term of the chain rule (the other tensors of its layer tell which), or n and g are "
-            "of different losses",
+            f"{_d(tensor)}, {worst_entry(tensor)}; a single entry cannot show a factor",
+            "a factor, a sign or a term of the chain rule (compare the other tensors of the layer), or numerical and "
+            "backprop belong to different losses",
         )
     cause = "a term of the chain rule is wrong, missing or in the wrong place"
     if tensor.evidence.reported.discrepancy < tensor.thresholds.discrepancy:
         cause += "; or a small part is held constant on purpose (detach, no_grad, the vectors of a power iteration)"
     spread = _range_of_ratios(tensor.evidence.entries)
-    says = f"d = {tensor.evidence.reported.discrepancy:.2g}, and no single factor explains it{spread}"
+    says = f"d = {tensor.evidence.reported.discrepancy:.2g}; no single factor explains it{spread}"
     return Diagnosis(
         CHAIN_RULE,
         "; ".join(filter(None, [says, worst_entry(tensor)])),
@@ -202,7 +205,7 @@ def worst_entry(tensor: Symptoms) -> str:
         return ""
     worst = tensor.worst[0]
     n, g = told_apart(worst.numeric, worst.analytic, 3)
-    return f"worst at {list(worst.index)}: n = {n}, g = {g}"
+    return f"worst at {list(worst.index)}: numerical = {n}, backprop = {g}"
 
 
 def _d(tensor: Symptoms) -> str:
@@ -210,7 +213,7 @@ def _d(tensor: Symptoms) -> str:
 
 
 def _explained(tensor: Symptoms) -> str:
-    return f"float precision explains up to {min(1.0, tensor.evidence.reported.explained):.1e}"
+    return f"rounding and truncation account for up to {min(1.0, tensor.evidence.reported.explained):.1e}"
 
 
 def _method(tensor: Symptoms) -> str:
@@ -220,8 +223,8 @@ def _method(tensor: Symptoms) -> str:
 def _left_out(tensor: Symptoms) -> str:
     kinks, unresolved = tensor.evidence.kinks, tensor.evidence.unresolved
     counts = [f"{kinks} at a kink"] if kinks else []
-    counts += [f"{unresolved} that no step suits"] if unresolved else []
-    return f" (entries left out: {', '.join(counts)})" if counts else ""
+    counts += [f"{unresolved} without a reliable step size"] if unresolved else []
+    return f" (entries skipped: {', '.join(counts)})" if counts else ""
 
 
 def _range_of_ratios(entries: DerivativePairs) -> str:
@@ -229,7 +232,7 @@ def _range_of_ratios(entries: DerivativePairs) -> str:
     if clear.size < MIN_RATIOS_FOR_QUANTILES:
         return ""
     low, high = np.quantile(clear.n / clear.g, [0.1, 0.9])
-    return " (n/g mostly from {} to {})".format(*told_apart(float(low), float(high), 3))
+    return " (numerical/backprop mostly from {} to {})".format(*told_apart(float(low), float(high), 3))
 
 
 def uncertain(value: float, error: float = 0.0) -> str:

@@ -221,7 +221,7 @@ def _constants(known: Mapping[str, float], divisors: Mapping[str, Divisor]) -> I
     for name, value in known.items():
         yield KnownFactor(value, f"`{name}`", over=divisors[name])
         if name.lower() in LEARNING_RATES:
-            says = f"g is multiplied by the learning rate `{name}` already: it is the update, not the gradient"
+            says = f"backprop is already multiplied by the learning rate `{name}`: it is the update, not the gradient"
             yield KnownFactor(1 / value, f"1/`{name}`", under=divisors[name], kind=f"multiplied_by:{name}", says=says)
         else:
             yield KnownFactor(1 / value, f"1/`{name}`", under=divisors[name])
@@ -240,14 +240,14 @@ def _logarithms() -> Iterator[KnownFactor]:
             f"1/{label}",
             max_reach=MAX_REACH_OF_NUMBER,
             kind=f"loss_in_log{base}",
-            says=f"the loss is in {unit} and the gradient is that of a loss in nats (ln): 1/{label} is missing in it",
+            says=f"the loss is in {unit} and the gradient that of a loss in nats (ln): it lacks the factor 1/{label}",
         )
         yield KnownFactor(
             factor,
             label,
             max_reach=MAX_REACH_OF_NUMBER,
             kind=f"gradient_in_log{base}",
-            says=f"the loss is in nats (ln) and the gradient is that of a loss in {unit}: {label} is missing in it",
+            says=f"the loss is in nats (ln) and the gradient that of a loss in {unit}: it lacks the factor {label}",
         )
 
 

@@ -330,20 +330,18 @@ def _dated(step: int, tensor: TensorReport) -> str:
     if tensor.verdict.agrees:
         return "; ".join(filter(None, [_screen(step, tensor), _own_numbers(tensor)]))
     dates = [f"screened at step {tensor.screened_at}"] if tensor.screened_at not in (None, step) else []
-    dates += [] if tensor.measured_at is None else [f"its own numbers are of step {tensor.measured_at}"]
+    dates += [] if tensor.measured_at is None else [f"measured at step {tensor.measured_at}"]
     return "; ".join([tensor.explanation, *dates])
 
 
 def _screen(step: int, tensor: TensorReport) -> str:
     """What the last screen promises of a tensor that it covered."""
     if tensor.screened_at is None:
-        return "not looked at since"
+        return "not checked since"
     when = (
-        "screened"
-        if tensor.screened_at == step
-        else f"not looked at since it was screened at step {tensor.screened_at}"
+        "screened" if tensor.screened_at == step else f"not checked since it was screened at step {tensor.screened_at}"
     )
-    return f"{when}: a scale error above {percent(tensor.smallest_visible)} would show"
+    return f"{when}; smallest detectable scale error: {percent(tensor.smallest_visible)}"
 
 
 def _own_numbers(tensor: TensorReport) -> str:

@@ -45,13 +45,13 @@ class Verdict(StrEnum):
     scale = (
         "scale",
         Level.bug,
-        "compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+        "compare how the loss and the backward pass are normalised, and multiply the gradient by numerical/backprop",
         "a gradient scaled by hand",
     )
     sign = (
         "sign",
         Level.bug,
-        "look for a minus that was lost, or a residual taken the wrong way round",
+        "look for a lost minus sign, or a residual with its two terms swapped",
         "gradient reversal",
     )
     missing = (
@@ -63,7 +63,7 @@ class Verdict(StrEnum):
     spurious = (
         "spurious",
         Level.bug,
-        "look at whether the forward pass uses this tensor at all",
+        "check whether the forward pass uses this tensor at all",
         "a straight-through estimator",
     )
     clipped = "clipped", Level.bug

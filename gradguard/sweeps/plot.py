@@ -131,10 +131,10 @@ def _panels(sweep: SweepCurves) -> list[tuple[str, Curve]]:
 
 def _draw_all_entries(axes: "Axes", sweep: SweepCurves) -> None:
     lines = (
-        (sweep.discrepancy, "discrepancy d of n and g", DISCREPANCY),
-        (sweep.floor, "floor: what float precision explains", FLOOR),
-        (sweep.noise, "of it, noise of the loss", NOISE),
-        (sweep.truncation, "of it, truncation", TRUNCATION),
+        (sweep.discrepancy, "discrepancy d of numerical and backprop", DISCREPANCY),
+        (sweep.floor, "floor: rounding and truncation", FLOOR),
+        (sweep.noise, "its part from noise of the loss", NOISE),
+        (sweep.truncation, "its part from truncation", TRUNCATION),
     )
     for values, label, style in lines:
         axes.plot(sweep.steps, _positive(values), label=label, **style)
@@ -151,8 +151,8 @@ def _draw_all_entries(axes: "Axes", sweep: SweepCurves) -> None:
 def _title(sweep: SweepCurves) -> str:
     at = sweep.best
     return (
-        f"At the best step, {sweep.best_step:.3g}, d is {sweep.discrepancy[at]:.1e} and float precision explains "
-        f"{sweep.floor[at]:.1e}"
+        f"At the best step, {sweep.best_step:.3g}, d is {sweep.discrepancy[at]:.1e}; "
+        f"rounding and truncation account for {sweep.floor[at]:.1e}"
     )
 
 
@@ -197,7 +197,7 @@ def _hatch_unchanged_steps(axes: "Axes", sweep: SweepCurves) -> None:
     axes.axvspan(left, right, facecolor="0.93", edgecolor="0.75", hatch="//", linewidth=0, zorder=0)
     is_wide = right > math.sqrt(left * end)
     x, side = (right / 1.1, "right") if is_wide else (right * 1.1, "left")
-    note = f"at {last:.3g} and below the loss\ndoes not move for most entries"
+    note = f"at {last:.3g} and below, the loss\ndoes not change for most entries"
     axes.text(x, bottom * 1.3, note, horizontalalignment=side, **NOTE)
 
 

@@ -12,19 +12,19 @@ RATIO_TOLERANCE = 0.05  # relative change of n/g from step to step up to which a
 MAX_NAMES_IN_SENTENCE = 8  # tensors; the others are counted
 
 NONDETERMINISTIC = (
-    "The loss differs between two evaluations at the same parameters (fresh dropout masks, a hidden state carried "
-    "over, a count of calls), so that none of these numbers means anything: pass what puts it back, "
+    "The loss differs between two evaluations at the same parameters (fresh dropout masks, a carried hidden state, a "
+    "count of calls), so these numbers mean nothing.\nPass what restores the state: "
     "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden')."
 )
 DETACHED = (
-    "The loss does not move at all, whichever entry is moved and at whatever step: the arrays given as params are not "
-    "the ones that the loss reads (a copy, or rebound since), or the loss is a value kept from before."
+    "The loss does not change, whichever entry is moved and by whatever step: the arrays in params are not the ones "
+    "that the loss reads (a copy, or rebound since), or the loss returns a stored value."
 )
-SPURIOUS = "the loss does not depend on it beyond its noise, and g is not zero"
-MISSING = "g is zero and n is not"
-STRUCTURE = "no one factor n/g explains that"
+SPURIOUS = "the loss depends on it by no more than noise, and backprop is not zero"
+MISSING = "backprop is zero and numerical is not"
+STRUCTURE = "no single factor explains it"
 NOT_MENDED = (
-    "No step size mends that: it is not float precision but a bug, or a kink of the loss; gradguard.check tells which."
+    "No step size removes this: it is not rounding error but a bug, or a kink of the loss; gradguard.check tells which."
 )
 
 Curves = Mapping[str, Curve]
@@ -44,28 +44,27 @@ def explanation(curves: SweepCurves, quantum: float, constants: Mapping[str, flo
         return " ".join([*sentences, *_conclusion(curves.tensors, constants)])
     if curves.explained is False:
         return DETACHED
-    tells = "the gradient is zero too" if curves.explained else "that tells nothing of the gradient"
-    return f"The loss does not move at any of these steps, the longest of which is {curves.steps[-1]:.3g}, and {tells}."
+    what = "the gradient is zero too" if curves.explained else "this says nothing about the gradient"
+    return f"The loss does not change at any of these steps (up to {curves.steps[-1]:.3g}), and {what}."
 
 
 def _where_loss_is_unchanged(whole: Curve, quantum: float) -> str:
     last = whole.loss_unchanged_up_to
     if last is None:
-        return f"The loss moves at every step, for most entries; its quantum is {quantum:.2g}."
-    where = f"At steps of {last:.3g} and below the loss does not move at all for most entries"
+        return f"The loss changes at every step for most entries; its values are {quantum:.2g} apart."
+    where = f"At steps of {last:.3g} and below, the loss does not change for most entries"
     share = f"{whole.loss_unchanged[0]:.0%} of them at {whole.steps[0]:.3g}"
     if whole.step_rounded_away[whole.steps == last].item() > MAJORITY:
-        return f"{where} ({share}): their own dtype rounds the step away."
-    return f"{where} ({share}): the step changes it by less than its quantum, {quantum:.2g}."
+        return f"{where} ({share}): the dtype of the parameters rounds the step away."
+    return f"{where} ({share}): the change is less than the distance between values of the loss, {quantum:.2g}."
 
 
 def _best_step(whole: Curve) -> str:
     at = whole.best
     end = ", the end of the sweep" if at in (0, len(whole.steps) - 1) else ""
     return (
-        f"The best step is {whole.best_step:.3g}{end}: float precision explains a discrepancy of {whole.floor[at]:.1e} "
-        f"there (noise {whole.noise[at]:.1e}, truncation {whole.truncation[at]:.1e}), and d is "
-        f"{whole.discrepancy[at]:.1e}."
+        f"The best step is {whole.best_step:.3g}{end}: d is {whole.discrepancy[at]:.1e} there; rounding and truncation "
+        f"account for {whole.floor[at]:.1e} (noise {whole.noise[at]:.1e}, truncation {whole.truncation[at]:.1e})."
     )
 
 
@@ -75,7 +74,7 @@ def _conclusion(tensors: Curves, constants: Mapping[str, float]) -> list[str]:
     explained = {name: curve for name, curve in tensors.items() if curve.explained}
     sentences = [_wrong_tensors(kind, group, constants) for kind, group in _grouped(wrong, _kind_of_error)]
     sentences += [NOT_MENDED] if wrong else []
-    sentences += [f"Nothing can be told of {_listed(group)}: {why}." for why, group in _grouped(unclear, _why_unclear)]
+    sentences += [f"No verdict on {_listed(group)}: {why}." for why, group in _grouped(unclear, _why_unclear)]
     return sentences + ([_explained_tensors(explained, bool(wrong or unclear))] if explained else [])
 
 
@@ -87,8 +86,8 @@ def _explained_tensors(tensors: Curves, with_names: bool) -> str:
     floors = (curve.floor[curve.best] for curve in tensors.values() if curve.loss_changes)
     hidden = 2 * MAX_EXCESS * max(floors, default=0.0)
     whose = f" of {_listed(tensors)}" if with_names else ""
-    hides = f", and would hide an error of the gradient below {100 * hidden:.2g} %" if hidden < 1 else ""
-    return f"Float precision explains what is left{whose}{hides}."
+    hides = f", and would hide a gradient error below {100 * hidden:.2g} %" if hidden < 1 else ""
+    return f"Rounding and truncation account for the rest{whose}{hides}."
 
 
 def _grouped(tensors: Curves, key: Callable[[Curve], str]) -> Iterable[tuple[str, Curves]]:
@@ -101,7 +100,7 @@ def _grouped(tensors: Curves, key: Callable[[Curve], str]) -> Iterable[tuple[str
 def _wrong_tensors(kind: str, group: Curves, constants: Mapping[str, float]) -> str:
     worst = max(group.values(), key=lambda curve: curve.discrepancy[curve.best])
     at = worst.best
-    discrepancy = f"d is {worst.discrepancy[at]:.2g} where float precision explains {worst.floor[at]:.1e}"
+    discrepancy = f"d is {worst.discrepancy[at]:.2g} where rounding and truncation account for {worst.floor[at]:.1e}"
     if kind == SPURIOUS:
         return f"{_listed(group)}: {kind}."
     why = kind if kind in (MISSING, STRUCTURE) else _common_factor(list(group.values()), constants)
@@ -127,7 +126,7 @@ def _common_factor(curves: Sequence[Curve], constants: Mapping[str, float]) -> s
     known = f" ({' or '.join(names)})" if names else ""
     ranges = [_steps_of_same_ratio(curve) for curve in curves]
     first, last = max(steps[0] for steps in ranges), min(steps[1] for steps in ranges)
-    return f"n = {k:.4g} x g{known} at every step from {first:.3g} to {last:.3g}"
+    return f"numerical = {k:.4g} x backprop{known} at every step from {first:.3g} to {last:.3g}"
 
 
 def _steps_of_same_ratio(curve: Curve) -> tuple[float, float]:
@@ -142,10 +141,10 @@ def _steps_of_same_ratio(curve: Curve) -> tuple[float, float]:
 
 def _why_unclear(curve: Curve) -> str:
     if not np.isfinite(curve.discrepancy[curve.best]):
-        return "its gradient holds nan or inf"
+        return "its gradient contains nan or inf"
     if not curve.loss_changes:
-        return "the loss does not move with it at any step"
-    return "at every step the loss is too noisy, or too kinked, for its slope"
+        return "moving it does not change the loss at any step"
+    return "at every step, the loss is too noisy or too kinked to show its slope"
 
 
 def _listed(names: Iterable[str]) -> str:

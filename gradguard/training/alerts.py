@@ -23,9 +23,9 @@ from gradguard.screening import SUSPECTED
 from gradguard.screening.reports import UNSCREENED, UNSEEN
 from gradguard.statistics import ALARM_Z, EXPLAINED_FLOORS
 
-NOT_CONFIRMED = "a deep check could not confirm a bug: gradguard.check(...) with more entries would tell more"
-NOT_FOLLOWED_UP = "there was no time left for a deep check of it: one of the next checks makes it"
-MORE_CHECKS = "a smaller every_n_steps makes more checks, and a larger max_overhead gives them more time"
+NOT_CONFIRMED = "an examination did not confirm a bug; gradguard.check(..., entries=300) measures more"
+NOT_FOLLOWED_UP = "there was no time to examine it; one of the next checks does"
+MORE_CHECKS = "lower every_n_steps for more checks, or raise max_overhead to give them more time"
 WHOLE_CHECK = ""  # the tensor of an alert that concerns all of them
 RECOVERED = "recovered"
 MAX_MESSAGES = 5  # in the log, of a check; the last one counts the alerts that are left
@@ -206,10 +206,10 @@ def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
 def _bug(tensor: TensorReport) -> str:
     parts = [f"BUG, {tensor.verdict}: {tensor.explanation}", tensor.cause]
     if tensor.last_fine is not None:
-        parts.append(f"it set in after step {tensor.last_fine}")
+        parts.append(f"last ok at step {tensor.last_fine}")
     # One factor may be certain from many entries together, each of which float precision would explain.
     if tensor.sampled and tensor.discrepancy > EXPLAINED_FLOORS * tensor.floor:
-        parts.append(f"{_discrepancy(tensor)}, on {tensor.sampled} entries")
+        parts.append(f"{_discrepancy(tensor)} in {tensor.sampled} entries")
     return "; ".join(filter(None, parts))
 
 
@@ -218,13 +218,15 @@ def _warning(tensor: TensorReport, subject: str) -> str:
         lead = f"{tensor.verdict}: " if subject == tensor.verdict else ""
         return f"{lead}{tensor.explanation}; {tensor.cause}"
     return (
-        f"{subject} is {getattr(tensor, subject):.3g}, past its threshold, and float precision does not explain it "
+        f"{subject} is {getattr(tensor, subject):.3g}, past its threshold and more than rounding accounts for "
         f"({_discrepancy(tensor)}); {NOT_CONFIRMED if tensor.deep else NOT_FOLLOWED_UP}"
     )
 
 
 def _discrepancy(tensor: TensorReport) -> str:
-    return f"d = {tensor.discrepancy:.2g} where float precision explains {EXPLAINED_FLOORS * tensor.floor:.1g}"
+    return (
+        f"d = {tensor.discrepancy:.2g} where rounding and truncation account for {EXPLAINED_FLOORS * tensor.floor:.1g}"
+    )
 
 
 def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -> Iterator[str]:
@@ -239,11 +241,11 @@ def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -
     if unseen:
         count = f"{len(unseen)} of {counted(len(everything), 'tensor')}"
         what_to_do = MORE_CHECKS if tensors else "the warnings of the checks say why"
-        yield log_message(f"no check of this training could look at {count}: {listed_briefly(unseen)}; {what_to_do}")
+        yield log_message(f"no check of this training covered {count}: {listed_briefly(unseen)}; {what_to_do}")
     suspected = [name for name in everything if name in tensors and tensors[name].cause_key == SUSPECTED]
     if suspected:
         names = listed_briefly(suspected)
-        yield log_message(f"the last check suspects {names}, and no check came to look closer; {MORE_CHECKS}")
+        yield log_message(f"the last check suspects {names}, and no later check examined it; {MORE_CHECKS}")
 
 
 def _was_never_judged(tensor: TensorReport) -> bool:

@@ -64,7 +64,7 @@ def test_a_gradient_averaged_over_the_timesteps_is_named(precision: str) -> None
         assert abs(tensor.ratio - TIMESTEPS) < 6 * tensor.ratio_error
         assert tensor.discrepancy == pytest.approx((TIMESTEPS - 1) / (TIMESTEPS + 1), abs=1e-3)
         assert tensor.sign_agreement == 1
-        assert tensor.explanation.startswith(("n = 4.0", "n = 3.9", "n = 4 x g"))
+        assert tensor.explanation.startswith(("numerical = 4.0", "numerical = 3.9", "numerical = 4 x"))
         assert "4 is `timesteps`" in tensor.explanation
         assert tensor.cause == "the backward pass divides by the number of timesteps and the loss does not"
     assert "number of timesteps" in report.explanation
@@ -74,9 +74,9 @@ def test_a_gradient_averaged_over_the_timesteps_is_named(precision: str) -> None
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("negated-dense", ["V", "sign", "n = -1", "wrong sign"]),
-        ("missing-bias", ["b", "missing", "g is zero and n is not", "never writes this gradient"]),
-        ("wh-1-percent", ["Wh", "scale", "n = 0.99", "too large"]),
+        ("negated-dense", ["V", "sign", "numerical = -1", "wrong sign"]),
+        ("missing-bias", ["b", "missing", "backprop is zero and numerical is not", "never writes this gradient"]),
+        ("wh-1-percent", ["Wh", "scale", "numerical = 0.99", "too large"]),
     ],
 )
 def test_a_bug_is_told_in_a_sentence(fault: str, words: list[str]) -> None:
@@ -120,7 +120,7 @@ def test_a_wrong_gate_is_named() -> None:
     assert tensor.verdict is Verdict.structure
     assert {name for name, block in tensor.blocks.items() if block.verdict.is_bug} == {"f"}
     assert tensor.blocks["f"].verdict is Verdict.sign
-    assert "wrong on f" in tensor.explanation
+    assert "wrong in f" in tensor.explanation
     assert "the other 3 agree" in tensor.explanation
     assert tensor.blocks["f"].ratio == pytest.approx(-1, rel=1e-4)
     assert tensor.blocks["i"].ratio == pytest.approx(1, rel=1e-4)
@@ -133,8 +133,8 @@ def test_a_gradient_of_what_the_loss_does_not_read_is_spurious() -> None:
     report = check(model.params, grads | {"spare": np.ones(3, np.float32)}, loss_of(model, batch))
     assert bugs(report) == {"spare"}
     assert report.tensors["spare"].verdict is Verdict.spurious
-    assert "n is zero and g is not" in report.tensors["spare"].explanation
-    assert "the loss does not depend on it" in report.tensors["spare"].explanation
+    assert "numerical is zero and backprop is not" in report.tensors["spare"].explanation
+    assert "the loss does not depend on this tensor" in report.tensors["spare"].explanation
 
 
 @pytest.mark.parametrize("precision", ["native", "auto"])
@@ -181,11 +181,11 @@ def test_the_sentence_spells_names_as_they_are() -> None:
 
 
 def test_a_noisy_loss_is_inconclusive_and_says_what_would_help() -> None:
-    """A slope below the rounding of the loss shows nothing; the sentence says how large an error could be seen."""
+    """A slope below the rounding of the loss shows nothing; the sentence says how large an error could be detected."""
     params = {"w": np.array([0.3, 0.7], np.float32)}
     loss = lambda: np.float32(1e6) + np.sin(params["w"]).sum(dtype=np.float32)  # noqa: E731 - it is shown as it is
     report = check(params, {"w": np.cos(params["w"])}, loss, precision="native")
     assert not report.verdict.is_bug
     if report.verdict is Verdict.inconclusive:
-        assert "cannot be seen" in report.explanation or "no error can be seen" in report.explanation
+        assert "smallest detectable error" in report.explanation or "no error can be detected" in report.explanation
         assert "precision='float64'" in report.tensors["w"].cause

@@ -54,7 +54,9 @@ def test_a_derivative_of_zero_is_told_from_what_rounding_leaves(precision: str) 
     """It is no bug, and no reason to say that nothing can be told."""
     report = report_of(precision, lambda size: 1e-9 * RNG.standard_normal(size))
     assert report.verdict is Verdict.float_precision
-    assert re.fullmatch(r"n is zero to \de-\d+, and g \(up to \de-\d+\) is what rounding leaves", report.explanation)
+    assert re.fullmatch(
+        r"numerical is zero within \de-\d+, and backprop \(up to \de-\d+\) is rounding error", report.explanation
+    )
 
 
 @pytest.mark.parametrize("precision", ["native", "float64"])

@@ -8,7 +8,7 @@ from user_project import Run
 @pytest.mark.parametrize(
     ("factory", "status", "words"),
     [
-        ("train:right", 0, "No bug: float precision explains every difference"),
+        ("train:right", 0, "No bug: rounding and truncation account for every"),
         ("train:wrong", 1, "4 is `timesteps`"),
         ("train:unclear", 2, "This check cannot tell"),
         ("train:layers", 0, "0.4"),
@@ -31,7 +31,7 @@ def test_a_check_takes_all_that_a_factory_may_return(run: Run) -> None:
     report = json.loads(done.stdout)
     assert set(report["tensors"]["b"]["blocks"]) == set("ifog")
     assert report["tensors"]["b"]["verdict"] == "structure"
-    assert "wrong on f" in report["tensors"]["b"]["explanation"]
+    assert "wrong in f" in report["tensors"]["b"]["explanation"]
     assert {name for name, tensor in report["tensors"].items() if tensor["verdict"] == "ok"} == {"Wx", "Wh", "V", "c"}
 
 

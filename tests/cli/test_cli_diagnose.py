@@ -48,7 +48,7 @@ def test_the_question_in_any_layout_is_the_same_bug(
     path.write_text(content)
     assert main(["diagnose", str(path), "--constant", "timesteps=39"]) == 1
     out = capsys.readouterr().out
-    assert "lstm  BUG: scale  n = 39" in out
+    assert "lstm  BUG: scale  numerical = 39" in out
     assert ("6.266e-0.6' is no number" in out) == ("e-0.6" in content)
     assert ("column 1 was read as numerical and column 2 as backprop" in out) == (content is BARE)
 
@@ -71,7 +71,7 @@ def test_the_question_as_printed_is_a_bug_with_a_name(table: Path) -> None:
     """The factor is found and named, the tensor is called after the file, and the status says that there is a bug."""
     done = run(str(table), "--constant", "timesteps=39")
     assert (done.returncode, done.stderr) == (1, b"")
-    assert b"lstm  BUG: scale  n = 39" in done.stdout
+    assert b"lstm  BUG: scale  numerical = 39" in done.stdout
     assert b"`timesteps`" in done.stdout
 
 

@@ -15,7 +15,9 @@ from gradguard.writers import JSONLWriter, TensorBoardWriter
 @pytest.fixture
 def runs(tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor) -> Path:
     """A run that moves at step 200, one that is fine, one that cannot be told."""
-    wrong = make_tensor("W</script><b>", verdict=Verdict.scale, cause="divides by T", explanation="n = 39 x g")
+    wrong = make_tensor(
+        "W</script><b>", verdict=Verdict.scale, cause="divides by T", explanation="numerical = 39 x backprop"
+    )
     alert = Alert(200, logging.ERROR, wrong.name, Verdict.scale, "step 200: BUG")
     with_bug = TensorBoardWriter(tmp_path / "bug")
     for step in (0, 100):
@@ -42,9 +44,9 @@ def test_the_story_says_when_and_what_and_what_to_do(runs: Path, capsys: pytest.
         "bug  W</script><b>  scale  200",
         "",
         "bug: BUG: scale in W</script><b>, since step 200.",
-        "  n = 39 x g",
+        "  numerical = 39 x backprop",
         "  -> divides by T",
-        "  -> compare how the loss and the backward pass are normalised, and multiply the gradient by n/g",
+        f"  -> {Verdict.scale.advice}",
         "  step 0    fine        W</script><b>",
         "  step 200  BUG: scale  W</script><b>",
         "  3 checks, steps 0 to 200; the checks after the first took 0.8 % of the time",

@@ -125,7 +125,7 @@ def test_one_flat_array_is_checked(takes: bool) -> None:
     assert report.verdict.is_bug is False
     gradient[:20] *= 2
     report = check(theta, gradient, loss, blocks={"params": {"W": slice(0, 20), "rest": slice(20, None)}})
-    assert "wrong on W" in report.tensors["params"].explanation
+    assert "wrong in W" in report.tensors["params"].explanation
 
 
 def test_lists_that_are_swapped_are_evaluated_in_float64() -> None:

@@ -103,7 +103,7 @@ def test_wrong_entries_that_lie_together_are_located() -> None:
     """In the second of four equal blocks along axis 0; elsewhere everything agrees."""
     report = report_on(wrong_in(slice(2, 4)), shape=(8, 6))
     assert (report.verdict, report.faulty_block) == (Verdict.structure, "block 2 of 4")
-    assert "wrong on block 2 of 4 along axis 0 only" in report.explanation
+    assert "wrong only in block 2 of 4 along axis 0" in report.explanation
 
 
 def test_entries_that_tell_nothing_do_not_count_as_right() -> None:
@@ -117,7 +117,7 @@ def test_an_entry_that_the_loss_does_not_depend_on_may_be_wrong() -> None:
     n[7], g[7] = 0.0, RNG.uniform(1, 2, 6)
     report = report_on(pairs_of(n.ravel(), g.ravel(), error=1e-3), shape=(8, 6))
     assert (report.verdict, report.faulty_block) == (Verdict.structure, "")
-    assert "wrong on index 7 of axis 0 only" in report.explanation
+    assert "wrong only in index 7 of axis 0" in report.explanation
 
 
 def clipped_at_one(**changes: Any) -> DerivativePairs:
@@ -193,7 +193,7 @@ def test_one_entry_shows_no_factor(n: list[float], g: list[float], shape: tuple[
     assert report.verdict is verdict
     if verdict is Verdict.structure:
         assert report.cause_key == "one_entry"
-        assert "one entry cannot show a factor" in report.explanation
+        assert "a single entry cannot show a factor" in report.explanation
         assert not report.factors
 
 
@@ -204,7 +204,7 @@ def test_a_block_of_one_sampled_entry_shows_no_factor() -> None:
     blocks = {name: np.isin(np.arange(8), np.arange(8)[where]) for name, where in masks.items()}
     report = report_on(pairs_of(n, g, error=1e-3), blocks=blocks)
     assert (report.blocks["f"].verdict, report.faulty_block) == (Verdict.structure, "f")
-    assert "wrong on f (on its only entry); of o and g nothing can be told; the other agrees" in report.explanation
+    assert "wrong in f (in its only entry); no verdict on o and g; the other agrees" in report.explanation
     assert "alone" not in report.cause
 
 

@@ -60,6 +60,6 @@ def test_numbers_that_differ_are_written_so_that_they_do() -> None:
     n = g * (1 + 1e-3 * np.where(np.arange(40) % 2, 1, -1))
     report = diagnose_tensor(evidence_of(pairs_of(n, g, error=1e-6)), History({}), Thresholds())
     assert report.verdict is Verdict.structure
-    pairs = re.findall(r"(?:n =|from) (\S+?),? (?:g =|to) ([\d.e-]+)", report.explanation)
+    pairs = re.findall(r"(?:numerical =|from) (\S+?),? (?:backprop =|to) ([\d.e-]+)", report.explanation)
     assert len(pairs) == 2
     assert all(left != right for left, right in pairs)

@@ -85,15 +85,15 @@ def test_numbers_in_whatever_holds_them_are_diagnosed(g: object) -> None:
 @pytest.mark.parametrize(
     ("g", "n", "words"),
     [
-        (np.ones((2, 3)), np.ones((3, 2)), r"shapes \(2, 3\) and \(3, 2\); expected the same: transpose one"),
-        (np.ones((2, 3)), np.ones(6), r"in one order, pass n.reshape\(\(2, 3\)\)"),
-        (np.ones(3), np.ones(4), r"g and n of 'w' have the shapes \(3,\) and \(4,\); expected the same$"),
-        ([1, [2, 3]], [1, 2], "g of 'w' holds lists of different lengths"),
-        ([1.0, None], [1, 2], "g of 'w' holds None, a NoneType; expected numbers"),
-        (["0.1", "6.266e-0.6"], [1, 2], "g of 'w' holds the text '6.266e-0.6'; expected numbers"),
-        ([1j], [1], "g of 'w' has dtype complex128; expected real numbers"),
-        ([True], [1], "g of 'w' has dtype bool; expected real numbers"),
-        ([], [], "g and n of 'w' are empty"),
+        (np.ones((2, 3)), np.ones((3, 2)), r"shape \(2, 3\) and numerical \(3, 2\); expected the same: transpose one"),
+        (np.ones((2, 3)), np.ones(6), r"in one order, pass numerical.reshape\(\(2, 3\)\)"),
+        (np.ones(3), np.ones(4), r"backprop of 'w' has shape \(3,\) and numerical \(4,\); expected the same$"),
+        ([1, [2, 3]], [1, 2], "backprop of 'w' holds lists of different lengths"),
+        ([1.0, None], [1, 2], "backprop of 'w' holds None, a NoneType; expected numbers"),
+        (["0.1", "6.266e-0.6"], [1, 2], "backprop of 'w' holds the text '6.266e-0.6'; expected numbers"),
+        ([1j], [1], "backprop of 'w' has dtype complex128; expected real numbers"),
+        ([True], [1], "backprop of 'w' has dtype bool; expected real numbers"),
+        ([], [], "backprop and numerical of 'w' are empty"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_it(g: object, n: object, words: str) -> None:
@@ -185,7 +185,7 @@ def test_a_gradient_in_16_bits_has_their_rounding() -> None:
     assert diagnose({"w": (G + scatter, G)}, error=1e-9).tensors["w"].verdict is Verdict.structure
     wrong = diagnose({"w": (bfloat16(G * (1 + 0.3 * SCATTER)), G)}).tensors["w"]
     assert wrong.verdict is Verdict.structure
-    assert "every g is a bfloat16 number" in wrong.explanation
+    assert "every backprop value is a bfloat16 number" in wrong.explanation
 
 
 def test_short_numbers_are_no_16_bit_format() -> None:

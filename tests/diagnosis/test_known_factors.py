@@ -49,11 +49,11 @@ def test_a_constant_of_the_user_s_own_is_called_what_they_call_it() -> None:
 @pytest.mark.parametrize(
     ("ratio", "label", "meaning"),
     [
-        (1 / 0.05, "1/`lr`", "g is multiplied by the learning rate `lr` already"),
+        (1 / 0.05, "1/`lr`", "backprop is already multiplied by the learning rate `lr`"),
         (1 / 0.7, "1/(1 - `dropout`)", "the loss divides by the share that dropout keeps, 1 - `dropout`,"),
         (1 / 0.8, "1/`keep`", "the loss divides by `keep` and the backward pass does not"),
         (1 / math.log(2), "1/ln(2)", "the loss is in bits (log2)"),
-        (math.log(2), "ln(2)", "the gradient is that of a loss in bits"),
+        (math.log(2), "ln(2)", "the gradient that of a loss in bits"),
         (15 / 16, "(`batch` - 1)/`batch`", "divides by the batch size less one where the loss divides by the batch"),
         (39 / 40, "`timesteps`/(`timesteps` + 1)", "loss divides by the number of timesteps plus one"),
         (39 * 16 / 601, "`batch` x `timesteps`/`tokens`", "the batch size times the number of timesteps where"),

@@ -90,7 +90,7 @@ def test_a_declared_block_does_not_excuse_the_other_blocks(precision: str) -> No
     assert tensor.verdict.is_bug is True
     assert tensor.blocks["f"].verdict is Verdict.expected
     assert tensor.blocks["i"].verdict.is_bug is True
-    assert "wrong on i" in tensor.explanation
+    assert "wrong in i" in tensor.explanation
 
 
 def test_a_declared_block_does_not_hide_a_gradient_that_is_missing_elsewhere() -> None:

@@ -216,7 +216,7 @@ def test_an_error_in_another_block_is_found_at_the_next_check() -> None:
     verdicts = [reports[step].tensors["Wh"].verdict for step in range(8)]
     assert {str(verdict) for verdict in verdicts[:6]} == {"expected"}
     assert verdicts[6].is_bug is True
-    assert "wrong on i" in reports[6].tensors["Wh"].explanation
+    assert "wrong in i" in reports[6].tensors["Wh"].explanation
 
 
 def test_the_training_is_unchanged() -> None:

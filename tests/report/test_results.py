@@ -95,18 +95,18 @@ def test_a_verdict_is_printed_in_words(report: Report) -> None:
         ({"measured_at": None, "screened_at": 1000}, "MEASURED"),
         (
             {"measured_at": 900, "screened_at": 1000},
-            "screened: a scale error above 0.2 % would show; d = 3.1e-05 at step 900",
+            "screened; smallest detectable scale error: 0.2 %; d = 3.1e-05 at step 900",
         ),
-        ({"measured_at": 900}, "not looked at since; d = 3.1e-05 at step 900"),
+        ({"measured_at": 900}, "not checked since; d = 3.1e-05 at step 900"),
         (
             {"measured_at": 800, "screened_at": 900},
-            "not looked at since it was screened at step 900: a scale error above 0.2 % would show; "
+            "not checked since it was screened at step 900; smallest detectable scale error: 0.2 %; "
             "d = 3.1e-05 at step 800",
         ),
-        ({"measured_at": 900, "verdict": Verdict.scale}, "MEASURED; its own numbers are of step 900"),
+        ({"measured_at": 900, "verdict": Verdict.scale}, "MEASURED; measured at step 900"),
         (
             {"measured_at": 800, "screened_at": 900, "verdict": Verdict.kink},
-            "MEASURED; screened at step 900; its own numbers are of step 800",
+            "MEASURED; screened at step 900; measured at step 800",
         ),
         ({"measured_at": None, "verdict": Verdict.inconclusive, "cause_key": "suspected"}, "MEASURED"),
     ],

@@ -24,10 +24,10 @@ def test_a_factor_is_told_from_float_precision_and_named(averaged: Sweep) -> Non
         assert curve.ratio[curve.best] == pytest.approx(39, abs=0.05)
         assert curve.discrepancy[curve.best] == pytest.approx(0.95, abs=1e-3)
     says = averaged.explanation
-    assert "Wx, Wh and b: d is 0.95 where float precision explains" in says
+    assert "Wx, Wh and b: d is 0.95 where rounding and truncation account for" in says
     assert "(`timesteps`) at every step from" in says
     assert "gradguard.check" in says
-    assert "Float precision explains what is left of V and c" in says
+    assert "Rounding and truncation account for the rest of V and c" in says
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_a_loss_that_does_not_repeat_is_told_and_a_snapshot_helps() -> None:
 @pytest.mark.parametrize(
     ("g", "loss", "start", "explained", "words"),
     [
-        (1.0, lambda _: 1.0, 1.0, False, "the arrays given as params are not the ones that the loss reads"),
+        (1.0, lambda _: 1.0, 1.0, False, "the arrays in params are not the ones that the loss reads"),
         (0.0, lambda _: 1.0, 1.0, True, "the gradient is zero too"),
-        (0.0, lambda x: np.float32(x.sum()), 1.0, False, "g is zero and n is not"),
-        (math.nan, lambda x: np.float32(x.sum()), 1.0, None, "its gradient holds nan or inf"),
-        (-1.0, lambda x: np.float32(x.sum()), 1.0, False, "n = -1 x g at every step"),
+        (0.0, lambda x: np.float32(x.sum()), 1.0, False, "backprop is zero and numerical is not"),
+        (math.nan, lambda x: np.float32(x.sum()), 1.0, None, "its gradient contains nan or inf"),
+        (-1.0, lambda x: np.float32(x.sum()), 1.0, False, "numerical = -1 x backprop at every step"),
         (1.0, lambda x: np.float32(np.abs(x).sum()), 0.0, None, "too kinked"),
-        (1.0, lambda x: np.float32(x.sum()), 1.0, True, "Float precision explains what is left"),
-        (2e-30, lambda x: np.float32(2e-30) * x.sum(), 1.0, True, "Float precision explains what is left"),
-        (3e30, lambda x: np.float32(3e30) * x.sum(), 1.0, True, "Float precision explains what is left"),
+        (1.0, lambda x: np.float32(x.sum()), 1.0, True, "Rounding and truncation account for the rest"),
+        (2e-30, lambda x: np.float32(2e-30) * x.sum(), 1.0, True, "Rounding and truncation account for the rest"),
+        (3e30, lambda x: np.float32(3e30) * x.sum(), 1.0, True, "Rounding and truncation account for the rest"),
     ],
 )
 def test_what_is_found_is_said(
@@ -101,4 +101,4 @@ def test_a_gradient_of_what_the_loss_ignores_is_not_explained(model: LSTM, batch
     grads = model.loss_and_grads(batch)[1] | {"unused": np.ones(3, np.float32)}
     found = sweep(model.params, grads, lambda: model.loss(batch))
     assert found.tensors["unused"].explained is False
-    assert "unused: the loss does not depend on it" in found.explanation
+    assert "unused: the loss depends on it by no more than noise" in found.explanation

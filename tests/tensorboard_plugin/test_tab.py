@@ -35,7 +35,7 @@ def wrong(make_tensor: MakeTensor) -> Callable[..., TensorReport]:
             name,
             verdict=Verdict.scale,
             cause="the backward pass divides by the number of timesteps and the loss does not",
-            explanation="n = 39.00(1) x g",
+            explanation="numerical = 39.00(1) x backprop",
             discrepancy=0.95,
             ratio=39.0,
             ratio_error=0.01,
@@ -57,7 +57,7 @@ def report(
     def build(step: int, right: tuple[str, ...], bad: str = "", told: bool = False) -> Report:
         tensors = [*(make_tensor(name, entries=ENTRIES[:2]) for name in right), *([wrong(bad)] if bad else [])]
         verdict = Verdict.scale if bad else Verdict.ok
-        finding = "BUG, scale: n = 39 x g"
+        finding = "BUG, scale: numerical = 39 x backprop"
         alert = Alert(step, logging.ERROR, bad, Verdict.scale, f"step {step} {bad}: {finding}; do this", finding)
         return make_report(step, *tensors, verdict=verdict, alerts=(alert,) if told else ())
 
@@ -153,13 +153,13 @@ def test_the_tab_says_what_is_wrong_where_and_since_when(tab: Browser, address: 
     assert headline(tab) == "BUG: scale in W, since step 500"
     (said,) = tab.texts(".verdict")
     assert "divides by the number of timesteps" in said
-    assert "multiply the gradient by n/g" in said
+    assert "multiply the gradient by numerical/backprop" in said
     assert tab.texts(".row .name") == ["\N{HEAVY MULTIPLICATION X}\nW", "\N{HEAVY CHECK MARK}\nV"]
     assert tab.texts(".row:first-child .span em") == ["scale"]
     assert "W (2 × 2) at step 500" in tab.texts(".detail h2")[0]  # noqa: RUF001 - a times sign
     assert len(tab.all(".drawing .main-svg")) >= len(tab.all(".drawing")) >= 5
     assert tab.texts(".detail .badge") == ["\N{HEAVY MULTIPLICATION X} BUG: scale"]
-    assert tab.texts(".alerts p")[0] == "step 500, W BUG, scale: n = 39 x g"
+    assert tab.texts(".alerts p")[0] == "step 500, W BUG, scale: numerical = 39 x backprop"
     assert "multiply the gradient" in tab.texts(".alerts")[0]
     assert tab.problems() == []
     assert {url[: len(address)] for url in tab.asked()} == {address}
@@ -305,11 +305,11 @@ def test_what_is_older_has_its_date(tab: Browser) -> None:
         lambda: "V (2" in tab.texts(".detail h2")[0] and "step 500" in tab.texts(".detail h2")[0], "the last check"
     )
     assert tab.texts(".detail .badge") == ["\N{HEAVY CHECK MARK} ok, at step 0"]
-    assert tab.texts(".says") == ["not looked at since; d = 2.8e-5 at step 0"]
+    assert tab.texts(".says") == ["not checked since; d = 2.8e-5 at step 0"]
     tab.press_on("[role=option][aria-selected=true]", "ArrowDown")
     tab.until(lambda: "W (2" in tab.texts(".detail h2")[0], "the row below")
     assert tab.texts(".detail .badge") == ["\N{HEAVY CHECK MARK} ok"]
-    assert tab.texts(".says") == ["screened: a scale error above 0.01 % would show; d = 2.8e-5 at step 400"]
+    assert tab.texts(".says") == ["screened; smallest detectable scale error: 0.01 %; d = 2.8e-5 at step 400"]
     assert tab.texts(".facts .earlier")[0] == "2.8e-5 over a floor of 3.4e-5, at step 400"
     captions = tab.texts("figcaption")
     assert "Numerical gradient n against backprop g, each sampled entry, at step 400" in captions

@@ -51,7 +51,7 @@ def test_a_bug_is_told_once_in_full(wrong: TensorReport) -> None:
     assert "\n" not in alert.message
     for words in ("step 1200 w: BUG, scale", "39", "`timesteps`", "number of timesteps", "d = 0.95", "3 entries"):
         assert words in alert.message
-    assert "multiply the gradient by n/g" in alert.message
+    assert "multiply the gradient by numerical/backprop" in alert.message
     assert told(alerts, 1300, wrong) == told(alerts, 1400, wrong) == ()
 
 
@@ -105,7 +105,7 @@ def test_the_finding_of_an_alert_is_its_message_without_what_stands_beside_it(
     alerts = Alerts(Thresholds())
     (bug,), (recovered,) = told(alerts, 7, wrong), told(alerts, 8, healthy)
     assert bug.message == f"step 7 w: {bug.finding}; {Verdict.scale.advice}; {how_to_declare([wrong])}"
-    assert bug.finding.startswith("BUG, scale: n = 39")
+    assert bug.finding.startswith("BUG, scale: numerical = 39")
     assert recovered.message == f"step 8 w: {recovered.finding}"
 
 
@@ -204,8 +204,8 @@ def test_a_warning_says_whether_a_deep_check_has_looked_into_it(healthy: TensorR
     suspect = dataclasses.replace(healthy, discrepancy=0.3, floor=1e-5, sampled=3)
     (deep,) = told(Alerts(Thresholds()), 0, dataclasses.replace(suspect, deep=True))
     (quick,) = told(Alerts(Thresholds()), 0, dataclasses.replace(suspect, deep=False))
-    assert "a deep check could not confirm a bug" in deep.message
-    assert "there was no time left for a deep check of it" in quick.message
+    assert "an examination did not confirm a bug" in deep.message
+    assert "there was no time to examine it" in quick.message
 
 
 def test_thresholds_are_the_user_s(healthy: TensorReport) -> None:
@@ -261,7 +261,9 @@ def test_one_fault_in_many_tensors_is_one_message(wrong: TensorReport, healthy: 
     assert [alert.tensor for alert in wrongs] == names
     ((level, lines),) = lines_of(wrongs)
     assert level == logging.ERROR
-    assert lines[0].startswith(f"gradguard: step 5 {names[0]}, likewise {names[1]} and 198 more: BUG, scale: n = 39")
+    assert lines[0].startswith(
+        f"gradguard: step 5 {names[0]}, likewise {names[1]} and 198 more: BUG, scale: numerical = 39"
+    )
     ((level, lines),) = lines_of(told(alerts, 9, *many(healthy, names)))
     assert level == logging.WARNING
     assert ": recovered, " in lines[0]

@@ -81,7 +81,7 @@ def test_a_small_error_is_found_by_the_evidence_of_several_checks() -> None:
     assert wrong.ratio == pytest.approx(1 / 1.005, abs=1e-3)
     assert wrong.last_fine is not None
     assert 0 < wrong.last_fine < found[0]
-    assert any(f"it set in after step {wrong.last_fine}" in alert.message for alert in reports[found[0]].alerts)
+    assert any(f"last ok at step {wrong.last_fine}" in alert.message for alert in reports[found[0]].alerts)
 
 
 def test_the_constants_of_a_step_name_its_ratio() -> None:
@@ -117,7 +117,7 @@ def test_named_blocks_are_reported(precision: str) -> None:
     wrong = reports[-1].tensors["Wh"]
     assert wrong.verdict.is_bug
     assert {name for name, block in wrong.blocks.items() if block.verdict.is_bug} == {"f"}
-    assert "wrong on f" in wrong.explanation
+    assert "wrong in f" in wrong.explanation
 
 
 def test_a_gradient_that_is_not_finite_is_told_and_recovers(caplog: pytest.LogCaptureFixture) -> None:

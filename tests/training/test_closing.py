@@ -68,7 +68,7 @@ def test_a_tensor_that_no_check_could_look_at_is_named(caplog: pytest.LogCapture
     level, line = told(caplog)[-1]
     assert level == "WARNING"
     assert line == (
-        "gradguard: no check of this training could look at 2 of 2 tensors: w and v; the warnings of the checks say why"
+        "gradguard: no check of this training covered 2 of 2 tensors: w and v; the warnings of the checks say why"
     )
 
 
@@ -83,7 +83,7 @@ def test_what_was_never_judged_and_what_is_suspected_are_two_lines(make_tensor: 
         make_tensor("bad", measured_at=None, cause_key="suspected", **unclear),
     ]
     lines = list(open_at_the_end([tensor.name for tensor in tensors], {tensor.name: tensor for tensor in tensors}))
-    assert lines[0].startswith("gradguard: no check of this training could look at 2 of 5 tensors: small and never; ")
+    assert lines[0].startswith("gradguard: no check of this training covered 2 of 5 tensors: small and never; ")
     assert "max_overhead" in lines[0]
     assert lines[1].startswith("gradguard: the last check suspects bad, ")
     assert len(lines) == 2

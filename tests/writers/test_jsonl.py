@@ -18,7 +18,7 @@ def _refuse(constant: str) -> None:
 
 def test_every_report_comes_back_complete(tmp_path: Path, make_report: MakeReport) -> None:
     """What is read back is, report by report, what `to_dict` gives."""
-    alert = Alert(1, 40, "W", Verdict.scale, "n = 39 x g\non all é gates")
+    alert = Alert(1, 40, "W", Verdict.scale, "numerical = 39 x backprop\non all é gates")
     reports = [make_report(0), make_report(1, alerts=(alert,)), make_report(1, overhead=None)]
     writer = JSONLWriter(tmp_path / "log.jsonl")
     for report in reports:

@@ -18,7 +18,7 @@ def test_a_tensorboard_server_shows_it_all(
 ) -> None:
     """Both of TensorBoard's loaders serve the curves, the band charts, the histograms and the alerts."""
     name = "lstm/W.x+(i)"
-    alert = Alert(1, logging.ERROR, name, Verdict.scale, "n = 39 x g <b>on all gates</b>")
+    alert = Alert(1, logging.ERROR, name, Verdict.scale, "numerical = 39 x backprop <b>on all gates</b>")
     tensors = make_tensor(name, floor=math.inf, verdict=Verdict.scale), make_tensor("V")
     writer = TensorBoardWriter(tmp_path / "run")
     writer.write(make_report(0, *tensors))
@@ -43,7 +43,7 @@ def test_a_tensorboard_server_shows_it_all(
     assert f"gradguard.ratios/{name}" in histograms
     assert [text["step"] for text in texts] == [1]
     assert "<b>" not in texts[0]["text"]
-    assert f"{name}: n = 39 x g <b>on all gates</b></li>" in html.unescape(texts[0]["text"])
+    assert f"{name}: numerical = 39 x backprop <b>on all gates</b></li>" in html.unescape(texts[0]["text"])
 
 
 def test_a_run_that_was_set_back_has_one_history(tmp_path: Path, make_report: MakeReport) -> None:

@@ -39,10 +39,12 @@ def clipped_by_value(tensor: Symptoms) -> Diagnosis | None:
     is_telling = limit.ties > 1 or (limit.ties == 1 and _is_round(limit.value) and agrees)
     if not (is_at_limit_only and is_telling and not limit.is_of_counts and _differ(entries.where(at_limit & wrong))):
         return None
-    count = f"{limit.ties} entries are just that" if limit.ties > 1 else "one entry is just that, a round number,"
+    count = f"{limit.ties} entries have this value" if limit.ties > 1 else "one entry has this round value"
     return Diagnosis(
         key="clipped_by_value",
-        explanation=f"no |g| exceeds {limit.value:.6g}, {count} where |n| is larger, and the others agree",
+        explanation=(
+            f"no |backprop| exceeds {limit.value:.6g}; {count} where |numerical| is larger, and the others agree"
+        ),
         cause=_clipped(f"at {limit.value:.6g}"),
         verdict=Verdict.clipped,
     )
@@ -59,12 +61,14 @@ def clipped_and_wrong(tensor: Symptoms) -> Diagnosis | None:
     ratio = rest.ratio
     is_factor = ratio.purity <= tensor.evidence.rules.max_chi2 and abs(ratio.value - 1) > 3 * ratio.error
     besides = (
-        f"n = {uncertain(ratio.value, ratio.error)} x g at the others" if is_factor else "the others are wrong too"
+        f"numerical = {uncertain(ratio.value, ratio.error)} x backprop in the others"
+        if is_factor
+        else "the others are wrong too"
     )
     return Diagnosis(
         key="clipped_and_wrong",
-        explanation=f"no |g| exceeds {limit.value:.6g}, {limit.ties} entries are just that, and {besides}",
-        cause=f"{_clipped(f'at {limit.value:.6g}')}; it is wrong besides, which shows best without the clip",
+        explanation=f"no |backprop| exceeds {limit.value:.6g}; {limit.ties} entries have this value, and {besides}",
+        cause=f"{_clipped(f'at {limit.value:.6g}')}; there is another error, which a check without clipping shows best",
     )
 
 
@@ -137,7 +141,7 @@ def clipped_by_own_norm(model: Model) -> Mapping[str, Diagnosis]:
         if not tensor.factors and tensor.ratio > 1 and math.prod(tensor.shape) > 1
     }
     return {
-        name: _clipped_by_norm(tensor, model.norms[name], clip, "it")
+        name: _clipped_by_norm(tensor, model.norms[name], clip, "this gradient")
         for name, (tensor, clip) in own.items()
         if clip is not None and not clip.scale
     }
@@ -188,7 +192,7 @@ def _clipped_by_norm(tensor: TensorReport, total: float, clip: _Norm, of_what: s
 
 def _is_what(total: float, clip: _Norm) -> str:
     if not clip.scale:
-        return ", a round number" if _is_round(clip.value) else ", the limit among the constants"
+        return ", a round number" if _is_round(clip.value) else ", a limit given in constants"
     if _is_unscaled(total, clip):
         return f", which times `{clip.scale}` is {clip.value:.4g}, a round number"
     return ", a round number"
@@ -197,9 +201,9 @@ def _is_what(total: float, clip: _Norm) -> str:
 def _cause(total: float, clip: _Norm) -> str:
     if not clip.scale:
         return _clipped(f"to a norm of {clip.value:.4g}")
-    how = f"the gradient is clipped to a norm of {clip.value:.4g} while the loss scale `{clip.scale}` is in it"
+    how = f"the gradient is clipped to a norm of {clip.value:.4g} while it still has the loss scale `{clip.scale}`"
     then = ", and unscaled afterwards" if _is_unscaled(total, clip) else ""
-    return f"{how}{then}; unscale first, call after_backward, and clip then"
+    return f"{how}{then}; unscale first, then call after_backward, then clip"
 
 
 def _is_unscaled(total: float, clip: _Norm) -> bool:

@@ -34,9 +34,9 @@ def overwritten(tensor: Symptoms) -> Diagnosis | None:
     numbers = listed([f"{number:g}" for number in np.unique(whole)[:MAX_LISTED]])
     return Diagnosis(
         key="overwritten",
-        explanation=f"n/g are whole numbers at all {entries.size} entries that tell it, such as {numbers}",
+        explanation=f"numerical/backprop is a whole number at all {entries.size} resolved entries, such as {numbers}",
         cause=(
-            "contributions that should be added overwrite each other: `=` in place of `+=`, or an index that repeats "
+            "contributions that should be added overwrite each other: `=` instead of `+=`, or an index that repeats "
             "(np.add.at, index_add)"
         ),
     )
@@ -49,17 +49,14 @@ def only_one_wrong(model: Model) -> Diagnosis | None:
     (wrong,), names = model.wrong, list(model.tensors)
     place = names.index(wrong.name)
     above = (
-        f"; or, if the tensors are in the order of the forward pass, the error enters between it and {names[1]}"
-        if place == 0
-        else ""
+        f"; or, if the tensors are in forward order, the error enters between it and {names[1]}" if place == 0 else ""
     )
     return Diagnosis(
         key="only_one_wrong",
-        explanation=f"Of all tensors only {wrong.name} is wrong",
+        explanation=f"Only {wrong.name} is wrong",
         cause=(
-            "look at how its own gradient is put together (an index or row that repeats, which takes np.add.at; a tied "
-            "or shared tensor, whose uses are all added up; `=` in place of `+=`; an outer product with the inputs of "
-            f"another step or layer){above}"
+            "look at how its own gradient is formed: a repeated index or row (use np.add.at), a shared tensor (add up "
+            f"all its uses), `=` instead of `+=`, or inputs of another step or layer{above}"
         ),
     )
 

@@ -25,13 +25,13 @@ def known_factor(tensor: Symptoms) -> Diagnosis | None:
 
 
 def _meaning(tensor: Symptoms, factors: Sequence[KnownFactor]) -> str:
-    """What the factors say of the backward pass: a statement where one is sure, else a question."""
+    """What the factors say of the backward pass: a statement where one is sure, else possibilities."""
     meanings = [factor.meaning for factor in factors]
     if factors[0].is_sure or factors[0].is_plain:
         return meanings[0]
     ratio = tensor.evidence.factor
     _, size = too_small_or_large(ratio.value, ratio.error)
-    return f"{size}: is it that {', or that '.join(meanings)}?"
+    return f"{size}; perhaps {', or perhaps '.join(meanings)}"
 
 
 def size_of_all(model: Model) -> Mapping[str, Diagnosis]:
@@ -56,8 +56,8 @@ def _of_common_size(tensor: TensorReport, alike: Sequence[TensorReport]) -> Diag
     if all(length in other.shape for other in (tensor, *alike)):
         divides = "the backward pass" if tensor.ratio > 1 else "the loss"
         _, size = too_small_or_large(tensor.ratio, tensor.ratio_error)
-        cause = f"{size}: does {divides} alone divide by the length {length}, which an axis of each of them has?"
-    return Diagnosis(key, f"n = {uncertain(tensor.ratio, tensor.ratio_error)} x g", cause)
+        cause = f"{size}; perhaps {divides} alone divides by {length}, the length of an axis in each of these tensors"
+    return Diagnosis(key, f"numerical = {uncertain(tensor.ratio, tensor.ratio_error)} x backprop", cause)
 
 
 def _is_named_by_size(tensor: TensorReport) -> bool:

@@ -21,11 +21,11 @@ def wrong_blocks(tensor: Symptoms) -> Diagnosis | None:
     untold = [block.name for block in tensor.blocks.values() if not block.verdict.is_bug and not _agrees(block)]
     agreeing = len(tensor.blocks) - len(wrong) - len(untold)
     others = [f"the other {agreeing} agree" if agreeing > 1 else "the other agrees"] if agreeing else []
-    others = [f"of {listed(untold)} nothing can be told", *others] if untold else others
+    others = [f"no verdict on {listed(untold)}", *others] if untold else others
     return Diagnosis(
         key="wrong_blocks",
-        explanation="; ".join([f"d = {tensor.evidence.reported.discrepancy:.2g}, wrong on {where}", *others]),
-        cause=f"what the backward pass does for {tensor.faulty_block}" if untold else _alone(tensor.faulty_block),
+        explanation="; ".join([f"d = {tensor.evidence.reported.discrepancy:.2g}, wrong in {where}", *others]),
+        cause=_where_to_look(tensor.faulty_block),
     )
 
 
@@ -42,10 +42,10 @@ def worst_blocks(tensor: Symptoms) -> Diagnosis | None:
     return Diagnosis(
         key=f"worst_blocks:{worst}",
         explanation=(
-            f"d = {d:.2g}, wrong on all {len(blocks)} blocks and most on {worst} "
+            f"d = {d:.2g}, wrong in all {len(blocks)} blocks and most in {worst} "
             f"(d = {blocks[count - 1].discrepancy:.2g} there and at most {most:.2g} elsewhere); {worst_entry(tensor)}"
         ),
-        cause=f"look first at what the backward pass does for {worst}",
+        cause=f"look first at the gradient code of {worst}",
     )
 
 
@@ -59,13 +59,13 @@ def wrong_slice(tensor: Symptoms) -> Diagnosis | None:
     shared = _inside(inside, tensor.evidence.rules)
     return Diagnosis(
         key=f"wrong_slice:axis {where.axis}, {where.first} to {where.last}",
-        explanation=f"d = {d:.2g}, wrong on {where} only{shared}; {worst_entry(tensor)}",
-        cause=_alone(str(where)),
+        explanation=f"d = {d:.2g}, wrong only in {where}{shared}; {worst_entry(tensor)}",
+        cause=_where_to_look(str(where)),
     )
 
 
-def _alone(part: str) -> str:
-    return f"what the backward pass does for {part} alone"
+def _where_to_look(part: str) -> str:
+    return f"look at the gradient code of {part}"
 
 
 def _agrees(block: BlockReport) -> bool:
@@ -75,9 +75,9 @@ def _agrees(block: BlockReport) -> bool:
 
 def _short(block: BlockReport) -> str:
     if block.sampled == 1:
-        return "on its only entry"
+        return "in its only entry"
     if block.verdict.is_factor:
-        return f"n = {uncertain(block.ratio, block.ratio_error)} x g"
+        return f"numerical = {uncertain(block.ratio, block.ratio_error)} x backprop"
     return str(block.verdict)
 
 
@@ -85,10 +85,10 @@ def _inside(entries: DerivativePairs, rules: Rules) -> str:
     """What the entries of the slice have in common, if anything."""
     ratio = entries.ratio
     if not entries.g.any():
-        return ", where g is zero"
+        return ", where backprop is zero"
     is_pure = entries.size > 1 and ratio.purity <= rules.max_chi2
     is_one_factor = is_pure and abs(ratio.value) > 3 * ratio.error
-    return f", where n = {uncertain(ratio.value, ratio.error)} x g" if is_one_factor else ""
+    return f", where numerical = {uncertain(ratio.value, ratio.error)} x backprop" if is_one_factor else ""
 
 
 def weights_only(model: Model) -> Diagnosis | None:
@@ -105,8 +105,8 @@ def weights_only(model: Model) -> Diagnosis | None:
         key="weights_only",
         explanation=f"The biases agree and the matrices beside them are wrong ({listed([one.name for one in wrong])})",
         cause=(
-            "what reaches these layers is right, and the outer product with their inputs is formed wrongly (inputs of "
-            "another step, row or layer, before in place of after the activation or the dropout, or not transposed)"
+            "what reaches these layers is right; look at the outer product with their inputs (inputs of another step, "
+            "row or layer, taken before the activation or dropout, or not transposed)"
         ),
     )
 

@@ -31,8 +31,8 @@ def one_factor_everywhere(model: Model) -> Diagnosis | None:
         return None
     return Diagnosis(
         key="one_factor_everywhere",
-        explanation=f"All tensors {'of which the check can tell ' if model.unclear else ''}are wrong alike",
-        cause="normalisation, loss scale or accumulation, not a term of the chain rule",
+        explanation=f"All tensors {'that this check can judge ' if model.unclear else ''}are wrong by the same factor",
+        cause="look at normalisation, loss scale or accumulation, not at a term of the chain rule",
     )
 
 
@@ -62,11 +62,10 @@ def carry_through_time(model: Model) -> Diagnosis | None:
         return None
     return Diagnosis(
         key="carry_through_time",
-        explanation="The recurrence is wrong and not all of the rest",
+        explanation="The recurrence is wrong, and other parts are right",
         cause=(
-            "look at the carry through time (the derivative of the cell's tanh, the carried dc and dh, the transpose "
-            "of the recurrent matrix, a truncation, `=` where steps are summed by `+=`) and at the slopes of the "
-            "gates' activations"
+            "look at the carry through time (slope of the cell's tanh, carried dc and dh, transpose of the recurrent "
+            "matrix, truncation, `=` instead of `+=`) and at the slopes of the gates' activations"
         ),
     )
 
@@ -82,13 +81,10 @@ def error_enters(model: Model) -> Diagnosis | None:
     below, above = (tensor.name for tensor in edge)
     return Diagnosis(
         key="error_enters",
-        explanation=(
-            f"If the tensors are in the order of the forward pass, the error enters between {below} and {above}"
-        ),
+        explanation=(f"If the tensors are in forward order, the error enters between {below} and {above}"),
         cause=(
-            f"look at how the backward pass carries the gradient from {above} down to {below} (the transposed matrix, "
-            "the slope of the activation, random numbers drawn anew where the forward pass is recomputed, what passes "
-            "for a constant), and from one use of the layer to the next if it is used several times"
+            f"look at the backward pass from {above} to {below} (transposed matrix, slope of the activation, random "
+            "numbers redrawn when the forward pass is recomputed, values held constant, a layer used several times)"
         ),
     )
 
@@ -100,11 +96,10 @@ def every_tensor_wrong(model: Model) -> Diagnosis | None:
         return None
     return Diagnosis(
         key="every_tensor_wrong",
-        explanation="Every tensor is wrong, and by no factor",
+        explanation="Every tensor is wrong, and not by a single factor",
         cause=(
-            "g may be no gradient of this loss (a momentum buffer or an average, gradients of earlier steps added up, "
-            "another batch or hidden state, the last step's loss alone, a penalty that only one of the two has), or "
-            "the derivative of the loss itself is wrong"
+            "backprop may belong to another loss (momentum buffer, average, accumulated steps, another batch or hidden "
+            "state, last step only, a penalty), or the derivative of the loss itself is wrong"
         ),
     )
 

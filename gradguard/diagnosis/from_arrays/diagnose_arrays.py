@@ -60,7 +60,9 @@ def diagnose(
     started = time.perf_counter()
     known = require_constants(constants)
     if not isinstance(pairs, Mapping):
-        raise TypeError(f"pairs is a {type(pairs).__name__}; expected a mapping such as {{'lstm': (g, n)}}")
+        raise TypeError(
+            f"pairs is a {type(pairs).__name__}; expected a mapping such as {{'lstm': (backprop, numerical)}}"
+        )
     if quantum is not None and not 0 <= quantum < np.inf:
         raise ValueError(f"quantum is {quantum!r}; expected a number of at least 0, or None")
     tensors: dict[str, TensorReport] = {}
@@ -90,7 +92,7 @@ def _diagnosed(
     quantum: float | None,
     largest: float,
 ) -> TensorReport:
-    for what, numbers, verdict in (("g", g, Verdict.nonfinite), ("n", n, Verdict.inconclusive)):
+    for what, numbers, verdict in (("backprop", g, Verdict.nonfinite), ("numerical", n, Verdict.inconclusive)):
         overflown = ~(np.abs(numbers.values) <= MAX_VALUE)
         if overflown.any():
             says = f"{overflown.sum()} of {overflown.size} values of {what} are nan, inf or beyond {MAX_VALUE:g}"
@@ -104,8 +106,8 @@ def _with_format(tensor: TensorReport, g: Numbers) -> TensorReport:
     """The report, which says so if the gradient was rounded to 16 bits and that may matter."""
     if not g.narrow_format or tensor.verdict is Verdict.ok:
         return tensor
-    says = f"{tensor.explanation}; every g is a {g.narrow_format} number, which resolves {percent(2 * g.roundoff)}"
-    return dataclasses.replace(tensor, explanation=says)
+    narrow = f"every backprop value is a {g.narrow_format} number, with a resolution of {percent(2 * g.roundoff)}"
+    return dataclasses.replace(tensor, explanation=f"{tensor.explanation}; {narrow}")
 
 
 def _evidence(
@@ -186,14 +188,14 @@ def _assumed_truncation(n: Float64) -> Float64:
 def _read(name: str, pair: object) -> tuple[Numbers, Numbers]:
     """Numbers of g and of n in one shape, that of g."""
     if not isinstance(pair, Sequence | np.ndarray) or isinstance(pair, str) or len(pair) != 2:
-        raise TypeError(f"pairs[{name!r}] is no pair; expected (g, n), the backprop and the numerical gradient")
-    g, n = read_numbers(f"g of {name!r}", pair[0]), read_numbers(f"n of {name!r}", pair[1])
+        raise TypeError(f"pairs[{name!r}] is no pair; expected (backprop, numerical)")
+    g, n = read_numbers(f"backprop of {name!r}", pair[0]), read_numbers(f"numerical of {name!r}", pair[1])
     if _without_axes_of_one(g) != _without_axes_of_one(n):
-        shapes = f"g and n of {name!r} have the shapes {g.values.shape} and {n.values.shape}; expected the same"
+        shapes = f"backprop of {name!r} has shape {g.values.shape} and numerical {n.values.shape}; expected the same"
         hint = f": {_way_out(g.values.shape, n.values.shape)}" if g.values.size == n.values.size else ""
         raise ValueError(f"{shapes}{hint}")
     if not g.values.size:
-        raise ValueError(f"g and n of {name!r} are empty; expected at least one value")
+        raise ValueError(f"backprop and numerical of {name!r} are empty; expected at least one value")
     return g, n.reshaped(g.values.shape)
 
 
@@ -203,7 +205,9 @@ def _without_axes_of_one(numbers: Numbers) -> tuple[int, ...]:
 
 def _way_out(g: tuple[int, ...], n: tuple[int, ...]) -> str:
     """How arrays with as many entries and other shapes may belong together, which only the user knows."""
-    return "transpose one of them" if g == n[::-1] else f"if their entries are in one order, pass n.reshape({g})"
+    return (
+        "transpose one of them" if g == n[::-1] else f"if their entries are in one order, pass numerical.reshape({g})"
+    )
 
 
 def _error_of(name: str, error: Error | None, n: Numbers) -> Float64 | None:

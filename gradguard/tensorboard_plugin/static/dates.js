@@ -24,7 +24,7 @@ export function explanation(report, step) {
   if (measured === step || (measured == null && (screened == null || screened === step))) return report.explanation;
   const parts = agrees(report.verdict)
     ? [
-        screened == null ? 'not looked at since' : promise(report, step),
+        screened == null ? 'not checked since' : promise(report, step),
         measured != null && report.discrepancy != null
           ? `d = ${number(report.discrepancy, 2)} at step ${count(measured)}`
           : '',
@@ -32,7 +32,7 @@ export function explanation(report, step) {
     : [
         report.explanation,
         screened == null || screened === step ? '' : `screened at step ${count(screened)}`,
-        measured == null ? '' : `its own numbers are of step ${count(measured)}`,
+        measured == null ? '' : `measured at step ${count(measured)}`,
       ];
   return parts.filter(Boolean).join('; ');
 }
@@ -45,8 +45,8 @@ export function when(at, step) {
 
 function promise({screened_at: screened, smallest_visible: visible}, step) {
   const lead =
-    screened === step ? 'screened' : `not looked at since it was screened at step ${count(screened)}`;
-  return visible == null ? lead : `${lead}: a scale error above ${number(100 * visible, 2)} % would show`;
+    screened === step ? 'screened' : `not checked since it was screened at step ${count(screened)}`;
+  return visible == null ? lead : `${lead}; smallest detectable scale error: ${number(100 * visible, 2)} %`;
 }
 
 function count(step) {

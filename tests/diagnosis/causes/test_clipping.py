@@ -23,7 +23,7 @@ def test_a_limit_that_several_entries_reach_is_told(reached: int) -> None:
     limit = float(ORDERED[-reached - 1 : -reached + 1].mean())
     tensor = clipped_at(limit).tensors["W"]
     assert (tensor.verdict, tensor.cause_key) == (Verdict.clipped, "clipped_by_value")
-    assert f"{reached} entries are just that" in tensor.explanation
+    assert f"{reached} entries have this value" in tensor.explanation
 
 
 def test_a_limit_that_one_entry_reaches_must_be_round() -> None:
@@ -37,7 +37,7 @@ def test_a_gradient_that_is_clipped_and_wrong_is_told_both() -> None:
     """The entries below the limit show the factor."""
     tensor = diagnose({"W": (np.clip(N / 39, -0.02, 0.02), N)}, error=1e-9).tensors["W"]
     assert tensor.cause_key == "clipped_and_wrong"
-    assert "n = 39" in tensor.explanation
+    assert "numerical = 39" in tensor.explanation
 
 
 def test_counts_are_not_clipped() -> None:
@@ -53,7 +53,7 @@ def test_whole_number_ratios_are_told() -> None:
     g = RNG.standard_normal(60)
     tensor = diagnose({"x": (g, times * g)}, error=1e-6).tensors["x"]
     assert (tensor.verdict, tensor.cause_key) == (Verdict.structure, "overwritten")
-    assert "`=` in place of `+=`" in tensor.cause
+    assert "`=` instead of `+=`" in tensor.cause
     assert diagnose({"x": (g, RNG.uniform(1, 4, 60) * g)}, error=1e-6).tensors["x"].cause_key == "chain_rule"
 
 

@@ -86,7 +86,7 @@ def test_the_coefficient_of_a_penalty_is_named_after_a_constant() -> None:
     """Its size and sign are told: here the gradient has what the loss has not."""
     report = checked(lambda w, g: {"W": g["W"] + 0.03 * w["W"]}, constants={"weight_decay": 0.03, "batch": 16})
     tensor = report.tensors["W"]
-    assert "n - g is -0.03" in tensor.explanation
+    assert "numerical - backprop = -0.03 x" in tensor.explanation
     assert "0.03 is `weight_decay`" in tensor.explanation
     assert "the gradient has it and the loss does not" in tensor.cause
 
@@ -94,10 +94,13 @@ def test_the_coefficient_of_a_penalty_is_named_after_a_constant() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda g: {"S": g["S"].T.copy()}, "n is g transposed, at each"),
-        (lambda g: {"K": g["K"].transpose(2, 1, 0).copy()}, "n is g transposed (its axes in the order 2, 1, 0), at"),
-        (lambda g: {"K": g["K"][::-1, :, ::-1].copy()}, "n is g reversed along axis 0 and 2, at each"),
-        (lambda g: {"b": np.roll(g["b"], -1)}, "n is g shifted by 1 along axis 0, at each"),
+        (lambda g: {"S": g["S"].T.copy()}, "numerical is backprop transposed, at each"),
+        (
+            lambda g: {"K": g["K"].transpose(2, 1, 0).copy()},
+            "numerical is backprop transposed (its axes in the order 2, 1, 0), at",
+        ),
+        (lambda g: {"K": g["K"][::-1, :, ::-1].copy()}, "numerical is backprop reversed along axis 0 and 2, at each"),
+        (lambda g: {"b": np.roll(g["b"], -1)}, "numerical is backprop shifted by 1 along axis 0, at each"),
         (lambda g: {"W": g["W"][:, [0, 1, 4, 5, 2, 3, 6, 7]]}, "axis 1 in another order: part 1 is part 2, part 2 is"),
     ],
 )
@@ -142,7 +145,7 @@ def test_weights_of_one_size_leave_two_penalties_open() -> None:
     weights = np.random.default_rng(1).normal(size=(6, 8))
     grads = {"W": weights * np.cos(signs) + 0.03 * signs}
     report = check({"W": signs}, grads, lambda moved: float((weights * np.sin(moved["W"])).sum()))
-    assert "times the weights, or the signs of the weights" in report.tensors["W"].explanation
+    assert "x the weights, or the signs of the weights" in report.tensors["W"].explanation
 
 
 def test_two_biases_of_one_gradient_are_not_swapped() -> None:

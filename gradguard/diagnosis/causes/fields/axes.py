@@ -55,8 +55,8 @@ def axis_in_another_order(tensor: Symptoms) -> Diagnosis | None:
     what = "entries" if best.parts == tensor.evidence.shape[best.axis] else f"{best.parts} parts"
     return Diagnosis(
         key=f"permuted:axis {best.axis}",
-        explanation=f"n is g with the {what} of axis {best.axis} in another order: {listed}",
-        cause=f"the {what} of axis {best.axis} are permuted where this gradient is put together",
+        explanation=f"numerical is backprop with the {what} of axis {best.axis} in another order: {listed}",
+        cause=f"the {what} of axis {best.axis} are permuted where this gradient is formed",
     )
 
 

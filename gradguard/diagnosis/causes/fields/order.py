@@ -34,19 +34,19 @@ def in_another_order(tensor: Symptoms) -> Diagnosis | None:
     key = found[0].split(" ")[0].rstrip(":")
     return Diagnosis(
         key=key,
-        explanation=f"n is g {found[0]}, at each of the {tensor.evidence.entries.size} entries measured",
+        explanation=f"numerical is backprop {found[0]}, at each of the {tensor.evidence.entries.size} entries measured",
         cause=_CAUSES[key],
     )
 
 
 _CAUSES = {
-    "transposed": "a transpose that is forgotten, or one too many, where this gradient is formed or reshaped",
-    "reversed": "the entries run backwards along an axis: a kernel that is not flipped, or time reversed",
+    "transposed": "a forgotten transpose, or one too many, where this gradient is formed or reshaped",
+    "reversed": "the entries run backwards along an axis: a kernel that is not flipped, or reversed time",
     "interleaved": (
-        "a fused axis is split in the wrong order, parts by entries in place of entries by parts (gates, or heads), so "
-        "that its entries are permuted"
+        "a fused axis is split in the wrong order: its parts (gates or heads) alternate entry by entry instead of "
+        "lying one after the other"
     ),
-    "shifted": "an index is off by one, so that the entries stand in the wrong places",
+    "shifted": "an index is off by one, so each entry is in the place of its neighbour",
 }
 
 

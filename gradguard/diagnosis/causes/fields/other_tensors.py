@@ -23,8 +23,8 @@ def of_another_tensor(tensor: Symptoms) -> Diagnosis | None:
     given = listed([f"`{name}`" for name in found])
     return Diagnosis(
         key=f"of_another_tensor:{found[0]}",
-        explanation=f"n is the g that was given for {given}, at each of the {tensor.evidence.entries.size} entries",
-        cause=f"the gradients of `{tensor.evidence.name}` and {given} are swapped, or written under wrong names",
+        explanation=f"numerical is the gradient passed for {given}, at all {tensor.evidence.entries.size} entries",
+        cause=f"the gradients of `{tensor.evidence.name}` and {given} are swapped, or stored under wrong names",
     )
 
 
@@ -64,8 +64,8 @@ def written_twice(tensor: Symptoms) -> Diagnosis | None:
     given = listed([f"`{name}`" for name in same[:MAX_NAMED]])
     return Diagnosis(
         key=f"written_twice:{same[0]}",
-        explanation=f"g is bit for bit the gradient of another tensor, {given}, which agrees; n is not",
-        cause=f"the gradient of another tensor, {given}, is written here, or both share one array",
+        explanation=f"backprop is bit for bit the gradient of another tensor, {given}, which agrees; numerical is not",
+        cause=f"the gradient of {given} is also written here, or both names share one array",
     )
 
 

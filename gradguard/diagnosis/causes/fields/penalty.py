@@ -69,10 +69,10 @@ def _diagnosis(tensor: Symptoms, key: str, words: str, fit: Fit) -> Diagnosis:
     where = (
         "the loss has it and the gradient does not, or has too little of it"
         if c > 0
-        else "the gradient has it and the loss does not, or has less of it"
+        else "the gradient has it and the loss does not, or has too little of it"
     )
     return Diagnosis(
         key=key,
-        explanation=f"n - {factor}g is {uncertain(c, error)} times {words}{is_what}",
+        explanation=f"numerical - {factor}backprop = {uncertain(c, error)} x {words}{is_what}",
         cause=f"{kind} of {size} in only one of loss and gradient: {where}",
     )
