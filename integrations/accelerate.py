@@ -136,9 +136,9 @@ class AccelerateGuard(CloseOnExit):
             is_own = not any(gradient is not None and bool(gradient.any()) for gradient in gradients)
         if not is_own:
             raise ValueError(
-                "there are gradients from outside of the blocks of the guard; compute the loss of every batch of a "
-                "window by micro_batch: with guard.micro_batch(lambda: criterion(model(x), y)) as loss: "
-                "accelerator.backward(loss); and let nothing else write gradients before optimizer.zero_grad()"
+                "there are gradients that the guard has not seen; wrap each backward pass of a window in micro_batch:\n"
+                "with guard.micro_batch(lambda: criterion(model(x), y)) as loss: accelerator.backward(loss)\n"
+                "and write no other gradients before optimizer.zero_grad()"
             )
 
 

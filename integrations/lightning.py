@@ -139,13 +139,13 @@ def _require_supported(trainer: Trainer, module: LightningModule) -> None:
     """
     if not module.automatic_optimization:
         raise ValueError(
-            f"{type(module).__name__} uses manual optimization (automatic_optimization = False), whose steps "
-            "GradGuardCallback does not see; remove the callback, make a gradguard.integrations.torch.TorchGuard for "
-            "each optimizer, and call its after_backward between manual_backward and optimizer.step"
+            f"{type(module).__name__} uses manual optimization, whose steps GradGuardCallback does not see; instead, "
+            "call TorchGuard(...).after_backward (gradguard.integrations.torch) between manual_backward and "
+            "optimizer.step"
         )
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise ValueError(
-            "training_step(dataloader_iter) fetches its batches itself, so that it cannot be repeated; take the batch "
+            "training_step(dataloader_iter) fetches its batches itself, so it cannot be repeated; take the batch "
             "as an argument: training_step(batch, batch_idx)"
         )
     strategy = trainer.strategy

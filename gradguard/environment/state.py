@@ -119,9 +119,9 @@ class ReachedState:
         if self._lost:
             names = ", ".join(sorted(".".join(place[1:]) for place in self._lost))
             raise NotPutBackError(
-                f"the loss writes to {names}, arrays too large for gradguard to keep copies of, and this check has "
-                "changed them; pass snapshot=... with a callable that keeps what the loss writes to and returns the "
-                "callable that puts it back, or give the guard a loss that only evaluates"
+                f"the loss writes to {names}; these arrays are too large to be copied, and this check changed them.\n"
+                "Pass snapshot=..., a callable that saves these arrays and returns the callable that restores them, or "
+                "a loss that writes to nothing"
             )
 
 

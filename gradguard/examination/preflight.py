@@ -38,7 +38,7 @@ def shapes_of(context: MeasurementContext, names: Sequence[str]) -> dict[str, tu
 def unmeasurable(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
     """The reports of the tensors that cannot be measured: all, if the loss is not finite."""
     if not np.isfinite(context.centre).all():
-        says = f"the loss is {context.loss}, nothing can be differenced"
+        says = f"the loss is {context.loss}, so finite differences are impossible"
         cause = "the training has diverged, or the forward pass overflows: look there first"
         shapes = shapes_of(context, names)
         return unmeasured(shapes, Verdict.inconclusive, says, cause, cause_key="loss_not_finite")
@@ -47,14 +47,15 @@ def unmeasurable(context: MeasurementContext, names: Sequence[str]) -> dict[str,
         if not is_finite(context.gradients[name]):
             reports |= _nonfinite(name, context.gradients[name])
         elif not context.gradients[name].size:
-            reports |= unmeasured(shapes_of(context, [name]), Verdict.ok, "it has no entries", "")
+            reports |= unmeasured(shapes_of(context, [name]), Verdict.ok, "the tensor has no entries", "")
     return reports
 
 
 def _nonfinite(name: str, gradient: Array) -> dict[str, TensorReport]:
     broken = np.argwhere(~np.isfinite(gradient))
     where = [int(i) for i in broken[0]]
-    says = f"{len(broken)} of {gradient.size} entries of g are nan or inf, the first at {where}, and the loss is finite"
+    count = f"{len(broken)} of {gradient.size} entries of backprop"
+    says = f"{count} are nan or inf, the first at {where}, and the loss is finite"
     cause = "an overflow, a division by zero or memory never written in the backward pass"
     return unmeasured({name: gradient.shape}, Verdict.nonfinite, says, cause)
 
@@ -65,8 +66,8 @@ def other_loss(context: MeasurementContext) -> dict[str, TensorReport]:
         return {}
     value, loss = told_apart(context.training_loss, context.loss, 6)
     says = (
-        f"the training computed a loss of {value}, and the loss of this check is {loss}: rounding does not explain the "
-        "difference, so the gradient belongs to another loss, and nothing was measured"
+        f"the training computed a loss of {value}, and the loss of this check is {loss}; rounding does not account for "
+        "the difference, so the gradient belongs to another loss and was not checked"
     )
     shapes = shapes_of(context, list(context.arrays))
     return unmeasured(shapes, Verdict.other_loss, says, _causes_of_other_loss(context))
@@ -74,15 +75,15 @@ def other_loss(context: MeasurementContext) -> dict[str, TensorReport]:
 
 def _causes_of_other_loss(context: MeasurementContext) -> str:
     if multiple := _multiple(context):
-        return f"{multiple}: one of them is a sum and the other a mean, or one is scaled; pass the same loss as both"
+        return f"{multiple}: one is a sum and the other a mean, or one is scaled; pass the same loss to both"
     causes = "; ".join(
         [
-            "another batch at the check (bind it where the loss is made: loss=lambda batch=batch: ...)",
-            "a hidden state that was bound anew since (use the one that the step began with)",
+            "another batch at the check (bind the batch in the loss: loss=lambda batch=batch: ...)",
+            "a hidden state replaced since (use the one from before the step)",
             f"parameters updated since (call after_backward before the update{_learning_rate(context)})",
-            "a dropout mask drawn anew (let the loss start from the state that the generator had before the forward "
-            "pass that the gradient is of, beside snapshot=snapshot_rng(generator))",
-            "or value= is not this loss (a running mean, or another reduction, scale or penalty)",
+            "a new dropout mask (start the loss from the generator state before the gradient's forward pass, and pass "
+            "snapshot=snapshot_rng(generator))",
+            "or value= is another quantity (a running mean, or another reduction, scale or penalty)",
         ]
     )
     return f"one of these: {causes}"
@@ -111,7 +112,7 @@ def _learning_rate(context: MeasurementContext) -> str:
     fall = (context.training_loss or 0.0) - context.loss
     if not (fall > 0 and 0 < square < np.inf and np.isfinite(fall)):
         return ""
-    return f"; one by plain gradient descent would have had a learning rate of about {fall / square:.1g}"
+    return f"; plain gradient descent would have used a learning rate of about {fall / square:.1g}"
 
 
 def with_exception_of_loss(
@@ -126,10 +127,10 @@ def with_exception_of_loss(
     """
     if not context.objective.raised:
         return dict(tensors)
-    says = f"the loss raised an exception at some of the moved points: {context.objective.raised}"
+    says = f"the loss raised an exception at some perturbed parameters: {context.objective.raised}"
     cause = (
-        "the loss is not defined everywhere near these parameters (a logarithm, a root, a factorization, an "
-        "assertion); parameters that may take any value, such as the logarithm of a variance, can be measured"
+        "the loss is not defined everywhere near these parameters (logarithm, root, factorization, assertion); use "
+        "unconstrained parameters, such as the logarithm of a variance"
     )
     return {
         name: replace(tensor, explanation=f"{tensor.explanation}; {says}", cause=cause)
@@ -159,28 +160,27 @@ def _is_clear(report: TensorReport) -> bool:
 
 def nondeterministic(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
     """The reports of tensors at a check whose loss does not repeat."""
-    says = "the loss differs between two evaluations at the same parameters, so no difference of it means anything"
+    says = "the loss differs between two evaluations at the same parameters, so its finite differences mean nothing"
     cause = (
-        "fresh dropout masks, a hidden state or statistics carried over, or a count of calls; pass what puts it back: "
-        "snapshot=snapshot_rng(generator) or snapshot=snapshot_attributes(model, 'hidden'); the loss must start from "
-        "the state from before the forward pass that the gradient is of"
+        "new dropout masks, a carried state or a count of calls; pass snapshot=snapshot_rng(generator) or "
+        "snapshot=snapshot_attributes(model, 'hidden'), from the state before the forward pass of the gradient"
     )
     return unmeasured(shapes_of(context, names), Verdict.nondeterministic, says, cause)
 
 
 def independent(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
     """The reports of tensors without a gradient at a check whose loss does not change at all."""
-    says = "the loss does not depend on it, and its gradient is zero"
+    says = "the loss does not depend on this tensor, and its gradient is zero"
     right = [name for name in names if not context.gradients[name].any()]
     return unmeasured(shapes_of(context, right), Verdict.ok, says, "")
 
 
 def detached(context: MeasurementContext, names: Sequence[str]) -> dict[str, TensorReport]:
     """The reports of tensors with a gradient at a check whose loss does not change at all."""
-    says = "the loss does not move at all, whichever tensor is moved"
+    says = "the loss does not change, whichever tensor is moved"
     cause = (
-        "the arrays given as params are not the ones that the loss reads (a copy, or rebound since), the snapshot puts "
-        "the parameters themselves back, or the loss is a value kept from before"
+        "the arrays in params are not the ones that the loss reads (a copy, or rebound since), the snapshot restores "
+        "the parameters themselves, or the loss returns a stored value"
     )
     wrong = [name for name in names if context.gradients[name].any()]
     return unmeasured(shapes_of(context, wrong), Verdict.inconclusive, says, cause, cause_key="loss_unchanged")
@@ -196,10 +196,10 @@ def rebound(context: MeasurementContext, names: Sequence[str], is_over: Callable
     """
     groups = groups_to_move({name: context.arrays[name] for name in names})
     unread = [name for group in groups for name in _unread(context, group, is_over)]
-    says = "its array is the same bit for bit as at the last check, and the loss does not change when it is moved"
+    says = "its array has not changed since the last check, and moving it does not change the loss"
     cause = (
-        "the training has rebound the parameter (W = W - lr * dW), and this array is no longer the one that the loss "
-        "reads: give the guard the mapping that the loss reads, or update in place (W -= lr * dW)"
+        "the training has rebound the parameter (W = W - lr * dW), so the loss reads another array: pass the mapping "
+        "that the loss reads, or update in place (W -= lr * dW)"
     )
     return unmeasured(shapes_of(context, unread), Verdict.inconclusive, says, cause, cause_key=REBOUND)
 
@@ -236,10 +236,10 @@ def in_steps(context: MeasurementContext, report: TensorReport) -> TensorReport:
     return replace(
         report,
         verdict=Verdict.inconclusive,
-        explanation=f"the loss moves in steps along it (of {jump:.2g}, however short the move): {report.explanation}",
+        explanation=f"the loss changes in steps of {jump:.2g}, however short the move: {report.explanation}",
         cause=(
-            "floor, round, argmax or a comparison in the forward pass, whose derivative is zero or does not exist; "
-            "a gradient that differs from that on purpose, as a straight-through estimator does, is no bug"
+            "floor, round, argmax or a comparison in the forward pass has a derivative of zero or none; a gradient "
+            "that differs on purpose, as of a straight-through estimator, is no bug"
         ),
         cause_key=IN_STEPS,
     )

@@ -93,20 +93,20 @@ def with_change(tensor: TensorReport, first: Difference, now: Difference, thresh
     change = _change_of_factor(first, now, thresholds) if first.is_factor else _change(first, now)
     if not change:
         return tensor
-    says = f"the difference has changed: {change}; see whether it is still what is meant by {tensor.expected!r}"
+    says = f"the difference has changed: {change}; check whether it is still as declared ({tensor.expected!r})"
     return dataclasses.replace(tensor, cause=says, cause_key=CHANGED)
 
 
 def _change_of_factor(first: Difference, now: Difference, thresholds: Thresholds) -> str:
     """What has changed of a difference that was one factor, in a clause; "" for nothing that is clear."""
     if not now.is_factor:
-        before = f"and n = {first.ratio:.4g} x g at step {first.step}"
+        before = f"and numerical = {first.ratio:.4g} x backprop at step {first.step}"
         return f"no single factor explains it, {before}" if abs(now.cosine) < FACTOR_COSINE else _change(first, now)
     error = ALARM_Z * math.hypot(first.ratio_error, now.ratio_error)
     is_clear = abs(now.ratio - first.ratio) > error and _log_move(first.ratio, now.ratio) > thresholds.ratio_drift
     if not is_clear or set(first.factors) & set(now.factors):
         return ""
-    return f"n/g = {now.ratio:.4g}, and {first.ratio:.4g} at step {first.step}"
+    return f"numerical/backprop = {now.ratio:.4g}, and {first.ratio:.4g} at step {first.step}"
 
 
 def _change(first: Difference, now: Difference) -> str:

@@ -36,7 +36,7 @@ def diagnose_declared(
     part = as_declared(report, Declared(declared.reason))
     if part.verdict is not Verdict.expected:
         return part
-    says = f"{part.explanation}; the rest of it agrees: {rest.explanation}"
+    says = f"{part.explanation}; the other blocks agree: {rest.explanation}"
     return dataclasses.replace(part, blocks=blocks, explanation=says)
 
 
@@ -62,11 +62,11 @@ def as_declared(report: TensorReport, declared: Declared | None) -> TensorReport
 
 def not_measured(name: str, shape: tuple[int, ...], declared: Declared) -> TensorReport:
     """The report of a declared tensor that there was no time to measure."""
-    says = "not measured yet: there was no time left"
+    says = "not measured yet, for lack of time"
     if declared.whole:
         report = unmeasured_tensor(name, shape, Verdict.expected, f"expected to differ ({declared.whole}), {says}", "")
     else:
-        cause = f"its other blocks are measured by themselves, since {listed(list(declared.blocks))} may differ"
+        cause = f"its other blocks are measured separately, since {listed(list(declared.blocks))} may differ"
         report = unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause)
     return dataclasses.replace(report, expected=declared.reason, deep=False)
 
@@ -77,7 +77,7 @@ def expected_sentence(tensors: Mapping[str, TensorReport]) -> str:
     differing = [tensor for tensor in declared if tensor.verdict is Verdict.expected]
     kinds = {
         "Expected to differ": [tensor for tensor in differing if tensor.cause_key != CHANGED],
-        "Expected to differ, but in another way than at first": [one for one in differing if one.cause_key == CHANGED],
+        "Expected to differ, but the difference has changed": [one for one in differing if one.cause_key == CHANGED],
         "Expected to differ, but right": [tensor for tensor in declared if tensor.verdict.agrees],
     }
     return " ".join(f"{lead}: {_with_reasons(which)}." for lead, which in kinds.items() if which)

@@ -127,9 +127,9 @@ def _prove(objective: Objective, name: str, centre: Float64) -> None:
         if np.allclose(batched, separate, rtol=0, atol=tolerance, equal_nan=True):
             return
     raise ValueError(
-        f"the loss is marked as batched, and with {PROOF_COPIES} copies of {name!r} on a leading axis it returns "
-        f"{_listed(objective, batched)}, where it returns {_listed(objective, separate)} for each of them alone; "
-        "expected the same losses: see which axis each operation of the forward pass acts on, or leave the mark away"
+        f"the loss is marked as batched; for {PROOF_COPIES} copies of {name!r} on a leading axis it returns "
+        f"{_listed(objective, batched)}, and for each copy alone {_listed(objective, separate)}; expected the same.\n"
+        "Check which axis each operation of the forward pass acts on, or remove the mark"
     )
 
 

@@ -25,7 +25,7 @@ SAME_CHANGE = 1e-3  # relative difference of two changes, or slopes, that are th
 AGREEING = 8.0  # standard deviations of the native noise by which two changes may differ
 PROPORTIONAL_MOVES = (2.0**-30, 2.0**-29, 2.0**-14)  # of which float32 rounds the first ones away
 MAX_OFFSET = 2.0**-6  # relative distance of the point about which the small moves are made: the tensor may be a minimum
-NOT_FOLLOWED = "the loss does not follow moves of {!r} that float32 would round away"
+NOT_FOLLOWED = "the loss does not follow changes of {!r} that float32 would round away"
 NOT_ALIKE = "on float64 copies the loss changes along {!r} as the live loss does not"
 PLAIN_SETTERS = (dict.__setitem__, OrderedDict.__setitem__, UserDict.__setitem__, list.__setitem__)
 PLAIN_GETTERS = (dict.__getitem__, UserDict.__getitem__, list.__getitem__)
@@ -83,7 +83,7 @@ def _reason(
     value, largest = float64.total(losses), float(np.abs(losses).max())
     tolerance = max(SAME_LOSS, SAME_LOSS_IN_ROUNDOFFS * unit)
     if not abs(value - expected) <= tolerance * max(abs(expected), largest) + 1e-6:
-        return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live ones"
+        return f"on float64 copies of the parameters the loss is {value:.6g}, and {expected:.6g} on the live arrays"
     if all(_is_same_along(float64, native, group, sigma) for group in groups_to_move(float64.space.arrays)):
         return ""
     names = [name for name, array in float64.space.arrays.items() if array.size]

@@ -141,9 +141,9 @@ class CheckTarget:
         for name, again in read_parameters(self.params).arrays.items():
             if self.arrays[name].size and not np.may_share_memory(self.arrays[name], again):
                 raise TypeError(
-                    f"params, a {type(self.params).__name__}, gives another array for {name!r} at each access, so that "
-                    "moving it would not reach loss(); expected a mapping of the arrays that the loss reads, or a loss "
-                    "that takes the parameters: loss(params)"
+                    f"params, a {type(self.params).__name__}, gives another array for {name!r} at each access; "
+                    "expected a mapping of the arrays that the loss reads, or a loss that takes the parameters: "
+                    "loss(params)"
                 )
 
     def require_native(self, precision: Precision, refusal: str) -> Precision:
@@ -157,7 +157,7 @@ class CheckTarget:
             ValueError: float64 was asked for by name.
         """
         if precision == "float64":
-            raise ValueError(f"precision='float64' does not take: {refusal}; use precision='auto' or 'native'")
+            raise ValueError(f"precision='float64' does not work: {refusal}; use precision='auto' or 'native'")
         self.kept.clear()
         return "native"
 

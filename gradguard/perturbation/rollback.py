@@ -97,9 +97,9 @@ class Rollback:
         written = [name for name in self._checksums if self._is_written(name)]
         if written:
             raise NotPutBackError(
-                f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the guard's first "
-                "check, so that no copies were kept and this step's gradients are lost; give the guard a loss that "
-                "only evaluates, or one that does the same at every call"
+                f"the loss wrote to the gradients of {', '.join(written)}, which it did not do at the first check; the "
+                "gradients of this step are lost, since they had no copies.\n"
+                "Pass a loss that writes to nothing, or one that does the same at every call"
             )
 
     def run(self, work: Callable[[], Result]) -> Result:

@@ -55,7 +55,7 @@ def log_message(text: str, more: str = MORE) -> str:
         more: What stands at the end of a text that is cut off.
     """
     return textwrap.fill(
-        one_line(text),
+        one_line(text.replace("\n", " ")),
         MAX_LOG_LINE,
         initial_indent=LOG_PREFIX,
         subsequent_indent=f"{LOG_PREFIX}  ",

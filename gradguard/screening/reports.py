@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from gradguard.diagnosis import unmeasured_tensor
-from gradguard.report import TensorReport, Thresholds, Verdict
+from gradguard.report import TensorReport, Thresholds, Verdict, percent
 
 SUSPECTED = "suspected"
 UNSEEN = "screen_too_coarse"
@@ -34,18 +34,18 @@ def sentences(cause_key: str, visible: float) -> tuple[str, str]:
     """
     if cause_key == UNSCREENED:
         return (
-            "not looked at yet: groups of tensors take turns in a large model, and no step suited its group so far",
-            "the next checks go on with it",
+            "not checked yet: groups of tensors take turns in a large model, and its group has no reliable step size",
+            "the next checks continue with it",
         )
     if cause_key != UNSEEN:
-        return f"the whole model was screened: a scale error above {visible:.1g} of this gradient would show", ""
+        return f"screened with the whole model; smallest detectable scale error: {percent(visible)}", ""
     shown = (
-        f"but only a scale error above {visible:.1g} would show"
+        f"but the smallest detectable scale error is {percent(visible)}"
         if math.isfinite(visible)
-        else "and the gradient of this tensor is too small to show"
+        else "but the gradient of this tensor is too small to be seen in it"
     )
-    cause = "its gradient is small beside those of the other tensors; its own numbers are measured in its turn"
-    return f"the whole model was screened without an alarm, {shown}", cause
+    cause = "its gradient is small beside those of the other tensors; it is measured by itself in turn"
+    return f"screened with the whole model without an alarm, {shown}", cause
 
 
 def screened(name: str, shape: tuple[int, ...], visible: float, step: int, thresholds: Thresholds) -> TensorReport:
@@ -79,7 +79,7 @@ def suspected(name: str, shape: tuple[int, ...], group: tuple[str, ...]) -> Tens
     """
     where = name if len(group) == 1 else f"{group[0]} to {group[-1]} ({len(group)} tensors)"
     says = f"suspected: the loss does not follow the gradient of {where}"
-    cause = "there was no time left to find out which of them is wrong; the next check goes on with it first"
+    cause = "there was no time to find the wrong tensor among them; the next check begins with it"
     return unmeasured_tensor(name, shape, Verdict.inconclusive, says, cause, cause_key=SUSPECTED, deep=False)
 
 
@@ -144,6 +144,6 @@ def with_screen(own: TensorReport, visible: float, step: int, thresholds: Thresh
         return own
     seen = min(visible, own.smallest_visible)
     if own.verdict.is_bug is None and is_visible(visible, thresholds):
-        says = f"{own.explanation}; the whole model was screened: a scale error above {visible:.1g} of it would show"
+        says = f"{own.explanation}; screened with the whole model; smallest detectable scale error: {percent(visible)}"
         own = dataclasses.replace(own, verdict=Verdict.ok, explanation=says, cause="", cause_key="")
     return dataclasses.replace(own, smallest_visible=seen, screened_at=step)

@@ -82,7 +82,7 @@ def _require_format(plain: object) -> dict[str, Any]:
     actual = f"format {abbreviated(entries['format'])}" if "format" in entries else "no format"
     raise ValueError(
         f"the state has {actual}; expected what GradGuard.state_dict() gives, of format {FORMAT}; "
-        "a guard without it begins with a deep check"
+        "a guard without a state begins with a whole check"
     )
 
 
@@ -91,7 +91,7 @@ def _require_same_shapes(saved: Mapping[str, tuple[int, ...]], current: Mapping[
         if saved.get(name) != current.get(name):
             raise ValueError(
                 f"the state has {_described(name, saved)}, and the guard has {_described(name, current)}; "
-                "a state belongs to the parameters it was saved with; a guard without it begins with a deep check"
+                "a state belongs to the parameters it was saved with; a guard without a state begins with a whole check"
             )
 
 
@@ -226,8 +226,8 @@ def require_picklable(functions: Iterable[tuple[str, object]]) -> None:
             instead = ", or give loss= with each after_backward" if option == "loss" else ""
             raise TypeError(
                 f"this GradGuard cannot be pickled: its {option} is {function.__qualname__} ({place}), which another "
-                f"process could not import; define it at the top level of a module, or as a method{instead}; "
-                "guard.state_dict() holds what the checks have found, and no functions"
+                f"process could not import.\nDefine it at the top level of a module, or as a method{instead}; or save "
+                "guard.state_dict(), which holds no functions"
             )
 
 

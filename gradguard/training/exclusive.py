@@ -9,9 +9,8 @@ from gradguard.perturbation import run_with_cleanup
 Result = TypeVar("Result")
 
 REENTRY_MESSAGE = (
-    "the guard is called within a check of its own, most likely by the loss that it evaluates: each of the many "
-    "evaluations would begin another check, with the parameters moved; give the guard a loss that only evaluates the "
-    "model, and call the guard in the training loop, between backward and update"
+    "the guard is called within its own check, probably by its loss: each evaluation would start another check.\n"
+    "Pass a loss that only evaluates the model, and call the guard in the training loop, between backward and update"
 )
 
 

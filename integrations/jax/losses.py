@@ -215,9 +215,9 @@ def _require_pure(closed: core.ClosedJaxpr) -> None:
     impure = sorted(called & {"io_callback"})
     if impure:
         raise TypeError(
-            f"the loss calls {', '.join(impure)}, which may change something outside of it at each of the many "
-            "evaluations of a check; expected a loss without side effects, such as one that returns what it would have "
-            f"sent ({' and '.join(sorted(PRINTING))} are left out in float64)"
+            f"the loss calls {', '.join(impure)}, which has a side effect at each evaluation of a check; expected a "
+            f"loss without side effects, such as one that returns what it would send ({' and '.join(sorted(PRINTING))} "
+            "are left out in float64)"
         )
 
 

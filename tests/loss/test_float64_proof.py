@@ -99,7 +99,7 @@ def test_float64_is_refused_where_it_does_not_take(evaluate: Evaluate, words: li
     """Asked for by name it is an error that tells what was seen; with "auto" the check is native, and right."""
     model, batch, grads = small()
     objects, before = dict(model.params), {name: param.tobytes() for name, param in model.params.items()}
-    with pytest.raises(ValueError, match=r"precision='float64' does not take: .*'auto' or 'native'") as raised:
+    with pytest.raises(ValueError, match=r"precision='float64' does not work: .*'auto' or 'native'") as raised:
         check(model.params, grads, lambda: evaluate(model, batch), precision="float64")
     assert all(word in str(raised.value) for word in words)
     assert all(model.params[name] is array for name, array in objects.items())

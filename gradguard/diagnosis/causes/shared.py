@@ -84,7 +84,7 @@ def error_enters(model: Model) -> Diagnosis | None:
         explanation=(f"If the tensors are in forward order, the error enters between {below} and {above}"),
         cause=(
             f"look at the backward pass from {above} to {below} (transposed matrix, slope of the activation, random "
-            "numbers redrawn when the forward pass is recomputed, values held constant, a layer used several times)"
+            "numbers redrawn in a recomputed forward pass, values held constant, a layer used several times)"
         ),
     )
 

@@ -297,9 +297,9 @@ class RankExchange:
         who = join_ranks(absent) if absent else f"one of {join_ranks(self.ranks)}"
         return (
             f"{who} did not come within {self._timeout:g} s in the check of step {self._step}, where this rank "
-            f"({self.rank}) was {PLACES[kind]}; it has ended, hangs, or does not call after_backward at this step; "
-            "look at its log, and give TorchGuard a longer timeout= if it only takes long; the parameters here are as "
-            "they were"
+            f"({self.rank}) was {PLACES[kind]}.\n"
+            "It has ended, hangs, or does not call after_backward at this step: look at its log, and pass TorchGuard "
+            "a longer timeout= if it is only slow; the parameters here are restored"
         )
 
     def _absent_ranks(self) -> list[int]:

@@ -20,8 +20,8 @@ from gradguard.perturbation import PerturbedTensor, Space
 
 MAX_TENSORS_IN_MESSAGE = 3  # enough to see which kind of tensor differs; the message counts the others
 NOT_SYNCHRONISED = (
-    "its last forward pass before the check ran within no_sync(), so that its gradients are its own and no average; "
-    "end no_sync() before the last forward pass of a step, and check after that one's backward()"
+    "its last forward pass before the check ran within no_sync(), so its gradients are not averaged; "
+    "end no_sync() before the last forward pass of a step, and check after the backward() of that pass"
 )
 WHY_GRADIENTS_DIFFER = (
     "they were not averaged over the ranks, or one of them changed its own afterwards: a no_sync() left open, a "

@@ -18,10 +18,10 @@ from gradguard.integrations.torch.distributed.points import ALONG_DIRECTION, WHO
 from gradguard.integrations.torch.tensors import PerturbedTorchTensor, host, spacing, unit_roundoff
 from gradguard.perturbation import Moved, PerturbedTensor
 
-NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so that no float64 copies can stand in for them"
+NO_FLOAT64 = "fully_shard gathers the parameters in their own dtype, so float64 copies cannot replace them"
 NOT_REDUCED = (
-    "set_requires_gradient_sync(False) holds for the last backward pass before the check, so that the gradients are "
-    "not those of all ranks; set it to True before the last one of a step, and check after that"
+    "set_requires_gradient_sync(False) was in force in the last backward pass, so the gradients are not those of all "
+    "ranks; set it to True before the last backward pass of a step, and check after it"
 )
 
 

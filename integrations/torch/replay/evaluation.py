@@ -81,25 +81,24 @@ class ReplayedLoss:
         _, replay = self._evaluate(0, compare=True)
         if replay.draws_outside_module:
             raise ValueError(
-                "the loss draws random numbers before it calls the module, or without calling it, and they are not "
-                "those of the training step; draw them once, outside of the loss, or give the guard the module that "
-                "the loss calls"
+                "the loss draws random numbers before it calls the module, or without calling it, and they differ from "
+                "those of the training step; draw them once, outside of the loss, or guard the module that it calls"
             )
         skipped = max(0, self._forwards.count - replay.calls)
         if replay.differing_inputs and not skipped:
             raise NotRepeatedError(
-                f"the loss calls the module with other inputs than the training did "
-                f"({', '.join(replay.differing_inputs)}): another batch, a hidden state from after the step, or a "
-                "batch that the loss normalizes in place; keep what the step began with, such as h0 = h before "
-                "out, h = model(x, h), use that in the loss, and let the loss make new tensors"
+                "the loss calls the module with other inputs than the training did "
+                f"({', '.join(replay.differing_inputs)}): another batch, a hidden state after the step, or a batch "
+                "normalized in place.\n"
+                "Use the inputs of the step in the loss, such as h0 = h before out, h = model(x, h)"
             )
         if replay.output_distance and not skipped:
             raise NotRepeatedError(
                 "the loss does not repeat the training's forward pass: the module returns something else for the same "
-                f"inputs (off by {replay.output_distance:.0%}); call after_backward before the parameters are updated; "
-                "give the guard a snapshot= of what the module draws from or carries over, such as a torch.Generator "
-                "of its own; where it is compiled and has dropout, set torch._inductor.config.fallback_random = True "
-                "before"
+                f"inputs (off by {replay.output_distance:.0%}).\n"
+                "Call after_backward before the parameters are updated, and pass a snapshot= of what the module draws "
+                "from or carries over, such as its torch.Generator.\n"
+                "For a compiled module with dropout, set torch._inductor.config.fallback_random = True first"
             )
         return skipped
 

@@ -100,12 +100,12 @@ def test_gradients_from_outside_of_its_blocks_are_refused() -> None:
     guard = guard_of(loop)
     (x, y), *_ = loop.loader
     nn.functional.cross_entropy(loop.model(x), y).backward()
-    with pytest.raises(ValueError, match="every batch of a window by micro_batch"):
+    with pytest.raises(ValueError, match="each backward pass of a window in micro_batch"):
         loop.step(x, y, guard.micro_batch)
     loop.model.zero_grad()
     loop.step(x, y, guard.micro_batch)
     nn.functional.cross_entropy(loop.model(x), y).backward()
-    with pytest.raises(ValueError, match="every batch of a window by micro_batch"):
+    with pytest.raises(ValueError, match="each backward pass of a window in micro_batch"):
         loop.step(x, y, guard.micro_batch)
     assert guard.report is None
 

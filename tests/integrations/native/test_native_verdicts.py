@@ -37,7 +37,7 @@ def test_the_network_as_it_is_right_is_no_bug(program: Program) -> None:
 def test_float64_copies_are_refused_with_the_reason(program: Program) -> None:
     """The library reads its own memory: that cannot be swapped."""
     prepared(program)
-    with pytest.raises(ValueError, match=r"does not take: loss\(\) reads the live arrays, .*NativeArrays"):
+    with pytest.raises(ValueError, match=r"does not work: loss\(\) reads the live arrays, .*NativeArrays"):
         check(program.params, program.grads, program.loss, precision="float64")
 
 
