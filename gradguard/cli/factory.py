@@ -127,7 +127,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and not _users_frames(error.__traceback__):
-            more = f", and {len(sys.path) - 1} more places of sys.path"
+            more = f", and {len(sys.path) - 1} more entries of sys.path"
             raise Failure(f"there is no module {error.name!r}: looked in {sys.path[0]}{more}") from error
         raise Failure(f"importing {name!r} raised {_type_and_message(error)}", details(error)) from error
 

@@ -42,11 +42,11 @@ def _content(source: str) -> bytes:
 def _decoded(content: bytes) -> str:
     encoding = "utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig"
     if encoding != "utf-16" and b"\0" in content:
-        raise Failure(f"is no text (a zero byte at {content.index(0)}); expected numbers as text")
+        raise Failure(f"is not text (a zero byte at {content.index(0)}); expected numbers as text")
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         byte = f"byte 0x{content[error.start]:02x} at {error.start}"
         raise Failure(
-            f"is no text in {encoding.removesuffix('-sig').upper()} ({byte}); expected numbers as text"
+            f"is not text in {encoding.removesuffix('-sig').upper()} ({byte}); expected numbers as text"
         ) from error

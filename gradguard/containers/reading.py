@@ -198,8 +198,8 @@ def _floating(name: str, role: str, value: object) -> Array:
     array = value if isinstance(value, np.ndarray) else _buffer(name, role, value)
     if isinstance(array, np.matrix | np.ma.MaskedArray):
         raise TypeError(
-            f"{role} {name!r} is a {type(array).__name__}, which computes in its own way; expected a plain array, such "
-            "as np.asarray(x) makes of it without a copy"
+            f"{role} {name!r} is a {type(array).__name__}, with arithmetic of its own; expected a plain array, such "
+            "as np.asarray(x) makes without a copy"
         )
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(f"{role} {name!r} has dtype {array.dtype}; expected a floating-point dtype such as float32")
@@ -230,8 +230,8 @@ def _wrong_names(grads: object, found: Mapping[str, object], arrays: Mapping[str
     if missing:
         return ValueError(f"grads has no entry {missing[0]!r}; given: {passed}; expected: {expected}{renamed}")
     return ValueError(
-        f"grads has an entry {unknown[0]!r} that params has not; expected: {expected}. Leave it out, or put the "
-        "parameter that it is the gradient of into params"
+        f"grads has an entry {unknown[0]!r} that is not in params; expected: {expected}. Leave it out, or add its "
+        "parameter to params"
     )
 
 
@@ -269,7 +269,7 @@ def _wrong_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -
     if len(shape) > 1 and shape[::-1] == expected:
         return f"{says}: it is transposed, pass the gradient's .T"
     if len(shape) == len(expected) + 1 and shape[1:] == expected:
-        return f"{says}: it has one more axis, of the samples of a batch perhaps; sum it as the loss does"
+        return f"{says}: it has one more axis, perhaps over samples; sum over it as the loss does"
     if np.prod(shape) == np.prod(expected):
-        return f"{says}: it has as many entries, reshape it where it is computed"
+        return f"{says}: it has the same number of entries; reshape it where it is computed"
     return says

@@ -91,7 +91,7 @@ Act 1, a fault ({fault.name}): {fault.description}.
 """)
         second = act(settings, LSTM, fixed)
     say(f"""
-Act 2, the same training with the fault taken out.
+Act 2, the same training without the fault.
 {table_of(second)}
 {verdict_of_fixed(second)}
 
@@ -183,12 +183,12 @@ def verdict_of_fault(act: Act, fault: Fault) -> str:
     """What the guard found in an act with a fault, and what it should have found."""
     found = bugs(act.report)
     if not found:
-        return f"The guard saw no bug in {checks(act)}; the fault spoils {listed(fault.tensors)}."
+        return f"The guard saw no bug in {checks(act)}; the fault affects {listed(fault.tensors)}."
     verdicts = listed({str(act.report.tensors[name].verdict) for name in found})
     head = f"The guard alarmed at step {act.report.step}: {verdicts} in {listed(found)}"
     if found == fault.tensors:
-        return f"{head}, the very tensors that the fault spoils."
-    return f"{head}; the fault spoils {listed(fault.tensors)}."
+        return f"{head}, exactly the tensors that the fault affects."
+    return f"{head}; the fault affects {listed(fault.tensors)}."
 
 
 def verdict_of_fixed(act: Act) -> str:
@@ -196,7 +196,7 @@ def verdict_of_fixed(act: Act) -> str:
     found = bugs(act.report)
     if found:
         return f"A false alarm at step {act.report.step}, in {listed(found)}."
-    return f"The guard raised no alarm in {checks(act)}: what is left is float precision, not a bug."
+    return f"The guard raised no alarm in {checks(act)}: rounding and truncation account for all differences."
 
 
 def bugs(report: Report) -> set[str]:

@@ -52,7 +52,7 @@ def require_one_number(number: object) -> None:
         )
     if math.prod(shape) != 1:
         raise TypeError(
-            f"value is a {kind} of shape {tuple(shape)}; expected one number, the loss that the gradient is of"
+            f"value is a {kind} of shape {tuple(shape)}; expected one number, the loss that belongs to the gradient"
         )
 
 

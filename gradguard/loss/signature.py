@@ -34,7 +34,7 @@ def takes_parameters(loss: Loss) -> bool:
     ]
     by_keyword = any(parameter.kind is parameter.KEYWORD_ONLY and parameter.name in needed for parameter in parameters)
     if len(needed) > 1 or by_keyword:
-        raise TypeError(f"loss wants the arguments {', '.join(needed)}; expected a callable, loss() or loss(params)")
+        raise TypeError(f"loss takes the arguments {', '.join(needed)}; expected a callable, loss() or loss(params)")
     return len(needed) == 1
 
 
@@ -59,8 +59,8 @@ def losses_of(result: object, reduction: Reduction | None) -> NDArray[Any]:
     values = numbers_of(result)
     if values.size != 1 and reduction is None:
         raise ValueError(
-            f"the loss returned an array of shape {values.shape} and no reduction was given; say which scalar the "
-            "gradient is of: reduction='sum' or reduction='mean'"
+            f"the loss returned an array of shape {values.shape} and no reduction was given; pass the one that the "
+            "gradient belongs to: reduction='sum' or reduction='mean'"
         )
     return values
 

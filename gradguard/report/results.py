@@ -231,7 +231,7 @@ class Report:
         """The numbers of this check for any logger: a flat dict of finite floats.
 
         Names are "gradguard/check/loss" and so on for the check, "gradguard/ratio/Wh" and so on for a tensor. A verdict
-        is its level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug. What an earlier check
+        is its level: 0 agrees, 1 within float precision or as declared, 2 cannot tell, 3 a bug. What an earlier check
         measured is left out, and so is what is not finite.
         """
         numbers = dict(_numbers_of_check(self))

@@ -80,7 +80,7 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A share with two digits, or those before the point, as in "0.2 %" and "150 %"."""
     value = 100 * share
-    return f"{value:.2g} %" if value < 99.5 else f"{value:.0f} %"  # 99.5 would be written as 1e+02
+    return f"{value:.0f} %" if 99.5 <= value < 1e4 else f"{value:.2g} %"  # 99.5 would be written as 1e+02
 
 
 def encodable(text: str) -> str:

@@ -59,7 +59,7 @@ def open_regular(path: str) -> BinaryIO:
 
 def _require_regular(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no regular file")
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "not a regular file")
         raise NotAFileError(f"{path} is {kind}")
 
 

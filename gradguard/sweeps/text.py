@@ -32,7 +32,7 @@ Cells = Sequence[str]
 
 
 def explanation(curves: SweepCurves, quantum: float, constants: Mapping[str, float]) -> str:
-    """Where the loss stops changing, which step is best, and whether float precision explains the discrepancy there.
+    """Where the loss stops changing, which step is best, and whether the discrepancy there is rounding and truncation.
 
     Args:
         curves: The curves of the sweep.

@@ -81,11 +81,10 @@ def _failure(report: Report, allow_inconclusive: bool) -> str:
         return f"the gradient of {', '.join(wrong)} is wrong"
     unclear = {name: tensor for name, tensor in report.tensors.items() if tensor.verdict.is_bug is None}
     if any(tensor.verdict is Verdict.nondeterministic for tensor in unclear.values()):
-        return "the loss does not repeat, so that no gradient of it can be checked"
+        return "the loss is not deterministic, so its gradient cannot be checked"
     if any(tensor.verdict is Verdict.other_loss for tensor in unclear.values()):
-        return "the gradient belongs to another loss than the one that it was checked against"
+        return "the gradient belongs to another loss than the one it was checked against"
     if unclear and not allow_inconclusive:
-        return (
-            f"it cannot be told whether the gradient of {', '.join(unclear)} is right (allow_inconclusive=True passes)"
-        )
+        names = ", ".join(unclear)
+        return f"the check cannot tell whether the gradient of {names} is right (allow_inconclusive=True accepts this)"
     return ""

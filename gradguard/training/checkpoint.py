@@ -163,7 +163,7 @@ def _dataclass(kind: Any, plain: Any, where: str) -> Any:
         odd = next(iter(set(entries) ^ set(names)))
         raise ValueError(
             f"{where} {'has an unknown entry' if odd in entries else 'lacks the entry'} {abbreviated(odd)}: "
-            "it was saved by another version of gradguard, or is something else; begin without it"
+            "it was saved by another version of gradguard, or is something else; start without it"
         )
     hints = typing.get_type_hints(kind)
     return kind(**{name: from_plain(hints[name], entries[name], f"{where}[{name!r}]") for name in names})

@@ -204,8 +204,8 @@ def _require_losses(result: Any, reduction: Reduction | None) -> Any:
         )
     if losses.size != 1 and reduction is None:
         raise ValueError(
-            f"the loss returned an array of shape {losses.shape} and no reduction was given; say which scalar the "
-            "gradient is of: reduction='sum' or reduction='mean'"
+            f"the loss returned an array of shape {losses.shape} and no reduction was given; pass the one that the "
+            "gradient belongs to: reduction='sum' or reduction='mean'"
         )
     return losses
 

@@ -65,11 +65,11 @@ class GradGuardCallback(keras.callbacks.Callback):
             )
         if backend == "jax" and probe is None:
             raise ValueError(
-                "on JAX no gradient of the training is to be had; give GradGuardCallback a batch to compute one on: "
+                "on JAX, Keras does not expose the gradients of the training; pass a batch to compute them on: "
                 "probe=(x[:32], y[:32])"
             )
         if probe is not None and not (isinstance(probe, tuple) and len(probe) in (2, 3)):
-            raise TypeError("probe is no tuple of two or three; expected (x, y) or (x, y, sample_weight)")
+            raise TypeError("probe is not a tuple of two or three; expected (x, y) or (x, y, sample_weight)")
         self._probe = probe
         self._options = options
         self._guard: BackendGuard | None = None

@@ -35,8 +35,8 @@ class TrainStepGuard:
     def __init__(self, model: Any, options: Mapping[str, Any]) -> None:
         if model.jit_compile is True:
             raise ValueError(
-                "the training step is compiled (jit_compile=True), so that its gradients are not to be had; compile "
-                "the model with jit_compile=False, or give GradGuardCallback a probe=(x, y)"
+                "the training step is compiled (jit_compile=True), so its gradients are not accessible; compile "
+                "the model with jit_compile=False, or pass probe=(x, y)"
             )
         self._model = model
         self._steps = StepGuard(model, None, options, names=_names(model), silenced=functools.partial(_silenced, model))

@@ -86,7 +86,7 @@ def read_table(library: ctypes.CDLL) -> Table:
     if table.abi_version != ABI_VERSION:
         raise ValueError(
             f"the table of {name} has version {table.abi_version}; expected {ABI_VERSION}, GRADGUARD_ABI_VERSION of "
-            'the header in use: build it anew with -I"$(gradguard native --include-dir)"'
+            'the header in use: rebuild it with -I"$(gradguard native --include-dir)"'
         )
     if not table.loss:
         raise ValueError(f"the table of {name} has no loss (a null pointer); expected double (*loss)(void *user)")
@@ -110,7 +110,7 @@ def _names(kind: str, encoded: list[bytes | None]) -> list[str]:
     for row, encoded_name in enumerate(encoded):
         where = f"{kind} {row} of the table (of {len(encoded)}, counted from 0)"
         if not encoded_name:
-            raise ValueError(f"{where} has no name; expected what reports are to call it")
+            raise ValueError(f"{where} has no name; expected a name for reports")
         name = encoded_name.decode("utf-8", "backslashreplace")
         if name in names:
             raise ValueError(f"{where} is named {name!r}, as {kind} {names.index(name)} is; expected a name of its own")

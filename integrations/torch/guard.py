@@ -185,5 +185,5 @@ class TorchGuard(ModuleGuard):
 
 def _require_loss(loss: object) -> Loss:
     if takes_parameters(loss):  # type: ignore[arg-type]  # it raises where the loss is not callable
-        raise TypeError("loss wants an argument; expected loss(), such as lambda: criterion(model(x), y)")
+        raise TypeError("loss takes an argument; expected loss(), such as lambda: criterion(model(x), y)")
     return loss  # type: ignore[return-value]  # as above

@@ -49,7 +49,7 @@ def test_the_question_in_any_layout_is_the_same_bug(
     assert main(["diagnose", str(path), "--constant", "timesteps=39"]) == 1
     out = capsys.readouterr().out
     assert "lstm  BUG: scale  numerical = 39" in out
-    assert ("6.266e-0.6' is no number" in out) == ("e-0.6" in content)
+    assert ("6.266e-0.6' is not a number" in out) == ("e-0.6" in content)
     assert ("column 1 was read as numerical and column 2 as backprop" in out) == (content is BARE)
 
 
@@ -58,7 +58,7 @@ def test_notes_are_part_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "lstm.txt"
     path.write_text(COLUMNS.replace("6.266e-06", "6.266e-0.6"))
     main(["diagnose", str(path), "--json"])
-    assert json.loads(capsys.readouterr().out)["notes"] == ["skipped line 8: '6.266e-0.6' is no number"]
+    assert json.loads(capsys.readouterr().out)["notes"] == ["skipped line 8: '6.266e-0.6' is not a number"]
 
 
 def run(*arguments: str, content: bytes = b"") -> "subprocess.CompletedProcess[bytes]":

@@ -68,9 +68,9 @@ def test_what_cannot_be_read_is_refused_with_its_reason_and_an_example(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0", "is no text (a zero byte at 8)"),
-        (b"numeric,analytic\n1,\xff\n", "is no text in UTF-8 (byte 0xff at 19)"),
-        (b"\xff\xfe1\x00,", "is no text in UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "is not text (a zero byte at 8)"),
+        (b"numeric,analytic\n1,\xff\n", "is not text in UTF-8 (byte 0xff at 19)"),
+        (b"\xff\xfe1\x00,", "is not text in UTF-16"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(

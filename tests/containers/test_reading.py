@@ -103,7 +103,7 @@ def test_what_belongs_to_pytorch_is_named() -> None:
         ([np.float32(0.5), FITTING], TypeError, ["grads is a list (loss, gradients)", "grads[1]"]),
         ((FITTING, np.array(0.5)), TypeError, ["grads is a tuple (gradients, loss)", "grads[0]"]),
         ({"dw": np.ones(3), "dv": np.ones(2)}, ValueError, ['{"w": grads["dw"], "v": grads["dv"]}']),
-        (FITTING | {"w": np.ones((4, 3))}, ValueError, ["'w'", "(4, 3)", "(3,)", "the samples of a batch"]),
+        (FITTING | {"w": np.ones((4, 3))}, ValueError, ["'w'", "(4, 3)", "(3,)", "perhaps over samples"]),
         ({"w": np.ones(3)}, ValueError, ["'v'", "given: w", "expected: w, v"]),
         ({}, ValueError, ["'w'", "given: none", "expected: w, v"]),
         ({"w": np.ones(3), "v": np.ones(2), "u": np.ones(2)}, ValueError, ["'u'", "expected: w, v"]),

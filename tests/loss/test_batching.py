@@ -178,7 +178,7 @@ def mixed(params: Mapping[str, Array]) -> Array:
     ("loss", "says"),
     [
         (of_one_only, r"8 copies of the parameters .* shape \(\); expected \(8,\), a loss of each copy"),
-        (mixed, r"3 copies of 'b' on a leading axis it returns .* where it returns .* for each of them alone"),
+        (mixed, r"3 copies of 'b' on a leading axis it returns .*, and for each copy alone .*; expected the same"),
     ],
 )
 def test_a_mark_that_is_not_true_is_an_error_at_once(loss: Loss, says: str) -> None:

@@ -32,7 +32,8 @@ def test_a_plain_name_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0.002, "0.2 %"), (4.73e-5, "0.0047 %"), (0.5, "50 %"), (0.999, "100 %"), (1.5, "150 %")]
+    ("share", "text"),
+    [(0.002, "0.2 %"), (4.73e-5, "0.0047 %"), (0.5, "50 %"), (0.999, "100 %"), (1.5, "150 %"), (3e7, "3e+09 %")],
 )
 def test_a_share_is_written_in_percent(share: float, text: str) -> None:
     """Two digits are enough, and no exponent stands where a person expects none."""

@@ -18,7 +18,7 @@ from gradguard.examination import ENTRIES
 
 DESCRIPTION = f"""\
 Checks the gradients that a factory returns, once, without a training loop: first all tensors together, then those that
-disagree, at last a few entries of the others.
+disagree, and finally a few entries of the others.
 
 {FACTORY}"""
 EPILOG = f"""\

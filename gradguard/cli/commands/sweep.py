@@ -13,7 +13,7 @@ from gradguard.sweeps.sweep import sweep
 
 DESCRIPTION = f"""\
 Compares gradients with differences of the loss at many step sizes, and says where the loss stops changing, which step
-is best, and whether float precision explains the discrepancy there.
+is best, and whether rounding and truncation account for the discrepancy there.
 
 {FACTORY}"""
 EPILOG = """\

@@ -209,7 +209,7 @@ class Lines:
 
     def _are_numbers(self, line: int, tokens: Sequence[Token]) -> bool:
         wrong = [token.text for token in tokens if token.kind is not Kind.number]
-        self.problems += [f"line {line}: {wrong[0]!r:.40} is no number"] if wrong else []
+        self.problems += [f"line {line}: {wrong[0]!r:.40} is not a number"] if wrong else []
         return not wrong
 
     def tensors(self) -> tuple[dict[Key, Columns], list[str]]:

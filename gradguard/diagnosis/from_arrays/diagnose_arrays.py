@@ -188,7 +188,7 @@ def _assumed_truncation(n: Float64) -> Float64:
 def _read(name: str, pair: object) -> tuple[Numbers, Numbers]:
     """Numbers of g and of n in one shape, that of g."""
     if not isinstance(pair, Sequence | np.ndarray) or isinstance(pair, str) or len(pair) != 2:
-        raise TypeError(f"pairs[{name!r}] is no pair; expected (backprop, numerical)")
+        raise TypeError(f"pairs[{name!r}] is not a pair; expected (backprop, numerical)")
     g, n = read_numbers(f"backprop of {name!r}", pair[0]), read_numbers(f"numerical of {name!r}", pair[1])
     if _without_axes_of_one(g) != _without_axes_of_one(n):
         shapes = f"backprop of {name!r} has shape {g.values.shape} and numerical {n.values.shape}; expected the same"

@@ -30,7 +30,7 @@ def float_text(text: str) -> str:
         return f"{special['sign']}{special['name'].lower()}"
     found = _FLOAT.fullmatch(stripped)
     if found is None or not stripped.isascii():
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return f"{found['digits']}e{found['exponent']}" if found["exponent"] else found["digits"]
 
 

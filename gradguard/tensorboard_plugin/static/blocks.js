@@ -12,7 +12,7 @@ export function blocks(plotly, tensor, step) {
   if (!entries.length) {
     const words = tensor.deep
       ? "This tensor has no named blocks: GradGuard(blocks={'W': gates('ifog', axis=1)}) names them."
-      : 'Blocks are told apart by deep checks only: choose a check with an alert, or the first.';
+      : 'Only an examination measures blocks separately: choose a check with an alert, or the first.';
     return placeholder(title, words);
   }
   return figure(plotly, title, chart(entries), numberTable(entries));

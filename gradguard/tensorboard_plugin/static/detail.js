@@ -79,8 +79,8 @@ function facts(report, step) {
     ['entries', `${report.sampled ?? '–'}, ${report.resolvable ?? '–'} with a clear sign`, isEarlier],
     ['step size', number(report.step_size, 2), isEarlier],
     [
-      'would show',
-      report.smallest_visible == null ? '–' : `errors above ${number(100 * report.smallest_visible, 2)} %`,
+      'smallest detectable error',
+      report.smallest_visible == null ? '–' : `${number(100 * report.smallest_visible, 2)} %`,
       isUnseen,
     ],
     ['check', report.deep ? 'deep' : 'routine', isEarlier],

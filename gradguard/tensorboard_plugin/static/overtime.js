@@ -49,7 +49,7 @@ export function ratio(plotly, tensor, steps, chosen, choose) {
 }
 
 export function discrepancy(plotly, {series}, steps, chosen, choose) {
-  const title = 'Discrepancy d = ‖n − g‖ / (‖n‖ + ‖g‖) over what float precision explains';
+  const title = 'Discrepancy d = ‖n − g‖ / (‖n‖ + ‖g‖) over the band of float precision';
   if (isEmpty(series.discrepancy)) return placeholder(title, NOT_MEASURED);
   const {band, explained} = colours();
   const floor = series.floor.map((value) => (value == null ? null : 2 * value));
@@ -58,7 +58,7 @@ export function discrepancy(plotly, {series}, steps, chosen, choose) {
     {
       type: 'scatter',
       mode: 'lines',
-      name: 'what float precision explains',
+      name: 'rounding and truncation',
       x: steps,
       y: floor.map(positive),
       line: {color: explained, width: 1},

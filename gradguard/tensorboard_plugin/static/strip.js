@@ -7,7 +7,7 @@ import {cursor, stepAxis, stepScale} from './timeline.js';
 const LEGEND = [
   ['bug', 'bug'],
   ['unclear', 'cannot tell'],
-  ['explained', 'float precision explains it, or meant'],
+  ['explained', 'within float precision, or as declared'],
   ['ok', 'ok'],
 ];
 

@@ -33,7 +33,7 @@ function bar(from, to, verdict, scale) {
 }
 
 function stale(from, to, scale) {
-  const title = `not looked at from step ${from}${to == null ? ' on' : ` until step ${to}`}`;
+  const title = `not checked from step ${from}${to == null ? ' on' : ` until step ${to}`}`;
   return h('span', {class: 'span stale', style: extent(from, to ?? scale.end, scale), title});
 }
 

@@ -49,11 +49,11 @@ function basis({story, shown, unreadable, cost, hint}) {
   if (story.checks > shown) {
     const all = story.checks.toLocaleString('en');
     parts.push(
-      `Shown are ${shown.toLocaleString('en')} of ${all} checks, as many as were kept; each change of a verdict and each` +
-        ` alert is among them. ${hint ?? ''}`,
+      `${shown.toLocaleString('en')} of ${all} checks are shown, as many as were kept; they include each change of a verdict` +
+        ` and each alert. ${hint ?? ''}`,
     );
   }
-  if (unreadable) parts.push(`${unreadable} more cannot be read: they are torn, or of another version.`);
+  if (unreadable) parts.push(`${unreadable} more cannot be read: they are damaged, or another version wrote them.`);
   if (cost.precision) parts.push(`The loss was evaluated in ${cost.precision} precision.`);
   if (cost.overhead > 0) {
     const share = (100 * cost.overhead).toPrecision(2);

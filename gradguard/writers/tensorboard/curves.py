@@ -47,7 +47,7 @@ _DESCRIPTIONS = {
 _LEVELS = {
     Level.bug: ("bug", "Tensors whose gradient is wrong"),
     Level.unclear: ("cannot_tell", "Tensors of which the check cannot tell"),
-    Level.explained: ("explained", "Tensors whose discrepancy float precision or the user explains"),
+    Level.explained: ("explained", "Tensors that differ within float precision, or as declared"),
     Level.ok: ("ok", "Tensors whose gradient agrees"),
 }
 
@@ -134,7 +134,7 @@ def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
     top = max(min(float(tensor.floor), 1.0), _SMALLEST) if math.isfinite(tensor.floor) else 1.0
     yield _tag(_BAND, name, "log10_d"), math.log10(tensor.discrepancy or top / 1000), "log10 of the discrepancy"
     yield _tag(_BAND, name, "lower"), math.log10(top / 1000), "The lower edge of the band: log10 of floor / 1000"
-    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor, the d that float precision explains"
+    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor: the d for which rounding and truncation account"
 
 
 def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
@@ -146,7 +146,7 @@ def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
 def _layout(names: Sequence[str]) -> summary_pb2.Summary:
     """One margin chart for each tensor, in the Custom Scalars tab, which shows the last chart of a layout first."""
     category = layout_pb2.Category(
-        title="gradguard: log10 of the discrepancy d, over the band that float precision explains",
+        title="gradguard: log10 of the discrepancy d, over the band of float precision",
         chart=[_chart(name) for name in reversed(names)],
     )
     layout = layout_pb2.Layout(category=[category])

@@ -29,7 +29,7 @@ def _scalars(sweep: Sweep) -> Iterable[tuple[str, float, str]]:
     at = sweep.best
     yield "best_step", sweep.best_step, "The step size with the lowest floor, in units of the parameters"
     yield "discrepancy", float(sweep.discrepancy[at]), "norm(n - g) / (norm(n) + norm(g)) at the best step size"
-    yield "floor", float(sweep.floor[at]), "The discrepancy that float precision explains at the best step size"
+    yield "floor", float(sweep.floor[at]), "The discrepancy that rounding and truncation cause at the best step size"
 
 
 def _text(sweep: Sweep) -> str:

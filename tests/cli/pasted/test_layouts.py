@@ -232,7 +232,7 @@ def test_a_typo_is_skipped_with_a_note(header: str) -> None:
     """The note has the line and the text."""
     _, n, _, notes = read_only_tensor(f"{header}0.2 0.1\n0.4 6.266e-0.6\n0.6 0.3\n")
     assert n == [0.2, 0.6]
-    assert f"skipped line {3 if header else 2}: '6.266e-0.6' is no number" in notes
+    assert f"skipped line {3 if header else 2}: '6.266e-0.6' is not a number" in notes
 
 
 def test_numbers_without_a_label_among_labelled_ones_are_noted() -> None:
@@ -245,7 +245,7 @@ def test_a_typo_in_an_array_takes_its_partner_along() -> None:
     """The pairs behind it stay pairs."""
     _, n, g, notes = read_only_tensor("numeric: [0.2 0.4.1 0.6 0.8]\nanalytic: [0.1 0.2 0.3 0.4]\n")
     assert (n, g) == ([0.2, 0.6, 0.8], [0.1, 0.3, 0.4])
-    assert "skipped line 1: '0.4.1' is no number" in notes
+    assert "skipped line 1: '0.4.1' is not a number" in notes
 
 
 def test_what_was_written_is_kept_to_the_last_zero() -> None:

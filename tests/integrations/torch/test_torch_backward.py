@@ -87,7 +87,7 @@ def test_a_parameter_without_gradient_that_the_loss_does_not_read_is_fine() -> N
     module.unused = nn.Parameter(torch.ones(2))
     report = checked(module)
     assert bugs(report) == {}
-    assert "does not depend on it" in report.tensors["unused"].explanation
+    assert "does not depend on this tensor" in report.tensors["unused"].explanation
     assert module.unused.grad is None
 
 

@@ -86,7 +86,7 @@ def test_modules_that_cannot_be_checked_are_refused_by_name(
     [
         (None, ValueError, ["there is no loss", "loss()"]),
         (torch.ones(()), TypeError, ["loss is a Tensor", "loss()"]),
-        (lambda model: model, TypeError, ["loss wants an argument", "lambda: criterion(model(x), y)"]),
+        (lambda model: model, TypeError, ["loss takes an argument", "lambda: criterion(model(x), y)"]),
         (lambda: torch.ones(2), ValueError, ["shape (2,)", "reduction"]),
         (lambda: "low", TypeError, ["the loss returned", "expected a number"]),
     ],
