@@ -23,7 +23,7 @@ def test_a_tensor_of_any_name_is_shown_on_its_line_and_stays_in_the_logdir(
     assert report is not None
     assert report.verdict is Verdict.scale
     lines = str(report).split("\n")
-    assert [line[:9] for line in lines] == ["step 0  " + lines[0][8], " " * 9, "Float pre", "1 of 1 te"]
+    assert [line[:9] for line in lines] == ["step 0  " + lines[0][8], " " * 9, "Gradient ", "1 of 1 te"]
     logged = [line for record in caplog.records for line in record.getMessage().split("\n")]
     assert all(line.startswith("gradguard: ") for line in logged)
     assert all(line.isprintable() for line in [*lines, *logged])

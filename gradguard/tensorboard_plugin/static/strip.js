@@ -43,7 +43,7 @@ function legend({tensors, screen}) {
   return h(
     'p',
     {class: 'legend'},
-    [...LEGEND, ...(isStale ? [['stale', 'not looked at']] : [])].map(([kind, words]) =>
+    [...LEGEND, ...(isStale ? [['stale', 'not checked']] : [])].map(([kind, words]) =>
       h('span', {}, h('i', {class: `swatch ${kind}`}), words),
     ),
   );

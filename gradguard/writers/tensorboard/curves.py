@@ -123,7 +123,7 @@ def _measured(report: Report) -> Iterator[tuple[str, TensorReport]]:
 
 
 def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
-    """log10 of the discrepancy, and of the band that float precision explains, where there is a discrepancy.
+    """log10 of the discrepancy, and of the band of float precision, where there is a discrepancy.
 
     TensorBoard draws these charts on linear axes, and refuses one unless its three curves have the same steps. Where
     the floor is not finite, the band reaches up to 1, the largest possible discrepancy. Its lower edge is a thousandth
