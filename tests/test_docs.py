@@ -14,7 +14,16 @@ from gradguard import GradGuard, Verdict
 from gradguard.testing import LSTM, random_batch
 from gradguard.writers.tensorboard.curves import summarize
 
-RUN_IN_ORDER = ("check.md", "faq.md", "functions.md", "options.md", "tensorboard.md", "verdicts.md")
+RUN_IN_ORDER = (
+    "alerts.md",
+    "check.md",
+    "faq.md",
+    "functions.md",
+    "options.md",
+    "quickstart.md",
+    "tensorboard.md",
+    "verdicts.md",
+)
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 END_OF_BLOCK = "<end of block>"
 

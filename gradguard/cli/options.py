@@ -8,7 +8,8 @@ from typing import Any, NoReturn, TypeAlias
 EXIT_STATUSES = "exit status:\n  0 no bug, 1 a bug, 2 not enough evidence, or an error (also of the command line)\n"
 FACTORY = """\
 MODULE is imported as by `python -m`, also from the working directory. FACTORY is called without arguments and returns
-(params, grads, loss), or a mapping with these keys and, optionally, constants, blocks, snapshot, reduction and value.
+(params, grads, loss), or a mapping with these keys and, optionally, constants, blocks, snapshot, reduction, value and
+expected.
 """
 
 

@@ -209,7 +209,7 @@ def _bug(tensor: TensorReport) -> str:
         parts.append(f"last ok at step {tensor.last_fine}")
     # One factor may be certain from many entries together, each of which float precision would explain.
     if tensor.sampled and tensor.discrepancy > EXPLAINED_FLOORS * tensor.floor:
-        parts.append(f"{_discrepancy(tensor)} in {tensor.sampled} entries")
+        parts.append(_discrepancy(tensor, f" in {tensor.sampled} entries,"))
     return "; ".join(filter(None, parts))
 
 
@@ -223,10 +223,8 @@ def _warning(tensor: TensorReport, subject: str) -> str:
     )
 
 
-def _discrepancy(tensor: TensorReport) -> str:
-    return (
-        f"d = {tensor.discrepancy:.2g} where rounding and truncation account for {EXPLAINED_FLOORS * tensor.floor:.1g}"
-    )
+def _discrepancy(tensor: TensorReport, where: str = "") -> str:
+    return f"d = {tensor.discrepancy:.2g}{where} where rounding and truncation account for {EXPLAINED_FLOORS * tensor.floor:.1g}"
 
 
 def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -> Iterator[str]:
