@@ -134,7 +134,7 @@ def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
     top = max(min(float(tensor.floor), 1.0), _SMALLEST) if math.isfinite(tensor.floor) else 1.0
     yield _tag(_BAND, name, "log10_d"), math.log10(tensor.discrepancy or top / 1000), "log10 of the discrepancy"
     yield _tag(_BAND, name, "lower"), math.log10(top / 1000), "The lower edge of the band: log10 of floor / 1000"
-    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor: the d for which rounding and truncation account"
+    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor, the d of rounding and truncation"
 
 
 def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:
