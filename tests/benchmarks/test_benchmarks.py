@@ -33,6 +33,7 @@ SHOWN = {
     "false_alarm_bound": ("nominal", "alarmed", "of real trainings"),
     "detection_delay": ("reported", "median", "alarms"),
     "ablation": ("false", "caught", "all rules"),
+    "jax_functions": ("innocents", "check_grads"),
     "tab": ("sentence and strip", "charts"),
     "causes": ("weight decay in the gradient", "named wrongly", "alarms on right gradients"),
     "hand_written": ("trace, float32", "(none)", "0 of 0, 0", "not in a function"),
