@@ -1,6 +1,7 @@
 """The check of a function with a derivative rule: does the rule return the gradient of the forward pass?"""
 
 import inspect
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from gradguard.report import FunctionReport, Report
 
 NOT_REACHED = "it is called within an operation in which no call can be recorded, such as a while loop"
 NOT_FINITE = "its inputs, or the gradients that reach its outputs, are not finite"
+NO_TIME = "no time was left"
+MAX_SECONDS = 30.0
+"""Once the checks of a step's functions have taken so long, none is begun: each takes 0.3 to 2 s, mostly to compile."""
 
 
 def check_function(function: Callable[..., Any], *args: Any, seed: int = 0, **options: Any) -> Report:
@@ -85,17 +89,18 @@ def check_rules(loss: CompiledLoss, params: Values, others: Values) -> list[Func
     of_function: dict[str, list[Call]] = {}
     for call in calls:
         of_function.setdefault(name_of(call.equation), []).append(call)
-    reports = [_function_report(name, each) for name, each in of_function.items()]
+    end = time.perf_counter() + MAX_SECONDS
+    reports = [_function_report(name, each, end) for name, each in of_function.items()]
     reports += [FunctionReport(name, 0, unchecked(NOT_REACHED)) for name in dict.fromkeys(map(name_of, unreached))]
     return sorted(reports, key=lambda function: -function.report.verdict.level)
 
 
-def _function_report(name: str, calls: Sequence[Call]) -> FunctionReport:
+def _function_report(name: str, calls: Sequence[Call], end: float) -> FunctionReport:
     """The checks of a function together, one for each form that it has: by the shapes and options of a call."""
     forms: dict[str, list[Call]] = {}
     for call in calls:
         forms.setdefault(str(call.equation.params["call_jaxpr"]), []).append(call)
-    reports = [_check_form(each) for each in forms.values()]
+    reports = [_check_form(each) if time.perf_counter() < end else unchecked(NO_TIME) for each in forms.values()]
     return FunctionReport(name, round(sum(call.count for call in calls)), merged(reports))
 
 
@@ -136,9 +141,13 @@ def _check(loss: Loss, inputs: Any, *args: Any, **options: Any) -> Report:
 
 
 def _products(outputs: Values, cotangents: Values) -> Any:
-    """The numbers in some outputs, each times the one in its cotangent; outputs without a cotangent are left out."""
-    pairs = zip(outputs, cotangents, strict=True)
-    return jnp.concatenate([(output * given).ravel() for output, given in pairs if given is not None])
+    """The numbers in some outputs, each times the one in its cotangent; outputs without a cotangent are left out.
+
+    In float32 at least: 16 bits would round them too coarsely to be differenced.
+    """
+    pairs = [(output, given) for output, given in zip(outputs, cotangents, strict=True) if given is not None]
+    dtype = jnp.result_type(jnp.float32, *(given.dtype for _, given in pairs))
+    return jnp.concatenate([(output.astype(dtype) * given.astype(dtype)).ravel() for output, given in pairs])
 
 
 def _is_floating(array: Any) -> bool:

@@ -1,21 +1,19 @@
 """The check of all Functions that a step has called, each by itself."""
 
-import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from gradguard.diagnosis import summary, worst_verdict
 from gradguard.environment import is_interruption
+from gradguard.functions import merged, unchecked
 from gradguard.integrations.torch.functions.calls import FunctionCall
 from gradguard.integrations.torch.functions.products import check_call
 from gradguard.integrations.torch.functions.recorder import CallRecorder, RecordedFunction
 from gradguard.integrations.torch.functions.strides import fault_of_strides
 from gradguard.loss import try_twice
-from gradguard.report import FunctionReport, Report, TensorReport, Verdict
+from gradguard.report import FunctionReport, Report
 
 LATEST = 2
 """Calls of a kind that are checked beside the first one."""
@@ -45,7 +43,7 @@ class FunctionChecks:
         except Exception as error:  # any: the user's loss may raise anything
             if is_interruption(error):
                 raise
-            return [FunctionReport("the functions of the loss", 0, _unchecked(f"its backward pass raises {error!r}"))]
+            return [FunctionReport("the functions of the loss", 0, unchecked(f"its backward pass raises {error!r}"))]
         self.hooks = tuple(recorder.hooks)
         return check_functions(recorder.functions.values())
 
@@ -103,7 +101,7 @@ def _report(
     reports = [result for result in results if isinstance(result, Report)]
     if not reports:
         reason = f"a call made again raises {results[0]!r}" if results else recorded.refusal or "no time was left"
-        return FunctionReport(name, recorded.count, _unchecked(reason))
+        return FunctionReport(name, recorded.count, unchecked(reason))
     wrong = [
         call
         for call, result in zip(calls, results, strict=False)
@@ -112,27 +110,5 @@ def _report(
     fault = next(filter(None, map(fault_of_strides, wrong)), "")
     report = merged(reports)
     if recorded.is_differentiated_twice and not report.verdict.is_bug:
-        report = _unchecked("its gradients agree, but its backward pass is differentiated too, which is not checked")
+        report = unchecked("its gradients agree, but its backward pass is differentiated too, which is not checked")
     return FunctionReport(name, recorded.count, report, fault)
-
-
-def merged(reports: Sequence[Report]) -> Report:
-    """One report of several checks of one function: of each input the gravest verdict."""
-    tensors: dict[str, TensorReport] = {}
-    for report in reports:
-        for name, tensor in report.tensors.items():
-            if name not in tensors or tensor.verdict.level > tensors[name].verdict.level:
-                tensors[name] = tensor
-    return dataclasses.replace(
-        reports[0],
-        verdict=worst_verdict(tensors),
-        tensors=tensors,
-        evaluations=sum(report.evaluations for report in reports),
-        seconds=sum(report.seconds for report in reports),
-        explanation=summary(tensors, 0),
-    )
-
-
-def _unchecked(reason: str) -> Report:
-    """The report of a function that could not be checked."""
-    return Report(0, Verdict.inconclusive, {}, "native", 0, 0.0, reason, math.nan)
