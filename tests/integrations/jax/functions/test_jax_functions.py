@@ -16,6 +16,7 @@ from ruled_functions import TIMESTEPS, batch, loss_of, made, parameters  # noqa:
 
 from gradguard import Report, Verdict  # noqa: E402
 from gradguard.integrations.jax import JaxGuard, check_function  # noqa: E402
+from gradguard.integrations.jax.functions import checks  # noqa: E402
 
 DIVISOR = 7.0
 SOURCE = Path(ruled_functions.__file__).read_text(encoding="utf-8").splitlines()
@@ -106,6 +107,13 @@ def test_a_function_that_an_infinite_gradient_reaches_is_not_called_wrong() -> N
     assert report.verdict is Verdict.nonfinite
     assert [function.report.verdict for function in report.functions] == [Verdict.inconclusive]
     assert "not finite" in report.functions[0].report.explanation
+
+
+def test_no_check_of_a_function_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function may be wrong, and the cause says why that is not known."""
+    monkeypatch.setattr(checks, "MAX_SECONDS", 0.0)
+    report = checked(lambda params: made(DIVISOR)["sine"](params["w"]).sum(), {"w": jnp.asarray([0.3, 0.6])})
+    assert "(no time was left) could not tell" in report.tensors["w"].cause
 
 
 @pytest.mark.parametrize(("divisor", "verdict"), [(1.0, Verdict.ok), (DIVISOR, Verdict.scale)])
