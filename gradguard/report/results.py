@@ -187,7 +187,8 @@ class Report:
         overhead: The share of the time since the first check that checks took; None outside a training.
         alerts: The alerts of this check.
         screened: The number of tensors that a screen covered at this step.
-        functions: The checks of single functions that the loss calls, made where a bug was found in a tensor.
+        functions: The checks of single functions that the loss calls, made where a bug was found in a tensor; of a
+            hand-written function, those of its timesteps or calls, the last ones first.
     """
 
     step: int

@@ -130,6 +130,15 @@ def test_an_object_keeps_its_cache_and_adds_up_its_gradients(factor: float) -> N
     assert all(np.array_equal(value, before[name]) for name, value in vars(layer).items())
 
 
+def test_parameters_of_an_object_that_are_not_given_are_named_as_not_checked() -> None:
+    """Whether there is a cache is seen; how to have the parameters checked is said."""
+    layer = Affine(factor=2.0)
+    report = check_backward(layer.forward, layer.backward, (normal(6, 5),))
+    assert list(report.tensors) == ["x"]
+    assert "Not checked: w and b of the object of forward" in report.explanation
+    assert report.explanation.endswith('grads=attributes(layer, w="dw", b="db").')
+
+
 def test_gradients_that_the_first_backward_pass_makes_are_read_by_a_function() -> None:
     """A lambda is asked after the backward pass, when they are there."""
 
@@ -227,13 +236,26 @@ def passed_on(dout: Array, *_: Any) -> Array:
 @pytest.mark.parametrize(
     ("forward", "backward", "inputs", "options", "message"),
     [
-        (np.square, passed_on, X, {}, r"TypeError: forward returned one ndarray of shape \(3,\); .* pass cache=False"),
+        (
+            np.square,
+            passed_on,
+            X,
+            {"cache": True},
+            r"TypeError: forward returned one ndarray .* pass cache=False",
+        ),
+        (
+            np.square,
+            lambda d, c: d * c,
+            X,
+            {},
+            r"TypeError: backward\(d, c\) .* with 1 cotangent: .* no cache",
+        ),
         (
             lambda x: (x, x),
             lambda d, e, _: d + e,
             X,
             {},
-            r"TypeError: backward\(d, e, _\) cannot be called with dd and ",
+            r"TypeError: backward\(d, e, _\) cannot be called with 1 cotangent and the cache",
         ),
         (square, passed_on, X[0], {}, r"TypeError: inputs is a ndarray; expected a tuple .* such as \(x, W, b\)"),
         (
@@ -245,8 +267,8 @@ def passed_on(dout: Array, *_: Any) -> Array:
         ),
         (square, lambda d, _: d[:2], X, {}, r"ValueError: the gradient of 'x' has shape \(2,\); expected \(3,\)"),
         (square, lambda d, _: {"dy": d}, X, {}, "ValueError: backward has an entry 'dy', which belongs to none of x;"),
-        (square, lambda *_: None, X, {}, "ValueError: backward returned no gradient; expected one for at least one"),
-        (square, passed_on, (np.arange(3),), {}, "ValueError: inputs holds no array of floating-point numbers; exp"),
+        (square, lambda *_: None, X, {}, "ValueError: backward returned no gradient; expected a gradient of"),
+        (square, passed_on, (np.arange(3),), {}, "ValueError: there is nothing to check; expected a gradient of"),
         (square, passed_on, X, {"names": ("a", "b")}, "ValueError: names is .*; expected 1 different name,"),
         (square, passed_on, X, {"params": {"w": X[0]}}, "ValueError: one of params and grads was given"),
         (square, passed_on, X, {"carried": {"x": 0}}, "ValueError: carried was given without steps"),
@@ -260,6 +282,13 @@ def test_a_mistake_is_an_error_at_once_that_says_what_was_expected(
     with pytest.raises((TypeError, ValueError)) as raised:
         check_backward(forward, backward, inputs, **options)
     assert re.match(message, f"{raised.type.__name__}: {raised.value}")
+
+
+def test_tensors_of_pytorch_are_refused_with_the_remedy() -> None:
+    """They are no arrays that a check can move."""
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"input 'x' is a PyTorch Tensor; .* wrap forward and backward"):
+        check_backward(square, passed_on, (torch.ones(3),))
 
 
 def test_gradients_of_other_names_are_refused_by_name() -> None:

@@ -98,6 +98,19 @@ def test_which_outputs_are_carried_is_asked_where_it_is_ambiguous() -> None:
     assert report.verdict is Verdict.ok
 
 
+def test_an_array_with_an_axis_of_timesteps_is_refused_with_the_remedy() -> None:
+    """It would be taken as the input of each step; a list has one array for each."""
+
+    def forward(x: Array, h_prev: Array) -> tuple[Array, None]:
+        return x + h_prev, None
+
+    def backward(dh: Array, _: None) -> tuple[Array, Array]:
+        return dh, dh.sum(axis=0)
+
+    with pytest.raises(ValueError, match=r"for each timestep is a list of these: list\(x\)"):
+        check_backward(forward, backward, (normal(2, 3), normal(3)), steps=2)
+
+
 @pytest.mark.parametrize(
     ("carried", "message"),
     [({"z": 0}, "names 'z'; expected an input"), ({"x": 2}, "index of an output, 0 to 1"), ({"w": 0}, "equal shapes")],

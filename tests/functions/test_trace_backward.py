@@ -155,6 +155,16 @@ def test_functions_that_were_not_called_are_never_called_right() -> None:
     assert "step_forward was not called through RecurrentModel" in traced.report.explanation
 
 
+def test_cotangents_of_zeros_show_nothing() -> None:
+    """A function that only ever had zeros to pass back is not called right."""
+    layer = Affine()
+    with trace_backward(layer, "forward", "backward") as traced:
+        layer.forward(normal(6, 5))
+        layer.backward(np.zeros((6, 4)))
+    assert traced.report.verdict is Verdict.inconclusive
+    assert "1 call of backward had cotangents of zeros, which show nothing" in traced.report.explanation
+
+
 def test_a_function_that_cannot_be_called_again_costs_its_check_and_not_the_training(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

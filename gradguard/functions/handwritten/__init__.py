@@ -1,7 +1,8 @@
 """Functions whose backward pass is a second function, written by hand: one call, one layer, a step unrolled."""
 
-from gradguard.functions.handwritten.call import Call, CheckedCall, Gradients, Pair
+from gradguard.functions.handwritten.call import Call, CheckedCall
 from gradguard.functions.handwritten.layer import check_backward
+from gradguard.functions.handwritten.pair import Gradients, Pair
 from gradguard.functions.handwritten.structure import Inputs, copied, copied_array, input_names
 from gradguard.functions.handwritten.where import MAX_CALLS, checked_with_outputs, evenly_chosen, merged, notes_of
 

@@ -5,8 +5,7 @@ backward pass returns for these cotangents, so the check of a function is that o
 """
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,74 +13,14 @@ import numpy as np
 
 from gradguard.arrays import Array
 from gradguard.checks.check import CheckOptions, checked
-from gradguard.containers import ArrayContainer, Container, read_gradients, read_parameters
-from gradguard.functions.handwritten.structure import Inputs, copied, floating_leaves, output_names, with_arrays
+from gradguard.containers import read_gradients, read_parameters
+from gradguard.functions.handwritten.cotangents import drawn_like, named_leaves, products
+from gradguard.functions.handwritten.pair import Gradients, Pair
+from gradguard.functions.handwritten.structure import Inputs, floating_leaves, with_arrays
 from gradguard.perturbation import Rollback, combined_snapshot, reached_state
-from gradguard.report import Report, counted, listed
+from gradguard.report import Report, listed
 
 Result = TypeVar("Result")
-Gradients = ArrayContainer | Callable[[], ArrayContainer]
-"""Where a backward pass leaves gradients: a container, or a function that returns one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A function and its backward pass.
-
-    Attributes:
-        forward: `forward(*inputs)` returns the outputs, and the cache where there is one.
-        backward: `backward(*cotangents, cache)`, or `backward(*cotangents)`, returns the gradients of the inputs.
-        has_cache: Whether the last item that `forward` returns is a cache for `backward`.
-        params: Arrays of the object that `forward` reads, beside its inputs.
-        grads: Where `backward` leaves the gradients of those.
-    """
-
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-    has_cache: bool = True
-    params: ArrayContainer | None = None
-    grads: Gradients | None = None
-
-    def split(self, result: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """The outputs among what `forward` returned, and the cache: a tuple of one item, or of none.
-
-        Raises:
-            TypeError: There is no cache.
-        """
-        if not self.has_cache:
-            return (result if isinstance(result, tuple) else (result,)), ()
-        if not isinstance(result, tuple | list) or len(result) < 2:
-            raise TypeError(
-                f"forward returned {_what(result)}; expected (outputs..., cache), of which the last goes to backward. "
-                "Where forward keeps in an object what backward needs, pass cache=False"
-            )
-        return tuple(result[:-1]), tuple(result[-1:])
-
-    def gradients(self, inputs: Inputs, cotangents: tuple[Any, ...]) -> Any:
-        """What `backward` returns for some cotangents, after a forward pass of its own.
-
-        Raises:
-            TypeError: `forward` returned no cache, or `backward` does not take so many arguments.
-        """
-        outputs, cache = self.split(self.forward(*inputs.filled(inputs.arrays)))
-        self._require_arguments(
-            [*(f"d{name}" for name in output_names(self.backward, len(outputs))), *("cache",) * len(cache)]
-        )
-        return self.backward(*copied(cotangents), *cache)
-
-    def _require_arguments(self, names: list[str]) -> None:
-        try:
-            signature = inspect.signature(self.backward)
-        except (TypeError, ValueError):  # some extension types have none
-            return
-        try:
-            signature.bind(*names)
-        except TypeError:
-            says = ", of which the last is taken as the cache; pass cache=False where there is none"
-            raise TypeError(
-                f"backward{signature} cannot be called with {listed(names)}: forward returned "
-                f"{counted(len(names), 'item')}{says if self.has_cache else ''}"
-            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +39,14 @@ class Call:
 
     def of_output(self, index: int) -> "Call":
         """The same with cotangents of one output only: zeros for the others."""
-        zeros = {name: np.zeros_like(leaf) for name, leaf in _named_leaves(self.cotangents).items() if leaf is not None}
+        zeros = {name: np.zeros_like(leaf) for name, leaf in named_leaves(self.cotangents).items() if leaf is not None}
         others = [with_arrays(each, str(at), zeros) for at, each in enumerate(self.cotangents)]
         return dataclasses.replace(self, cotangents=(*others[:index], self.cotangents[index], *others[index + 1 :]))
 
     @property
     def is_zero(self) -> bool:
         """Whether all cotangents are zero, so that the gradients of all inputs are."""
-        return not any(np.any(leaf) for leaf in _named_leaves(self.cotangents).values() if leaf is not None)
+        return not any(np.any(leaf) for leaf in named_leaves(self.cotangents).values() if leaf is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +56,12 @@ class Passed:
     Attributes:
         gradients: Of each array among the inputs and parameters; None where there is none.
         unchecked: Inputs that are held fixed although the backward pass returned a gradient for them.
+        attributes: As in `Pair.unchecked_attributes`.
     """
 
     gradients: Mapping[str, Any]
     unchecked: tuple[str, ...]
+    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +69,10 @@ class CheckedCall:
     """The check of one call.
 
     Attributes:
-        call: The call.
         report: The check of the gradients that its backward pass returned.
         notes: What of the call is not checked, in sentences.
     """
 
-    call: Call
     report: Report
     notes: tuple[str, ...]
 
@@ -159,24 +98,6 @@ class CotangentLoss:
         return products(self.call.cotangents, outputs)
 
 
-def products(cotangents: tuple[Any, ...], outputs: tuple[Any, ...]) -> Array:
-    """Each entry of the outputs times its cotangent, flat; None is a cotangent of zeros.
-
-    Raises:
-        ValueError: No output has numbers with a fraction, or a cotangent does not fit its output.
-    """
-    given = _named_leaves(cotangents)
-    named = _named_leaves(outputs)
-    pairs = [(given.get(name), np.asarray(leaf)) for name, leaf in named.items() if _is_inexact(leaf)]
-    if not pairs:
-        raise ValueError("forward returned no array of floating-point numbers; expected at least one output of these")
-    try:
-        terms = [(output * (0 if each is None else each)).ravel() for each, output in pairs]
-    except ValueError as error:
-        raise ValueError(f"a cotangent does not have the shape of its output: {error}") from None
-    return np.concatenate(terms)
-
-
 def random_cotangents(pair: Pair, inputs: Inputs, options: CheckOptions) -> tuple[Any, ...]:
     """A standard normal number for each entry of each output."""
     rng = np.random.default_rng(options.seed)
@@ -185,15 +106,6 @@ def random_cotangents(pair: Pair, inputs: Inputs, options: CheckOptions) -> tupl
         return drawn_like(pair.split(pair.forward(*inputs.filled(inputs.arrays)))[0], rng)
 
     return undisturbed(pair, inputs, options, draw)
-
-
-def drawn_like(outputs: tuple[Any, ...], rng: np.random.Generator) -> tuple[Any, ...]:
-    """A standard normal number for each entry of some outputs, None for an output that is not of floating point."""
-    drawn = {
-        name: np.asarray(rng.standard_normal(np.shape(leaf)), np.asarray(leaf).dtype)[()] if _is_inexact(leaf) else None
-        for name, leaf in _named_leaves(outputs).items()
-    }
-    return tuple(with_arrays(output, str(index), drawn) for index, output in enumerate(outputs))
 
 
 def undisturbed(pair: Pair, inputs: Inputs, options: CheckOptions, work: Callable[[Rollback], Result]) -> Result:
@@ -219,7 +131,7 @@ def gradients_of(call: Call, options: CheckOptions) -> Passed:
         state.restore()
         result = pair.gradients(call.inputs, call.cotangents)
         found = {name: _copy(gradient) for name, gradient in call.inputs.gradients(result).items()}
-        return Passed(found, tuple(call.inputs.fixed_with_gradient(result)))
+        return Passed(found, tuple(call.inputs.fixed_with_gradient(result)), pair.unchecked_attributes)
 
     def twice(state: Rollback) -> Passed:
         once(state)  # the first backward pass may make the arrays of the gradients
@@ -228,7 +140,7 @@ def gradients_of(call: Call, options: CheckOptions) -> Passed:
         passed = once(state)
         left = read_gradients(_container(pair.grads), read_parameters(pair.params).arrays)
         own = {name: _copy(gradient) for name, gradient in left.items()}
-        return Passed({**passed.gradients, **own}, passed.unchecked)
+        return dataclasses.replace(passed, gradients={**passed.gradients, **own})
 
     return undisturbed(pair, call.inputs, options, once if pair.params is None else twice)
 
@@ -243,21 +155,34 @@ def checked_call(call: Call, options: CheckOptions) -> CheckedCall:
     passed = gradients_of(call, options)
     gradients = {name: gradient for name, gradient in passed.gradients.items() if gradient is not None}
     if not gradients:
+        names = listed(list(call.inputs.values)) if call.inputs.values else "no inputs"
+        what = "backward returned no gradient" if call.inputs.arrays else "there is nothing to check"
         raise ValueError(
-            "backward returned no gradient; expected one for at least one input that is an array of floating-point "
-            f"numbers, of {listed(list(call.inputs.values))}"
+            f"{what}; expected a gradient of at least one array of floating-point numbers, and the inputs are {names}"
         )
     moved: dict[str, Any] = {name: array.copy() for name, array in call.inputs.arrays.items() if name in gradients}
     if call.pair.params is not None:
         moved[""] = call.pair.params  # without a name of its own, so that its arrays keep theirs
     loss = CotangentLoss(call, moved, (call.pair.forward, *call.inputs.fixed))
     report = checked(moved, gradients, loss, dataclasses.replace(options, reduction="sum"))
+    return CheckedCall(report, tuple(_notes(call, passed)))
+
+
+def _notes(call: Call, passed: Passed) -> Iterator[str]:
+    """What is not checked, in sentences."""
     without = [name for name, gradient in passed.gradients.items() if gradient is None]
-    notes = [f"Not checked: {listed(without)}, for which backward returned None."] if without else []
+    if without:
+        yield f"Not checked: {listed(without)}, for which backward returned None."
     if passed.unchecked:
         kinds = [f"{name} ({type(call.inputs.values[name]).__name__})" for name in passed.unchecked]
-        notes.append(f"Not checked: {listed(kinds)}, for only arrays of floating-point numbers can be moved.")
-    return CheckedCall(call, report, tuple(notes))
+        yield f"Not checked: {listed(kinds)}, for only arrays of floating-point numbers can be moved."
+    if passed.attributes:
+        names = ", ".join(f'"{name}"' for name in passed.attributes)
+        renamed = ", ".join(f'{name}="d{name}"' for name in passed.attributes)
+        yield (
+            f"Not checked: {listed(passed.attributes)} of the object of forward; pass "
+            f"params=attributes(layer, {names}) and grads=attributes(layer, {renamed})."
+        )
 
 
 def _container(grads: Gradients | None) -> Any:
@@ -270,25 +195,9 @@ def _arrays_of_gradients(pair: Pair) -> dict[str, Array]:
         container = _container(pair.grads)
     except (AttributeError, KeyError):  # the first backward pass makes them
         return {}
-    return {} if container is None else floating_leaves({"grads": container})
+    leaves = {} if container is None else floating_leaves({"grads": container})
+    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 
 
 def _copy(gradient: Any) -> Any:
     return gradient.copy() if isinstance(gradient, np.ndarray) else gradient
-
-
-def _is_inexact(value: object) -> bool:
-    """Whether a value is a number or an array of floating point; complex numbers are those of a complex step."""
-    dtype = getattr(value, "dtype", None)
-    return isinstance(value, float | complex) or (isinstance(dtype, np.dtype) and dtype.kind in "fc")
-
-
-def _named_leaves(values: tuple[Any, ...]) -> Mapping[str, Any]:
-    return Container({str(index): value for index, value in enumerate(values)})
-
-
-def _what(result: object) -> str:
-    if isinstance(result, tuple | list):
-        return f"a {type(result).__name__} of {len(result)}"
-    shape = f" of shape {result.shape}" if isinstance(result, np.ndarray) else ""
-    return f"one {type(result).__name__}{shape}"

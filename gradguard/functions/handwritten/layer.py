@@ -7,8 +7,9 @@ from gradguard.arrays import Blocks, is_whole
 from gradguard.checks.check import CheckOptions
 from gradguard.containers import ArrayContainer
 from gradguard.environment import with_short_traceback
-from gradguard.functions.handwritten.call import Call, Gradients, Pair, random_cotangents
-from gradguard.functions.handwritten.structure import Inputs, floating_leaves, input_names
+from gradguard.functions.handwritten.call import Call, random_cotangents
+from gradguard.functions.handwritten.pair import Gradients, Pair
+from gradguard.functions.handwritten.structure import Inputs, input_names
 from gradguard.functions.handwritten.unrolled import step_of
 from gradguard.functions.handwritten.where import checked_calls, evenly_chosen
 from gradguard.perturbation import Snapshot
@@ -22,7 +23,7 @@ def check_backward(
     inputs: Sequence[Any],
     *,
     names: Sequence[str] | None = None,
-    cache: bool = True,
+    cache: bool | None = None,
     params: ArrayContainer | None = None,
     grads: Gradients | None = None,
     steps: int | None = None,
@@ -47,8 +48,9 @@ def check_backward(
             of the input, or these with a "d" before them.
         inputs: The inputs, a tuple or list.
         names: The names of the inputs; by default those of the parameters of `forward`.
-        cache: Whether `forward` returns a cache as its last item, which `backward` takes as its last argument. False
-            for an object that keeps it: `forward` returns the outputs only, and `backward` takes the cotangents only.
+        cache: Whether `forward` returns a cache as its last item, which `backward` takes as its last argument; by
+            default it does if it returns several items. An object may keep it: then `forward` returns the outputs only,
+            and `backward` takes the cotangents only.
         params: Parameters that `forward` reads beside its inputs, such as `attributes(layer, "W", "b")`.
         grads: Where `backward` leaves their gradients, such as `attributes(layer, W="dW", b="db")`, or a function that
             returns that, for gradients that the first backward pass makes. They may be assigned or added up.
@@ -76,8 +78,6 @@ def check_backward(
     options = CheckOptions(constants, blocks, None, precision, snapshot, entries, seed, None, expected)
     pair = Pair(forward, backward, cache, params, grads)
     _require_inputs(inputs)
-    if params is None and not floating_leaves(dict(enumerate(inputs))):
-        raise ValueError("inputs holds no array of floating-point numbers; expected at least one that has a gradient")
     if (params is None) != (grads is None):
         raise ValueError("one of params and grads was given; expected both, arrays and their gradients, or neither")
     known = input_names(forward, len(inputs), names)

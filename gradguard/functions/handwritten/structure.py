@@ -93,6 +93,11 @@ class Inputs:
                 )
         return cls(named, {name: copy_of(leaf) for name, leaf in floating_leaves(named).items()})
 
+    def replaced(self, arrays: Mapping[str, Array]) -> "Inputs":
+        """The inputs with other arrays in place of some that are arrays themselves; the others are shared."""
+        copies = {name: copied_array(array) for name, array in arrays.items() if is_floating(array)}
+        return Inputs({**self.values, **arrays}, {**self.arrays, **copies})
+
     def filled(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values with other arrays, each in a copy of its own, since a function may write to what it is given."""
         held = {name: arrays[name].copy() for name in self.arrays}
@@ -163,15 +168,12 @@ class Inputs:
             if name in self.arrays:
                 yield name, gradient
         elif isinstance(value, Mapping):
+            what = f"the gradient of {name!r}"
             if not isinstance(gradient, Mapping):
-                raise ValueError(
-                    f"the gradient of {name!r} is a {type(gradient).__name__}; expected a mapping of names"
-                )
+                raise ValueError(f"{what} is a {type(gradient).__name__}; expected a mapping with the keys of {name!r}")
             keys = {key: other for key in value for other in _keys_of(key) if other in gradient}
-            _require_known(gradient, keys.values(), list(value), f"the gradient of {name!r}")
-            _require_all(
-                [key for key in value if self.holds_arrays(f"{name}.{key}")], keys, f"the gradient of {name!r}"
-            )
+            _require_known(gradient, keys.values(), list(value), what)
+            _require_all([key for key in value if self.holds_arrays(f"{name}.{key}")], keys, what)
             for key, other in keys.items():
                 yield from self._by_leaf(value[key], gradient[other], f"{name}.{key}")
         else:
@@ -206,7 +208,6 @@ def input_names(forward: Callable[..., object], count: int, names: Sequence[str]
     """The names of the inputs: as given, or those of the parameters of `forward`.
 
     Raises:
-        TypeError: `forward` does not take so many inputs.
         ValueError: There are more or fewer names than inputs, or one stands twice.
     """
     if names is not None:

@@ -9,7 +9,9 @@ import numpy as np
 
 from gradguard.arrays import Array
 from gradguard.checks.check import CheckOptions
-from gradguard.functions.handwritten.call import Call, Pair, drawn_like, undisturbed
+from gradguard.functions.handwritten.call import Call, undisturbed
+from gradguard.functions.handwritten.cotangents import drawn_like
+from gradguard.functions.handwritten.pair import Pair
 from gradguard.functions.handwritten.structure import Inputs, copied, output_names
 from gradguard.perturbation import Rollback
 from gradguard.report import listed
@@ -61,15 +63,11 @@ class Step:
         states: dict[str, Any] = {}
         for step in range(steps):
             now = {name: values[step] for name, values in self.series.items()} | states
-            inputs.append(Inputs.of([now.get(name, value) for name, value in self.first.values.items()], self._names))
+            inputs.append(self.first.replaced(now))
             result, _ = self.pair.split(self.pair.forward(*inputs[-1].filled(inputs[-1].arrays)))
             outputs.append(copied(result))
             states = {name: outputs[-1][index] for name, index in self.carried.items()}
         return inputs, outputs
-
-    @property
-    def _names(self) -> list[str]:
-        return list(self.first.values)
 
 
 def _added(cotangents: tuple[Any, ...], back: Mapping[int, Any]) -> tuple[Any, ...]:
@@ -141,37 +139,32 @@ def _require_fitting(carried: Mapping[str, int], states: Mapping[str, Array], ou
 
 
 def _inferred(states: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str, int]:
-    """Which output is carried to which input, by names first, then by shapes.
+    """Which output is carried to which input: those with one name, as h and h_prev, then those of one shape.
 
     Raises:
-        ValueError: That is ambiguous.
+        ValueError: That is ambiguous, or there is none.
     """
-    fitting = {
-        output: [name for name, state in states.items() if state.shape == np.shape(value)]
-        for output, value in outputs.items()
-    }
-    named = {name for name in states if BEFORE.search(name)}
     found: dict[str, int] = {}
-    left = []
-    for index, (output, names) in enumerate(fitting.items()):
-        alike = [name for name in names if _stem(name) == _stem(output)]
+    shapes = [np.shape(value) for value in outputs.values()]
+    for index, output in enumerate(outputs):
+        alike = [name for name in states if _stem(name) == _stem(output) and states[name].shape == shapes[index]]
         if len(alike) == 1:
             found[alike[0]] = index
-        elif names:
-            left.append((index, [name for name in names if name in named] if named else names))
-    free = {name for _, names in left for name in names} - found.keys()
-    left = [(index, [name for name in names if name in free]) for index, names in left]
-    left = [(index, names) for index, names in left if names]
-    if not named and found:
+    called_previous = [name for name in states if BEFORE.search(name) and name not in found]
+    if found and not called_previous:
         return found
-    for shape in {states[name].shape for name in free}:
-        inputs = [name for name in states if name in free and states[name].shape == shape]
-        indices = [index for index, names in left if set(names) <= set(inputs)]
-        if len(inputs) != len(indices):
+    free = called_previous or list(states)
+    for shape in dict.fromkeys(states[name].shape for name in free):
+        inputs = [name for name in free if states[name].shape == shape]
+        indices = [index for index, other in enumerate(shapes) if other == shape and index not in found.values()]
+        if indices and len(inputs) != len(indices):
             raise ValueError(f"it is ambiguous which outputs are carried to {listed(inputs)}; {ASK}")
-        found.update(zip(inputs, indices, strict=True))
+        found |= dict(zip(inputs, indices, strict=False))
     if not found:
-        raise ValueError(f"no output has the shape of an input, so that none is carried to the next step; {ASK}")
+        raise ValueError(
+            f"no output has the shape of an input, so that none is carried to the next step; {ASK}. An input that has "
+            "an array for each timestep is a list of these: list(x)"
+        )
     return found
 
 

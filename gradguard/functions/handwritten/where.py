@@ -9,28 +9,28 @@ from gradguard.functions.handwritten.call import Call, CheckedCall, checked_call
 from gradguard.functions.handwritten.structure import output_names
 from gradguard.report import FunctionReport, Report, TensorReport, Verdict, counted, listed
 
-MAX_CALLS = 40  # of a function that are checked: one takes about 200 evaluations of it, and 300 more where it is wrong
+MAX_CALLS = (
+    40  # of a function that are checked: that of an LSTM step takes about 180 evaluations, or 300 if it is wrong
+)
 
 
-def with_outputs(checked: CheckedCall, wrong: Sequence[str], options: CheckOptions) -> CheckedCall:
-    """The same check, with the outputs for which some tensors are wrong, by a check of the cotangents of each alone."""
-    call, report = checked.call, checked.report
+def with_outputs(call: Call, report: Report, wrong: Sequence[str], options: CheckOptions) -> Report:
+    """The report of a call, with the outputs for which some tensors are wrong, as checks of each output alone show."""
     names = output_names(call.pair.backward, len(call.cotangents))
     alone = {name: call.of_output(index) for index, name in enumerate(names)}
     alone = {name: single for name, single in alone.items() if not single.is_zero}
     if not wrong or len(alone) < 2:
-        return checked
+        return report
     reports = {name: checked_call(single, options).report for name, single in alone.items()}
     tensors = {
-        name: with_cause(tensor, _by_output({output: each.tensors[name] for output, each in reports.items()}))
+        name: with_cause(tensor, _by_output({output: each.tensors.get(name) for output, each in reports.items()}))
         if name in wrong
         else tensor
         for name, tensor in report.tensors.items()
     }
     evaluations = report.evaluations + sum(each.evaluations for each in reports.values())
     seconds = report.seconds + sum(each.seconds for each in reports.values())
-    report = dataclasses.replace(report, tensors=tensors, evaluations=evaluations, seconds=seconds)
-    return dataclasses.replace(checked, report=report)
+    return dataclasses.replace(report, tensors=tensors, evaluations=evaluations, seconds=seconds)
 
 
 def with_cause(tensor: TensorReport, sentence: str) -> TensorReport:
@@ -38,10 +38,11 @@ def with_cause(tensor: TensorReport, sentence: str) -> TensorReport:
     return dataclasses.replace(tensor, cause="; ".join(filter(None, [tensor.cause, sentence])))
 
 
-def _by_output(tensors: Mapping[str, TensorReport]) -> str:
+def _by_output(tensors: Mapping[str, TensorReport | None]) -> str:
     """As in "numerical = 2 x backprop for cotangents of h; right for those of c"."""
     groups: dict[str, list[str]] = {}
-    for output, tensor in sorted(tensors.items(), key=lambda item: -item[1].verdict.level):
+    found = {output: tensor for output, tensor in tensors.items() if tensor is not None}  # else there is no gradient
+    for output, tensor in sorted(found.items(), key=lambda item: -item[1].verdict.level):
         groups.setdefault(_short(tensor), []).append(output)
     if list(groups) == ["right"]:
         return "right for the cotangents of each output alone: backward is not linear in its cotangents"
@@ -83,9 +84,11 @@ def checked_with_outputs(call: Call, known: set[str], options: CheckOptions) -> 
         options: The options of the check.
     """
     checked = checked_call(call, options)
-    entering = [name for name, tensor in checked.report.tensors.items() if tensor.verdict.is_bug and name not in known]
+    tensors = checked.report.tensors
+    entering = [name for name, tensor in tensors.items() if tensor.verdict.is_bug and name not in known]
     known.update(entering)
-    return with_outputs(checked, entering, options)
+    report = with_outputs(call, checked.report, entering, options)
+    return dataclasses.replace(checked, report=report)
 
 
 def merged(checked: Mapping[int, CheckedCall], total: int, unit: str) -> Report:
@@ -114,7 +117,7 @@ def merged(checked: Mapping[int, CheckedCall], total: int, unit: str) -> Report:
         seconds=sum(report.seconds for report in reports.values()),
         explanation=" ".join([explanation_of(tensors, last.step), *notes_of(checked, total, unit)]),
         screened=sum(tensor.screened_at == last.step for tensor in tensors.values()),
-        functions=tuple(FunctionReport(f"{unit} {index}", 1, report) for index, report in reports.items()),
+        functions=tuple(FunctionReport(f"{unit} {index}", 1, report) for index, report in reports.items() if total > 1),
     )
 
 
@@ -130,7 +133,7 @@ def _gravest(tensors: Iterable[TensorReport]) -> TensorReport:
 
 
 def _where(tensors: Mapping[int, TensorReport], total: int, unit: str) -> str:
-    """As in "wrong at timesteps 0 to 12, and right at 13; backpropagation enters the error at timestep 12"."""
+    """As in "wrong at timesteps 0 to 11, right at 12; the error enters at timestep 11"."""
     wrong = [index for index, tensor in tensors.items() if tensor.verdict.is_bug]
     right = [index for index, tensor in tensors.items() if tensor.verdict.is_bug is False]
     unsure = [index for index, tensor in tensors.items() if tensor.verdict.is_bug is None]

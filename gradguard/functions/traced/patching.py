@@ -49,7 +49,7 @@ def patched(owner: Any, name: str, wrapper: Wrapper) -> Patch:
     """
     what = name_of(owner)
     if not hasattr(owner, name):
-        raise AttributeError(f"{what} has no attribute {name!r}; expected a function that the training calls as one")
+        raise AttributeError(f"{what} has no attribute {name!r}; expected the name of a function")
     if not callable(getattr(owner, name)):
         raise TypeError(f"{what}.{name} is a {type(getattr(owner, name)).__name__}; expected a function")
     patch = Patch(owner, name, getattr(owner, "__dict__", {}).get(name, MISSING))

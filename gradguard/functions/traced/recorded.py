@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,12 +46,12 @@ class ForwardCall:
     Attributes:
         function: The function, bound to the object of this call.
         inputs: What it was called with.
-        cache: What it returned for its backward pass; None where it keeps that in an object.
+        cache: What it returned for its backward pass, in a tuple; empty where it keeps that in an object.
     """
 
     function: Callable[..., Any]
     inputs: Inputs
-    cache: Any
+    cache: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class TracedFunction:
         found: The calls at which a gradient is wrong, of all functions of the trace.
         wrong: The inputs that are known to be wrong.
         calls: How often the forward function was called.
+        idle: How often the backward function was called with cotangents of zeros, which show nothing.
         unmatched: How often the backward function was called for no known forward call.
     """
 
@@ -97,7 +98,7 @@ class TracedFunction:
     forward: str
     backward: str
     options: CheckOptions
-    has_cache: bool
+    has_cache: bool | None
     params: ArrayContainer | None
     grads: Gradients | None
     found: list[WrongCall]
@@ -106,6 +107,7 @@ class TracedFunction:
     failed: dict[int, str] = field(default_factory=dict)
     wrong: set[str] = field(default_factory=set)
     calls: int = 0
+    idle: int = 0
     unmatched: int = 0
     _copies: dict[int, tuple[Any, Array]] = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ class TracedFunction:
         replayed, values = _by_position(function, args, kwargs)
         inputs = Inputs.of(values, input_names(function, len(values), None), self._copy_of)
         result = function(*args, **kwargs)
-        cache = result[-1] if self.has_cache and isinstance(result, tuple | list) else None
+        _, cache = Pair(function, function, self.has_cache).split(result)
         self.waiting[self.calls] = ForwardCall(replayed, inputs, cache)
         self.calls += 1
         return result
@@ -155,11 +157,14 @@ class TracedFunction:
             self.forget()
         if len(self.checked) == MAX_CALLS or index not in evenly_chosen(self.calls):
             return
-        pair = Pair(call.function, function, self.has_cache, self.params, self.grads)
-        cotangents = copied(values[:-1] if pair.has_cache else values)
+        pair = Pair(call.function, function, bool(call.cache), self.params, self.grads)
+        traced = Call(pair, call.inputs, copied(values[:-1] if call.cache else values))
+        if traced.is_zero:
+            self.idle += 1
+            return
         token = _is_replaying.set(True)
         try:
-            self.checked[index] = checked_with_outputs(Call(pair, call.inputs, cotangents), self.wrong, self.options)
+            self.checked[index] = checked_with_outputs(traced, self.wrong, self.options)
         except NotPutBackError:
             raise
         except Exception as error:  # whatever the functions raise when they are called once more, the training goes on
@@ -182,29 +187,32 @@ class TracedFunction:
     def _match(self, function: Callable[..., Any], values: tuple[Any, ...]) -> int | None:
         """The forward call that a backward call belongs to: that of its cache, else the last one on its object."""
         latest = list(reversed(self.waiting.items()))
-        same = [index for index, call in latest if call.cache is not None and values and call.cache is values[-1]]
+        same = [index for index, call in latest if call.cache and values and call.cache[0] is values[-1]]
         owner = getattr(function, "__self__", None)
         return next(iter(same or [index for index, call in latest if _owner(call) is owner]), None)
 
     def report(self) -> Report:
         """The check of all calls."""
         if not self.checked:
-            why = " ".join(self.notes()) or self._never_called()
+            why = " ".join(self._failures()) or self._never_called()
             tensors = unmeasured({self.name: ()}, Verdict.inconclusive, why, "")
             explanation = explanation_of(tensors, 0)
             return Report(0, Verdict.inconclusive, tensors, "native", 0, 0.0, explanation, math.nan)
         report = merged(self.checked, self.calls, "call")
-        return dataclasses.replace(report, explanation=" ".join([explanation_of(report.tensors, 0), *self.notes()]))
+        return dataclasses.replace(report, explanation=" ".join([report.explanation, *self._failures()]))
 
     def notes(self) -> list[str]:
-        """What of the calls was not checked, in sentences."""
-        notes = notes_of(self.checked, self.calls, "call") if self.checked else []
+        """How many calls were checked, and what of them was not, in sentences."""
+        return [*notes_of(self.checked, self.calls, "call"), *self._failures()]
+
+    def _failures(self) -> Iterator[str]:
+        if self.idle:
+            yield f"{counted(self.idle, 'call')} of {self.backward} had cotangents of zeros, which show nothing."
         if self.unmatched:
-            notes.append(f"{counted(self.unmatched, 'call')} of {self.backward} had no call of {self.forward} before.")
+            yield f"{counted(self.unmatched, 'call')} of {self.backward} had no call of {self.forward} before."
         if self.failed:
             why = next(iter(self.failed.values()))
-            notes.append(f"{counted(len(self.failed), 'call')} of {self.backward} could not be checked: {why}.")
-        return notes
+            yield f"{counted(len(self.failed), 'call')} of {self.backward} could not be checked: {why}."
 
     def _never_called(self) -> str:
         which = self.backward if self.calls else self.forward

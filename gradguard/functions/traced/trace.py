@@ -9,9 +9,7 @@ from gradguard.checks.check import CheckOptions
 from gradguard.containers import ArrayContainer
 from gradguard.diagnosis import summary, worst_verdict
 from gradguard.functions.culprits import function_sentence
-from gradguard.functions.handwritten import (
-    Gradients,
-)
+from gradguard.functions.handwritten import Gradients
 from gradguard.functions.traced.patching import Patch, patched
 from gradguard.functions.traced.recorded import TracedFunction, WrongCall
 from gradguard.perturbation import Snapshot
@@ -100,7 +98,7 @@ class BackwardTrace:
 def trace_backward(
     owner: object,
     *names: str,
-    cache: bool = True,
+    cache: bool | None = None,
     params: ArrayContainer | None = None,
     grads: Gradients | None = None,
     precision: str = "auto",
