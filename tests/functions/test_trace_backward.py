@@ -189,6 +189,26 @@ def test_a_function_that_cannot_be_called_again_costs_its_check_and_not_the_trai
     assert "the stream is used up" in traced.report.explanation
 
 
+def test_a_call_that_could_not_be_checked_is_not_hidden_by_right_ones() -> None:
+    """The function may be wrong there: its first call is right, and its second cannot be made again."""
+
+    class Twice(Affine):
+        def forward(self, x: Array) -> Array:
+            if self.calls >= 2 and len(x) == 3:
+                raise RuntimeError("the stream is used up")
+            return super().forward(x)
+
+    layer = Twice()
+    with trace_backward(layer, "forward", "backward") as traced:
+        layer.forward(normal(6, 5))
+        layer.forward(normal(3, 5))
+        layer.backward(normal(3, 4))
+        layer.x = normal(6, 5)
+        layer.backward(normal(6, 4))
+    assert traced.report.tensors["x"].verdict is Verdict.ok
+    assert traced.report.verdict is Verdict.inconclusive
+
+
 def test_a_traced_function_may_call_another_one() -> None:
     """The calls within a replay are not those of the training."""
     layer, other = Affine(), Affine()

@@ -15,7 +15,7 @@ import numpy as np
 from gradguard.arrays import Array, reductions
 from gradguard.checks.check import CheckOptions, explanation_of
 from gradguard.containers import ArrayContainer
-from gradguard.diagnosis import unmeasured
+from gradguard.diagnosis import unmeasured, worst_verdict
 from gradguard.environment import NotPutBackError, is_interruption
 from gradguard.functions.handwritten import (
     MAX_CALLS,
@@ -33,7 +33,7 @@ from gradguard.functions.handwritten import (
     notes_of,
 )
 from gradguard.functions.traced.patching import name_of
-from gradguard.report import Report, Verdict, counted, listed, log_message
+from gradguard.report import Report, TensorReport, Verdict, counted, listed, log_message
 
 _logger = logging.getLogger("gradguard")
 _is_replaying: ContextVar[bool] = ContextVar("is_replaying", default=False)
@@ -192,14 +192,19 @@ class TracedFunction:
         return next(iter(same or [index for index, call in latest if _owner(call) is owner]), None)
 
     def report(self) -> Report:
-        """The check of all calls."""
+        """The check of all calls; right ones do not hide one that could not be checked."""
         if not self.checked:
             why = " ".join(self._failures()) or self._never_called()
-            tensors = unmeasured({self.name: ()}, Verdict.inconclusive, why, "")
+            tensors = self._unchecked(why)
             explanation = explanation_of(tensors, 0)
             return Report(0, Verdict.inconclusive, tensors, "native", 0, 0.0, explanation, math.nan)
         report = merged(self.checked, self.calls, "call")
-        return dataclasses.replace(report, explanation=" ".join([report.explanation, *self._failures()]))
+        tensors = {**report.tensors, **(self._unchecked(next(iter(self.failed.values()))) if self.failed else {})}
+        explanation = " ".join([explanation_of(tensors, 0), *self.notes()])
+        return dataclasses.replace(report, tensors=tensors, verdict=worst_verdict(tensors), explanation=explanation)
+
+    def _unchecked(self, why: str) -> dict[str, TensorReport]:
+        return unmeasured({self.name: ()}, Verdict.inconclusive, why, "")
 
     def notes(self) -> list[str]:
         """How many calls were checked, and what of them was not, in sentences."""
