@@ -81,7 +81,7 @@ def _causes_of_other_loss(context: MeasurementContext) -> str:
             "another batch at the check (bind the batch in the loss: loss=lambda batch=batch: ...)",
             "a hidden state replaced since (use the one from before the step)",
             f"parameters updated since (call after_backward before the update{_learning_rate(context)})",
-            "a new dropout mask (start the loss from the generator state before the gradient's forward pass, and pass "
+            "a new dropout mask (start the loss from the generator state before the forward pass, and pass "
             "snapshot=snapshot_rng(generator))",
             "or value= is another quantity (a running mean, or another reduction, scale or penalty)",
         ]

@@ -224,7 +224,8 @@ def _warning(tensor: TensorReport, subject: str) -> str:
 
 
 def _discrepancy(tensor: TensorReport, where: str = "") -> str:
-    return f"d = {tensor.discrepancy:.2g}{where} where rounding and truncation account for {EXPLAINED_FLOORS * tensor.floor:.1g}"
+    explained = EXPLAINED_FLOORS * tensor.floor
+    return f"d = {tensor.discrepancy:.2g}{where} where rounding and truncation account for {explained:.1g}"
 
 
 def open_at_the_end(names: Iterable[str], tensors: Mapping[str, TensorReport]) -> Iterator[str]:

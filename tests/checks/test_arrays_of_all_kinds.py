@@ -156,7 +156,7 @@ def test_a_tensor_without_entries_is_fine() -> None:
     grads = {"w": np.cos(params["w"]), "none": np.empty((3, 0))}
     report = check(params, grads, lambda: np.sin(params["w"]).sum())
     assert report.verdict is Verdict.ok
-    assert report.tensors["none"].explanation == "it has no entries"
+    assert report.tensors["none"].explanation == "the tensor has no entries"
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_another_run_tells_its_own_story(tab: Browser) -> None:
     """The run is chosen in the tab."""
     choose_run(tab, "2-fine")
     tab.until(lambda: "No bug in 1 tensor: rounding and truncation" in headline(tab), "the story of the other run")
-    assert "3 checks from step 0 to 2" in headline(tab)
+    assert "3 checks, steps 0 to 2" in headline(tab)
     assert "None: nothing crossed a threshold" in tab.texts(".card")[-1]
 
 
@@ -327,7 +327,7 @@ def test_it_follows_tensorboard(chromium: Browser, report: Callable[..., Report]
         chromium.open(f"{address}/#gradguard")
         chromium.inside()
         chromium.wait_for_charts()
-        chromium.until(lambda: "the one check, at step 0" in headline(chromium), "the first check")
+        chromium.until(lambda: "in the check at step 0" in headline(chromium), "the first check")
         assert background(chromium) == "rgb(41, 44, 48)"
         chromium.outside()
         chromium.driver.execute_script("document.body.classList.remove('dark-mode')")

@@ -72,10 +72,10 @@ def test_a_guard_with_everything_can_be_pickled() -> None:
     [
         (
             {"loss": lambda: 0.0},
-            r"its loss is .*<lambda>.*test_copied_guards\.py, line \d+.*give loss= with each after_backward",
+            r"its loss is .*<lambda>.*test_copied_guards\.py, line \d+(.|\n)*give loss= with each after_backward",
         ),
-        ({"on_alert": lambda _: None}, r"its on_alert is .*<lambda>.*top level of a module"),
-        ({"on_alert": ["log", lambda _: None]}, r"its on_alert is .*<lambda>.*top level of a module"),
+        ({"on_alert": lambda _: None}, r"its on_alert is .*<lambda>(.|\n)*top level of a module"),
+        ({"on_alert": ["log", lambda _: None]}, r"its on_alert is .*<lambda>(.|\n)*top level of a module"),
         ({"every_n_steps": lambda _: True}, r"its every_n_steps is .*<lambda>"),
         ({"snapshot": lambda: tell}, r"its snapshot is .*<lambda>"),
     ],

@@ -31,7 +31,7 @@ def test_a_loss_that_calls_its_own_guard_is_told_at_once(first: int, precision: 
         step += 1
     before = params["w"].tobytes()
     calls.clear()
-    with pytest.raises(RuntimeError, match=r"within a check of its own, most likely by the loss.*loss that only eval"):
+    with pytest.raises(RuntimeError, match=r"within its own check, probably by its loss(.|\n)*loss that only eval"):
         guard.after_backward(step, {"w": np.cos(params["w"])})
     assert len(calls) == 1
     assert params["w"].tobytes() == before
@@ -51,7 +51,7 @@ def test_a_state_cannot_be_loaded_within_a_check() -> None:
         guard.state_dict()
         guard.load_state_dict(state)
 
-    with pytest.raises(RuntimeError, match="within a check of its own"):
+    with pytest.raises(RuntimeError, match="within its own check"):
         guard.after_backward(0, {"w": np.cos(params["w"])}, loss)
     guard.load_state_dict(state)
     guard.after_backward(0, {"w": np.cos(params["w"])})
