@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CATALOGUE = ROOT / "tests" / "messages.txt"
+HEADING = "All texts of the product, made by `python tests/messages.py`; what a field shows stands in braces.\n"
 LEAST_WORDS = 3  # a shorter literal is a name, a key or a label
 JAVASCRIPT = re.compile(  # comments, and the three kinds of strings
     r"""//[^\n]*|'((?:[^'\\\n]|\\.)*)'|"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`""", re.DOTALL
@@ -16,7 +17,8 @@ JAVASCRIPT = re.compile(  # comments, and the three kinds of strings
 def catalogue() -> str:
     """The text of the file: the modules in alphabetical order, the texts of each in the order of its source."""
     texts = {path.relative_to(ROOT).as_posix(): list(templates(path)) for path in sources()}
-    return "\n".join(f"{name}\n{''.join(map(_listed, found))}" for name, found in sorted(texts.items()) if found)
+    listed = [f"{name}\n{''.join(map(_listed, found))}" for name, found in sorted(texts.items()) if found]
+    return "\n".join([HEADING, *listed])
 
 
 def sources() -> list[Path]:
@@ -37,7 +39,7 @@ def _listed(text: str) -> str:
 
 def _is_text(text: str) -> bool:
     words = re.findall(r"\S*[^\W\d_]{2,}\S*", text)
-    is_code = re.search(r"\(\?[:P<]|^<|^[-\w]+ [-\w]+:", text)
+    is_code = re.search(r"\(\?[:P<]|^<[a-z!/]", text)
     return len(words) >= LEAST_WORDS and any(word.isalpha() for word in words) and not is_code
 
 

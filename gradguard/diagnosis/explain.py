@@ -232,7 +232,7 @@ def _range_of_ratios(entries: DerivativePairs) -> str:
     if clear.size < MIN_RATIOS_FOR_QUANTILES:
         return ""
     low, high = np.quantile(clear.n / clear.g, [0.1, 0.9])
-    return " (numerical/backprop mostly from {} to {})".format(*told_apart(float(low), float(high), 3))
+    return " (ratio n/g mostly from {} to {})".format(*told_apart(float(low), float(high), 3))
 
 
 def uncertain(value: float, error: float = 0.0) -> str:

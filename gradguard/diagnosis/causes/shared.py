@@ -83,8 +83,8 @@ def error_enters(model: Model) -> Diagnosis | None:
         key="error_enters",
         explanation=(f"If the tensors are in forward order, the error enters between {below} and {above}"),
         cause=(
-            f"look at the backward pass from {above} to {below} (transposed matrix, slope of the activation, random "
-            "numbers redrawn in a recomputed forward pass, values held constant, a layer used several times)"
+            f"look at how the backward pass carries the gradient from {above} to {below}, or from one use of a layer "
+            "to the next (transposed matrix, slope of the activation, recomputed random numbers, constants)"
         ),
     )
 
