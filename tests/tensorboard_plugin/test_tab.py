@@ -267,7 +267,7 @@ def test_a_link_reopens_what_is_filtered_and_chosen(tab: Browser, address: str) 
 def test_a_filter_that_nothing_passes_says_so(tab: Browser) -> None:
     """An empty list would look like a run without tensors."""
     tab.wait_for("#filter").send_keys("<nothing>")
-    assert tab.texts(".rows") == ["None of the 2 tensors is so."]
+    assert tab.texts(".rows") == ["None of the 2 tensors matches."]
 
 
 def test_a_discrepancy_of_zero_is_drawn(chromium: Browser, address: str) -> None:

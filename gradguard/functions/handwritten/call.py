@@ -175,7 +175,7 @@ def _notes(call: Call, passed: Passed) -> Iterator[str]:
         yield f"Not checked: {listed(without)}, for which backward returned None."
     if passed.unchecked:
         kinds = [f"{name} ({type(call.inputs.values[name]).__name__})" for name in passed.unchecked]
-        yield f"Not checked: {listed(kinds)}, for only arrays of floating-point numbers can be moved."
+        yield f"Not checked: {listed(kinds)}; only floating-point arrays can be moved."
     if passed.attributes:
         names = ", ".join(f'"{name}"' for name in passed.attributes)
         renamed = ", ".join(f'{name}="d{name}"' for name in passed.attributes)

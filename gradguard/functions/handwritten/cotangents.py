@@ -25,7 +25,7 @@ def products(cotangents: tuple[Any, ...], outputs: tuple[Any, ...]) -> Array:
         )
     pairs = [(given.get(name), np.asarray(leaf)) for name, leaf in named.items() if _is_inexact(leaf)]
     if not pairs:
-        raise ValueError("forward returned no array of floating-point numbers; expected at least one output of these")
+        raise ValueError("forward returned no array of floating-point numbers; expected at least one such output")
     return np.concatenate([_product(each, output).ravel() for each, output in pairs])
 
 

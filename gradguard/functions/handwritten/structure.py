@@ -178,7 +178,7 @@ class Inputs:
                 yield from self._by_leaf(value[key], gradient[other], f"{name}.{key}")
         else:
             if not isinstance(gradient, list | tuple) or len(gradient) != len(value):
-                what = f"has {len(gradient)} items" if isinstance(gradient, list | tuple) else "is no list"
+                what = f"has {len(gradient)} items" if isinstance(gradient, list | tuple) else "is not a list"
                 raise ValueError(f"the gradient of {name!r} {what}; expected a list of {len(value)}")
             for index, pair in enumerate(zip(value, gradient, strict=True)):
                 yield from self._by_leaf(*pair, f"{name}.{index}")

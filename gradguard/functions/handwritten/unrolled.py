@@ -162,7 +162,7 @@ def _inferred(states: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[s
         found |= dict(zip(inputs, indices, strict=False))
     if not found:
         raise ValueError(
-            f"no output has the shape of an input, so that none is carried to the next step; {ASK}. An input that has "
+            f"no output has the shape of an input, so none is carried to the next step; {ASK}. An input that has "
             "an array for each timestep is a list of these: list(x)"
         )
     return found

@@ -57,7 +57,7 @@ def patched(owner: Any, name: str, wrapper: Wrapper) -> Patch:
         setattr(owner, name, _wrapped(owner, name, wrapper))
     except AttributeError:
         raise AttributeError(
-            f"{what}.{name} cannot be replaced, since the object has no __dict__; pass its class in place of it"
+            f"{what}.{name} cannot be replaced, since the object has no __dict__; pass its class instead"
         ) from None
     return patch
 

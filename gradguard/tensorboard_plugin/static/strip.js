@@ -94,7 +94,7 @@ function rows(overview, scale, chosen, view, choose, redraw) {
   const groups = arrange(overview.tensors, view);
   const shown = visible(groups, view.open);
   if (!groups.some(({tensors}) => tensors.length)) {
-    return h('p', {class: 'muted empty'}, `None of the ${overview.tensors.length} tensors is so.`);
+    return h('p', {class: 'muted empty'}, `None of the ${overview.tensors.length} tensors matches.`);
   }
   const reached = shown.find(({name}) => name === chosen.tensor) ?? shown[0];
   const listbox = (label, {layer, tensors}) =>

@@ -34,7 +34,7 @@ _SMALLEST = 1e-18  # a discrepancy or floor of which nothing smaller is drawn: b
 _DESCRIPTIONS = {
     "check/evaluations": "How often the loss was evaluated",
     "check/seconds": "How long the check took",
-    "check/verdict": "Level: 0 agrees, 1 float precision or the user explains it, 2 cannot tell, 3 a bug",
+    "check/verdict": "Level: 0 agrees, 1 within float precision or as declared, 2 cannot tell, 3 a bug",
     "check/loss": "The loss at the parameters as they are",
     "check/screened": "Tensors that a screen of the model covered",
     "check/measured": "Tensors of which numbers of their own were measured",
@@ -46,7 +46,7 @@ _DESCRIPTIONS = {
 
 _LEVELS = {
     Level.bug: ("bug", "Tensors whose gradient is wrong"),
-    Level.unclear: ("cannot_tell", "Tensors of which the check cannot tell"),
+    Level.unclear: ("cannot_tell", "Tensors that the check cannot judge"),
     Level.explained: ("explained", "Tensors that differ within float precision, or as declared"),
     Level.ok: ("ok", "Tensors whose gradient agrees"),
 }

@@ -22,7 +22,7 @@ from gradguard.integrations.jax.widening import Values, bind
 from gradguard.loss import try_twice
 from gradguard.report import FunctionReport, Report
 
-NOT_REACHED = "it is called within an operation in which no call can be recorded, such as a while loop"
+NOT_REACHED = "it is called within an operation whose calls cannot be recorded, such as a while loop"
 NOT_FINITE = "its inputs, or the gradients that reach its outputs, are not finite"
 NO_TIME = "no time was left"
 MAX_SECONDS = 30.0

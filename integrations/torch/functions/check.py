@@ -100,7 +100,7 @@ def _report(
     name = f"{recorded.name}.backward"
     reports = [result for result in results if isinstance(result, Report)]
     if not reports:
-        reason = f"a call made again raises {results[0]!r}" if results else recorded.refusal or "no time was left"
+        reason = f"repeating a call raises {results[0]!r}" if results else recorded.refusal or "there was no time left"
         return FunctionReport(name, recorded.count, unchecked(reason))
     wrong = [
         call
@@ -110,5 +110,5 @@ def _report(
     fault = next(filter(None, map(fault_of_strides, wrong)), "")
     report = merged(reports)
     if recorded.is_differentiated_twice and not report.verdict.is_bug:
-        report = unchecked("its gradients agree, but its backward pass is differentiated too, which is not checked")
+        report = unchecked("its gradients agree; its backward pass is differentiated too, and this is not checked")
     return FunctionReport(name, recorded.count, report, fault)

@@ -200,7 +200,7 @@ def _name(function: type[Function]) -> str:
 def _refusal(function: type[Function], tensors: Iterable[Tensor], needed: Iterable[Tensor]) -> str:
     """Why a call cannot be made again, in a clause; "" where it can be."""
     if function.__module__ == TRANSFORMED:
-        return "it is called within a transform of torch.func, of which single calls cannot be made again"
+        return "it is called within a transform of torch.func, whose single calls cannot be repeated"
     for tensor in tensors:
         if tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
             return f"an input is a {type(tensor).__name__} of layout {tensor.layout}; expected dense tensors"
