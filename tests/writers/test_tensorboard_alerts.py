@@ -19,7 +19,14 @@ def test_the_alerts_of_a_step_are_one_list(tmp_path: Path, make_report: MakeRepo
     """All that was told at a check stands together, since TensorBoard keeps one text a step; a fault is one item."""
     alerts = (
         *(
-            Alert(4, logging.ERROR, name, Verdict.scale, f"step 4 {name}: BUG, scale: n = 39 x g", subject="scale")
+            Alert(
+                4,
+                logging.ERROR,
+                name,
+                Verdict.scale,
+                f"step 4 {name}: BUG, scale: numerical = 39 x backprop",
+                subject="scale",
+            )
             for name in "WV"
         ),
         Alert(4, logging.INFO, "", Verdict.ok, "recovered"),
@@ -28,7 +35,7 @@ def test_the_alerts_of_a_step_are_one_list(tmp_path: Path, make_report: MakeRepo
     [(step, text)] = read_run(tmp_path)[ALERTS]
     assert step == 4
     assert text.item().decode().splitlines() == [
-        "- **ERROR** W and V: BUG, scale: n = 39 x g",
+        "- **ERROR** W and V: BUG, scale: numerical = 39 x backprop",
         "- **INFO**: recovered",
     ]
 
