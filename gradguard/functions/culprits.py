@@ -12,7 +12,10 @@ ELSEWHERE = "look at what happens to the gradient after the backward pass: scali
 
 @runtime_checkable
 class CallsFunctions(Protocol):
-    """A loss that knows which functions with a backward pass of their own it calls, and can check each of them."""
+    """A loss that knows which functions with a backward pass of their own it calls, and can check each of them.
+
+    It may have an attribute `gradient_hooks` too: what else it has seen that may change the gradients, as texts.
+    """
 
     def check_functions(self) -> Sequence[FunctionReport]:
         """The check of each function, on inputs and cotangents of the training step; the first wrong one first."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gradguard.integrations.torch.functions.layout import copied, relaid, shares_memory
+from gradguard.integrations.torch.distributed.alone import alone
+from gradguard.integrations.torch.functions.layout import copied, shares_memory
 from gradguard.integrations.torch.replay.forwards import AutocastState
 from gradguard.perturbation import Restore
 
@@ -39,7 +40,7 @@ class FunctionCall:
 
     @cached_property
     def leaves(self) -> dict[int, Tensor]:
-        """The inputs that needed a gradient, by position."""
+        """The inputs that needed a gradient, by position, in their memory layout."""
         return {i: copied(self.args[i]).requires_grad_() for i in self.needed}
 
     @cached_property
@@ -51,13 +52,11 @@ class FunctionCall:
         """The same call with inputs of which each entry can be moved by itself."""
         return self._with_args({i: self.args[i].contiguous() for i in self.needed if shares_memory(self.args[i])})
 
-    def relaid(self, positions: Iterable[int]) -> "FunctionCall":
-        """The same call with some inputs in another memory layout."""
-        return self._with_args({i: relaid(self.args[i]) for i in positions})
-
-    def with_relaid_cotangents(self) -> "FunctionCall":
-        """The same call with upstream gradients in another memory layout."""
-        return replace(self, cotangents=tuple(None if it is None else relaid(it) for it in self.cotangents))
+    def contiguous(self) -> "FunctionCall":
+        """The same call with inputs and upstream gradients that are all contiguous."""
+        tensors = {i: arg.contiguous() for i, arg in enumerate(self.args) if isinstance(arg, Tensor)}
+        cotangents = tuple(None if cotangent is None else cotangent.contiguous() for cotangent in self.cotangents)
+        return replace(self._with_args(tensors), cotangents=cotangents)
 
     def with_random_cotangents(self, generator: torch.Generator) -> "FunctionCall":
         """The same call with a random upstream gradient of every differentiable output."""
@@ -71,7 +70,8 @@ class FunctionCall:
         args = [self.leaves.get(i, arg) for i, arg in enumerate(self.args)]
         # The call may write to nothing with which the next one begins, and PyTorch lets none write to a leaf.
         args = [arg.clone() if i in self.written else arg for i, arg in enumerate(args)]
-        output = self.function.apply(*args)  # type: ignore[no-untyped-call]  # PyTorch's
+        with alone():
+            output = self.function.apply(*args)  # type: ignore[no-untyped-call]  # PyTorch's
         return output if isinstance(output, tuple) else (output,)
 
     def gradients(self) -> dict[int, Tensor]:
@@ -82,7 +82,8 @@ class FunctionCall:
         found: Sequence[Tensor | None] = [None] * len(self.leaves)
         if given:
             results, cotangents = zip(*given, strict=True)
-            found = torch.autograd.grad(results, list(self.leaves.values()), cotangents, allow_unused=True)
+            with alone():
+                found = torch.autograd.grad(results, list(self.leaves.values()), cotangents, allow_unused=True)
         return {
             i: torch.zeros_like(leaf) if gradient is None else gradient.to_dense()
             for (i, leaf), gradient in zip(self.leaves.items(), found, strict=True)

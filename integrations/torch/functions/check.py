@@ -40,12 +40,12 @@ class FunctionChecks:
         recorder = CallRecorder()
         try:
             record(recorder)
+            self.hooks = tuple(recorder.hooks)
+            return check_functions(recorder.functions.values())
         except Exception as error:  # any: the user's loss may raise anything
             if is_interruption(error):
                 raise
-            return [FunctionReport("the functions of the loss", 0, unchecked(f"its backward pass raises {error!r}"))]
-        self.hooks = tuple(recorder.hooks)
-        return check_functions(recorder.functions.values())
+            return [FunctionReport("the functions of the loss", 0, unchecked(f"repeating it raises {error!r}"))]
 
 
 def check_functions(recorded: Collection[RecordedFunction]) -> list[FunctionReport]:
@@ -69,7 +69,7 @@ def check_functions(recorded: Collection[RecordedFunction]) -> list[FunctionRepo
         results = [[*one, *other] for one, other in zip(results, _results(others, end), strict=True)]
         calls = [[*one, *other] for one, other in zip(calls, others, strict=True)]
     reports = list(map(_report, recorded, calls, results))
-    return sorted(reports, key=lambda report: not is_wrong(report))
+    return sorted(reports, key=lambda report: not _is_wrong(report))
 
 
 def _results(calls: Sequence[Sequence[FunctionCall]], end: float) -> list[list[Report | Exception]]:
@@ -82,7 +82,7 @@ def _results(calls: Sequence[Sequence[FunctionCall]], end: float) -> list[list[R
     return results
 
 
-def is_wrong(report: FunctionReport) -> bool:
+def _is_wrong(report: FunctionReport) -> bool:
     """Whether its check has found something wrong."""
     return bool(report.fault or report.report.verdict.is_bug)
 
@@ -102,12 +102,8 @@ def _report(
     if not reports:
         reason = f"repeating a call raises {results[0]!r}" if results else recorded.refusal or "there was no time left"
         return FunctionReport(name, recorded.count, unchecked(reason))
-    wrong = [
-        call
-        for call, result in zip(calls, results, strict=False)
-        if isinstance(result, Report) and result.verdict.is_bug
-    ]
-    fault = next(filter(None, map(fault_of_strides, wrong)), "")
+    checked = [(call, it) for call, it in zip(calls, results, strict=False) if isinstance(it, Report)]
+    fault = next(filter(None, (fault_of_strides(call, result) for call, result in checked)), "")
     report = merged(reports)
     if recorded.is_differentiated_twice and not report.verdict.is_bug:
         report = unchecked("its gradients agree; its backward pass is differentiated too, and this is not checked")

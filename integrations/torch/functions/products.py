@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from gradguard.checks.check import CheckOptions, checked
-from gradguard.integrations.torch.distributed.alone import alone
 from gradguard.integrations.torch.functions.calls import FunctionCall
 from gradguard.integrations.torch.overrides.substitution import result_in_active_mode
 from gradguard.integrations.torch.overrides.vectorized import VectorizedCopies
@@ -32,7 +31,7 @@ class CallProducts:
         Args:
             copies: K copies of the inputs, for products of shape (K, ...); None for those of the inputs themselves.
         """
-        with alone(), torch.no_grad(), self._call.autocast.enter_again():
+        with torch.no_grad(), self._call.autocast.enter_again():
             products = self._products() if copies is None else copies.losses(self._products)
             return to_host(result_in_active_mode(products))
 
@@ -48,9 +47,7 @@ def check_call(call: FunctionCall, seed: int = 0) -> Report:
         call: The call, with its upstream gradients.
         seed: Seed of the random directions and entries.
     """
-    apart = call.apart()
-    with alone():
-        gradients = apart.gradients()
+    apart, gradients = call.apart(), call.gradients()
     params = Parameters({call.names[i]: leaf for i, leaf in apart.leaves.items()})
     # Whatever the inputs are, the gradients are rounded as the upstream gradients and within an autocast.
     params.autocast = coarsest([call.autocast.dtype, *(it.dtype for it in call.cotangents if it is not None)])

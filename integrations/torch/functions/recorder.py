@@ -21,7 +21,7 @@ from gradguard.integrations.torch.functions.leaves import LeavesMode
 from gradguard.integrations.torch.replay.forwards import AutocastState
 from gradguard.integrations.torch.replay.state import RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
-from gradguard.perturbation import combined_snapshot, snapshot_rng
+from gradguard.perturbation import combined_snapshot, run_with_cleanup, snapshot_rng
 
 MAX_BYTES = 2**28
 """Memory for copies of inputs and upstream gradients: 256 MiB."""
@@ -46,6 +46,7 @@ class RecordedFunction:
         calls: Those that were kept, by kind and then by their number.
         refusal: Why some or all cannot be checked; "" where nothing prevents it.
         is_differentiated_twice: Whether its backward pass was to be differentiated too.
+        started: How many calls of each kind there were, those included whose backward pass did not run.
     """
 
     name: str
@@ -92,15 +93,23 @@ class CallRecorder(AbstractContextManager[None]):
             seeds: The tensors in which the backward pass starts, each with its upstream gradient, from what the loss
                 returns.
         """
-        with self, torch.enable_grad():
-            self._mode = LeavesMode()
-            with self._mode:
-                result = evaluate()
-            self.hooks |= self._mode.hooks
-            roots = [(root, upstream) for root, upstream in seeds(result) if root.requires_grad]
-            if roots and self._mode.leaves:
-                tensors, upstream = zip(*roots, strict=True)
-                torch.autograd.grad(tensors, self._mode.leaves, upstream, allow_unused=True)
+        self._mode = LeavesMode()
+
+        def passes() -> None:
+            with self, torch.enable_grad():
+                with self._mode:
+                    result = evaluate()
+                self.hooks |= self._mode.hooks
+                roots = [(root, upstream) for root, upstream in seeds(result) if root.requires_grad]
+                if roots and self._mode.leaves:
+                    tensors, upstream = zip(*roots, strict=True)
+                    torch.autograd.grad(tensors, self._mode.leaves, upstream, allow_unused=True)
+
+        run_with_cleanup(passes, self._end)
+
+    def _end(self) -> None:
+        self._mode.__exit__(None, None, None)
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> None:
         RECORDERS[threading.get_ident()] = self
@@ -118,11 +127,12 @@ class CallRecorder(AbstractContextManager[None]):
         apply = INNER_APPLY.__get__(None, function)
         if self._mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]  # not in a backward pass
             args = self._mode.substitute(args)
-        if not torch.is_grad_enabled() or _is_of_pytorch(function):
+        needed = tuple(i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad)
+        if not needed or not torch.is_grad_enabled() or _is_of_pytorch(function):
             return apply(*args)
         recorded = self._seen.setdefault(function, RecordedFunction(_name(function)))
         number, kind = self._number(recorded, args)
-        kept = self._kept(function, args, recorded) if number.bit_count() == 1 else None
+        kept = self._kept(function, args, needed, recorded) if number.bit_count() == 1 else None
         output = apply(*args)
         node = _node_of(output, function)
         if node is not None:
@@ -139,23 +149,27 @@ class CallRecorder(AbstractContextManager[None]):
         recorded.started[kind] = recorded.started.get(kind, 0) + 1
         return recorded.started[kind], kind
 
-    def _kept(self, function: type[Function], args: tuple[Any, ...], recorded: RecordedFunction) -> FunctionCall | None:
+    def _kept(
+        self, function: type[Function], args: tuple[Any, ...], needed: tuple[int, ...], recorded: RecordedFunction
+    ) -> FunctionCall | None:
         """A call before it is made; None where it cannot be checked."""
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        needed = tuple(i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad)
-        refusal = _refusal(function, tensors, [args[i] for i in needed])
-        size = 0 if refusal else sum(map(memory_of_copy, tensors))
-        if not refusal and size > self._bytes_left:
-            refusal = f"copies of its inputs would take more than {MAX_BYTES >> 20} MiB"
+        refusal = _refusal(function, tensors, [args[i] for i in needed]) or self._refusal_of_copies(tensors)
         if refusal:
             recorded.refusal = refusal
             return None
-        self._bytes_left -= size
         streams = RandomStreams({tensor.device for tensor in tensors})
         capture = combined_snapshot([streams.capture, snapshot_rng(np.random), snapshot_rng(random)])
-        autocast = AutocastState.current(tensors[0].device.type if tensors else "cpu")
         copies = tuple(copied(arg) if isinstance(arg, Tensor) else arg for arg in args)
-        return FunctionCall(function, copies, needed, autocast, capture())
+        return FunctionCall(function, copies, needed, AutocastState.current(tensors[0].device.type), capture())
+
+    def _refusal_of_copies(self, tensors: Iterable[Tensor]) -> str:
+        """Reserve memory for copies of some tensors; why that is refused, or ""."""
+        size = sum(map(memory_of_copy, tensors))
+        if size > self._bytes_left:
+            return f"copies of its inputs and upstream gradients would take more than {MAX_BYTES >> 20} MiB"
+        self._bytes_left -= size
+        return ""
 
     def _received(
         self,
@@ -169,13 +183,15 @@ class CallRecorder(AbstractContextManager[None]):
         recorded = self.functions.setdefault(function, self._seen[function])
         recorded.count += 1
         recorded.is_differentiated_twice |= torch.is_grad_enabled()
+        if kept is None:
+            return
         given = [cotangent for cotangent in cotangents if cotangent is not None]
-        if any(cotangent.layout is not torch.strided for cotangent in given):
-            recorded.refusal = "its upstream gradient is sparse; expected a dense tensor"
-        elif kept is not None:
-            recorded.calls.setdefault(kind, {})[number] = replace(
-                kept, cotangents=tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
-            )
+        refusal = _refusal(function, given, ()) or self._refusal_of_copies(given)
+        if refusal:
+            recorded.refusal = refusal
+            return
+        copies = tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
+        recorded.calls.setdefault(kind, {})[number] = replace(kept, cotangents=copies)
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
@@ -203,7 +219,10 @@ def _refusal(function: type[Function], tensors: Iterable[Tensor], needed: Iterab
         return "it is called within a transform of torch.func, whose single calls cannot be repeated"
     for tensor in tensors:
         if tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
-            return f"an input is a {type(tensor).__name__} of layout {tensor.layout}; expected dense tensors"
+            return (
+                f"an input or upstream gradient is a {type(tensor).__name__} of layout {tensor.layout}; expected dense "
+                "tensors"
+            )
     for tensor in needed:
         if tensor.dtype not in PERTURBABLE_DTYPES:
             return f"an input that needs a gradient is {tensor.dtype}; expected real numbers"

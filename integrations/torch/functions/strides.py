@@ -1,41 +1,42 @@
 """Functions whose kernels ignore the strides of what they receive: found by the same call in another memory layout."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from gradguard.integrations.torch.distributed.alone import alone
 from gradguard.integrations.torch.functions.calls import FunctionCall
-from gradguard.integrations.torch.functions.layout import can_be_relaid
+from gradguard.integrations.torch.functions.layout import shares_memory
 from gradguard.integrations.torch.functions.products import check_call
 from gradguard.integrations.torch.replay.forwards import output_tolerance, relative_distance
-from gradguard.report import listed, percent
+from gradguard.report import Report, listed, percent
 
 UPSTREAM = "the upstream gradient"
 
 
-def fault_of_strides(call: FunctionCall) -> str:
-    """Whose strides a wrong call ignores, in a clause; "" where it is wrong with contiguous copies too.
+def fault_of_strides(call: FunctionCall, report: Report) -> str:
+    """Whose strides a call ignores, in a clause; "" where none is known.
 
     Args:
-        call: A call whose gradients are wrong.
+        call: The call.
+        report: The check of its gradients. It is of contiguous copies of inputs whose entries share memory.
     """
-    strided = [i for i in _floating(call) if not call.args[i].is_contiguous()]
-    upstream = not all(it is None or it.is_contiguous() for it in call.cotangents)
-    if not strided and not upstream:
+    if not report.verdict.is_bug and not any(shares_memory(leaf) for leaf in call.leaves.values()):
         return ""
-    contiguous = call.relaid(strided).with_relaid_cotangents() if upstream else call.relaid(strided)
+    strided = [i for i, arg in enumerate(call.args) if isinstance(arg, Tensor) and not arg.is_contiguous()]
+    upstream = [UPSTREAM] if any(it is not None and not it.is_contiguous() for it in call.cotangents) else []
     names = [call.names[i] for i in strided]
-    off = _distance(contiguous, call)
+    if not names and not upstream:
+        return ""
+    contiguous = call.contiguous()
+    off = _distance(contiguous, call) if names else 0.0
     if off:
-        return _of_forward(names, off)
-    is_right = check_call(contiguous).verdict.is_bug is False
-    return _of_backward([*names, *([UPSTREAM] if upstream else [])]) if is_right else ""
-
-
-def _floating(call: FunctionCall) -> list[int]:
-    return [i for i, arg in enumerate(call.args) if isinstance(arg, Tensor) and can_be_relaid(arg)]
+        return (
+            f"its forward pass ignores the strides of {listed(names)}: for contiguous copies it returns something "
+            f"else, off by {percent(off)}"
+        )
+    if report.verdict.is_bug and check_call(contiguous).verdict.is_bug is False:
+        ignored = listed([*names, *upstream])
+        return f"its backward pass ignores the strides of {ignored}: with contiguous copies its gradients are right"
+    return ""
 
 
 def _distance(contiguous: FunctionCall, other: FunctionCall) -> float:
@@ -47,16 +48,5 @@ def _distance(contiguous: FunctionCall, other: FunctionCall) -> float:
 
 
 def _floating_outputs(call: FunctionCall) -> list[Tensor]:
-    with alone(), call.autocast.enter_again():
+    with call.autocast.enter_again():
         return [output for output in call.outputs() if isinstance(output, Tensor) and output.is_floating_point()]
-
-
-def _of_forward(names: Sequence[str], off: float) -> str:
-    return (
-        f"its forward pass ignores the strides of {listed(names)}: for contiguous copies it returns something else, "
-        f"off by {percent(off)}"
-    )
-
-
-def _of_backward(names: Sequence[str]) -> str:
-    return f"its backward pass ignores the strides of {listed(names)}: with contiguous copies its gradients are right"
