@@ -22,13 +22,13 @@ from function_models import (  # noqa: E402
     report_of,
     sentence_of,
 )
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, distributed, nn  # noqa: E402
 from torch.autograd import Function  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch_checks import guard_of, same, seeded  # noqa: E402
 from torch_models import HandLSTM, batches, cross_entropy  # noqa: E402
 
-from gradguard.integrations.torch.functions import recorder  # noqa: E402
+from gradguard.integrations.torch.functions import check, recorder  # noqa: E402
 from gradguard.integrations.torch.step_guard import StepGuard  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
@@ -271,6 +271,35 @@ def test_a_function_too_large_to_be_copied_is_refused_by_name(monkeypatch: pytes
     monkeypatch.setattr(recorder, "MAX_BYTES", 16)
     cause = sentence_of(Scaled.apply)
     assert "the check of Scaled.backward (copies of its inputs and upstream gradients would take more" in cause
+
+
+def test_a_function_for_which_no_time_is_left_is_not_called_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of Functions end after some seconds."""
+    monkeypatch.setattr(check, "MAX_SECONDS", 0.0)
+    said = "the check of Scaled.backward (no time was left) could not tell whether the bug is there"
+    assert sentence_of(right) == said
+
+
+def test_a_function_that_waits_for_other_processes_is_refused_by_name() -> None:
+    """They would not answer, since each of them checks its own calls."""
+
+    class Averaged(Function):
+        @staticmethod
+        def forward(_ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+            total = x * w
+            distributed.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+            return grads[0], None
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        sentence = sentence_of(Averaged.apply)
+    finally:
+        distributed.destroy_process_group()
+    assert "the check of Averaged.backward (a call made again raises RuntimeError('it communicates with" in sentence
 
 
 def test_the_functions_of_a_training_step_that_a_framework_makes_are_checked() -> None:
