@@ -18,6 +18,13 @@ from torch.overrides import _get_current_function_mode_stack
 from gradguard.integrations.torch.functions.calls import FunctionCall
 from gradguard.integrations.torch.functions.layout import copied, memory_of_copy
 from gradguard.integrations.torch.functions.leaves import LeavesMode
+from gradguard.integrations.torch.overrides.autograd_functions import (
+    INNER_APPLY,
+    RECORDERS,
+    TRANSFORMED,
+    intercept_calls,
+    release_calls,
+)
 from gradguard.integrations.torch.replay.forwards import AutocastState
 from gradguard.integrations.torch.replay.state import RandomStreams
 from gradguard.integrations.torch.tensors import PERTURBABLE_DTYPES
@@ -27,13 +34,6 @@ MAX_BYTES = 2**28
 """Memory for copies of inputs and upstream gradients: 256 MiB."""
 MAX_KINDS = 4
 """Kinds of calls of one Function that are kept: other dimensions, other flags, other inputs that need a gradient."""
-INNER_CLASS = Function.__mro__[1]
-"""The class whose `apply` that of `Function` calls. `op = Cell.apply`, bound by the user's module, gets there too."""
-INNER_APPLY = next(base.__dict__["apply"] for base in INNER_CLASS.__mro__ if "apply" in base.__dict__)
-TRANSFORMED = "torch._functorch.autograd_function"
-"""The module of the classes that `torch.func` derives from a Function within a transform."""
-RECORDERS: dict[int, "CallRecorder"] = {}
-"""The recorder of each thread that records."""
 
 
 @dataclass(slots=True)
@@ -112,15 +112,14 @@ class CallRecorder(AbstractContextManager[None]):
         self.__exit__(None, None, None)
 
     def __enter__(self) -> None:
-        RECORDERS[threading.get_ident()] = self
-        INNER_CLASS.apply = classmethod(_apply)  # type: ignore[attr-defined]  # until the last one exits
+        RECORDERS[threading.get_ident()] = self.call
+        intercept_calls()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         RECORDERS.pop(threading.get_ident(), None)
-        if not RECORDERS and "apply" in INNER_CLASS.__dict__:
-            del INNER_CLASS.apply  # type: ignore[attr-defined]  # it was inherited before
+        release_calls()
 
     def call(self, function: type[Function], args: tuple[Any, ...]) -> Any:
         """Call a Function, recorded where its backward pass may come to run."""
@@ -192,14 +191,6 @@ class CallRecorder(AbstractContextManager[None]):
             return
         copies = tuple(None if cotangent is None else copied(cotangent) for cotangent in cotangents)
         recorded.calls.setdefault(kind, {})[number] = replace(kept, cotangents=copies)
-
-
-def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
-    """`apply` of the class below `Function`, while any thread records."""
-    recorder = RECORDERS.get(threading.get_ident())
-    if recorder is None or kwargs:  # PyTorch says that there are no arguments by name
-        return INNER_APPLY.__get__(None, function)(*args, **kwargs)
-    return recorder.call(function, args)
 
 
 def _is_of_pytorch(function: type[Function]) -> bool:

@@ -5,7 +5,8 @@ forward pass is ordinary code of the loss: each operation in it has rules of PyT
 takes no part. A reverse pass that is to be exact has autograd record that forward pass too.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +20,15 @@ from torch.overrides import _get_current_function_mode_stack
 from gradguard.integrations.torch.overrides.substitution import Float64Mode, SubstitutionMode
 
 ORIGINAL_APPLY = Function.__dict__["apply"]
+INNER_CLASS = Function.__mro__[1]
+"""The class whose `apply` that of `Function` calls. `op = Cell.apply`, bound by the user's module, gets there too."""
+INNER_APPLY = next(base.__dict__["apply"] for base in INNER_CLASS.__mro__ if "apply" in base.__dict__)
+TRANSFORMED = "torch._functorch.autograd_function"
+"""The module of the classes that `torch.func` derives from a Function within a transform."""
 ACTIVE: set["InlinedFunctions"] = set()
 """The contexts that are entered, in any thread."""
+RECORDERS: dict[int, Callable[[type[Function], tuple[Any, ...]], Any]] = {}
+"""For each thread that records the calls of Functions, what makes them instead."""
 
 
 class InlinedFunctions(AbstractContextManager[None]):
@@ -53,14 +61,13 @@ class InlinedFunctions(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         ACTIVE.add(self)
-        Function.apply = classmethod(_apply)  # type: ignore[method-assign,assignment]  # until the last one exits
+        intercept_calls()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ACTIVE.discard(self)
-        if not ACTIVE:
-            Function.apply = ORIGINAL_APPLY  # type: ignore[method-assign]  # as it was
+        release_calls()
 
 
 class InliningMode(Float64Mode):
@@ -102,9 +109,36 @@ class InliningMode(Float64Mode):
         self._close()
 
 
+def intercept_calls() -> None:
+    """Have the calls of Functions go through the contexts that are active and the recorder of the thread."""
+    Function.apply = classmethod(_apply)  # type: ignore[method-assign,assignment]  # until the last one exits
+    INNER_CLASS.apply = classmethod(_inner_apply)  # type: ignore[attr-defined]  # likewise
+
+
+def release_calls() -> None:
+    """Have Functions called as always, where no context is active and no thread records."""
+    if not ACTIVE and not RECORDERS:
+        Function.apply = ORIGINAL_APPLY  # type: ignore[method-assign]  # as it was
+        if "apply" in INNER_CLASS.__dict__:
+            del INNER_CLASS.apply  # type: ignore[attr-defined]  # it is inherited
+
+
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
-    """`Function.apply` while any context is active."""
-    apply, contexts = ORIGINAL_APPLY.__get__(None, function), _active_in_this_thread()
+    """`Function.apply` while calls are intercepted."""
+    return _inlined(ORIGINAL_APPLY.__get__(None, function), function, args, kwargs)
+
+
+def _inner_apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
+    """`apply` of the class below `Function` while calls are intercepted."""
+    apply, recorder = INNER_APPLY.__get__(None, function), RECORDERS.get(threading.get_ident())
+    if recorder is not None and not kwargs:  # PyTorch says that there are no arguments by name
+        return recorder(function, args)
+    return apply(*args, **kwargs) if function.__module__ == TRANSFORMED else _inlined(apply, function, args, kwargs)
+
+
+def _inlined(apply: Callable[..., Any], function: type[Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call of a Function by its own rule, by the operations of its forward pass, or as always."""
+    contexts = _active_in_this_thread()
     if not contexts:
         return apply(*args, **kwargs)
     if all(context.has_rule(function) for context in contexts):

@@ -22,6 +22,7 @@ def torch_as_it_was() -> Iterator[None]:
     before = Function.__dict__["apply"]
     yield
     assert Function.__dict__["apply"] is before
+    assert "apply" not in Function.__mro__[1].__dict__
     assert not _get_current_function_mode_stack()
     with forward_ad.dual_level():  # none was left open
         pass

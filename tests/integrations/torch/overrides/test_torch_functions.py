@@ -1,6 +1,7 @@
 """Functions with a backward pass by hand take part in forward mode with what their forward pass is made of."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,10 @@ class Hidden(Cube):
         return torch.from_numpy(x.detach().numpy() ** 3)
 
 
+BOUND = SimpleNamespace(apply=Cube.apply)
+"""As many modules bind it, before any check."""
+
+
 class Newer(Function):
     """x^3 with the context set up apart."""
 
@@ -97,10 +102,10 @@ class Cubed(nn.Module):
 
 @pytest.mark.parametrize(
     ("function", "exact"),
-    [(Cube, True), (Newer, True), (Right, True), (Wrong, True), (Hidden, False)],
+    [(Cube, True), (BOUND, True), (Newer, True), (Right, True), (Wrong, True), (Hidden, False)],
 )
 def test_a_function_is_measured_exactly_where_that_is_proven(
-    function: type[Function], exact: bool, monkeypatch: pytest.MonkeyPatch
+    function: Any, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its own rule, or by what its forward pass is made of; where neither holds, by differences."""
     monkeypatch.setattr("gradguard.measurement.context.tried_batch_size", lambda *_: 1)  # a rule for vmap it has not
