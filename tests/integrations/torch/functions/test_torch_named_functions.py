@@ -135,7 +135,7 @@ def test_a_backward_pass_that_is_differentiated_is_not_called_right() -> None:
             slope = torch.autograd.grad(Cube.apply(w).sum(), w, create_graph=True)[0]
         return x.detach() * slope + Cube.apply(w)
 
-    assert "Cube.backward (its gradients agree, but its backward pass is differentiated too" in sentence_of(call)
+    assert "Cube.backward (its gradients agree; its backward pass is differentiated too" in sentence_of(call)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_function_too_large_to_be_copied_is_refused_by_name(monkeypatch: pytes
 def test_a_function_for_which_no_time_is_left_is_not_called_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks of Functions end after some seconds."""
     monkeypatch.setattr(check, "MAX_SECONDS", 0.0)
-    said = "the check of Scaled.backward (no time was left) could not tell whether the bug is there"
+    said = "the check of Scaled.backward (there was no time left) could not tell whether the bug is there"
     assert sentence_of(right) == said
 
 
@@ -299,7 +299,7 @@ def test_a_function_that_waits_for_other_processes_is_refused_by_name() -> None:
         sentence = sentence_of(Averaged.apply)
     finally:
         distributed.destroy_process_group()
-    assert "the check of Averaged.backward (a call made again raises RuntimeError('it communicates with" in sentence
+    assert "the check of Averaged.backward (repeating a call raises RuntimeError('it communicates with" in sentence
 
 
 def test_the_functions_of_a_training_step_that_a_framework_makes_are_checked() -> None:
