@@ -85,7 +85,8 @@ class ModuleGuard(CloseOnExit):
         if self._group is not None:
             self._group.require_same_guard(checked, dict(options) | {"across": across})
             options = self._group.options(options)
-        self._state = ModuleState(inner, checked.values(), others, data)
+        # Whether a wrapper averages gradients is set for each evaluation, which no capture may undo.
+        self._state = ModuleState(inner, checked.values(), others, [*data, *unwrap(module)[:-1]])
         self._params: Parameters | ShardParameters = (
             Parameters(checked, self._state.constant, written=self._state.written)
             if self._group is None
