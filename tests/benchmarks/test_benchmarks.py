@@ -40,7 +40,7 @@ SHOWN = {
     "peers": ("false alarms", "named", "timesteps"),
 }
 OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching", "torch_functions"}
-WITH_A_TEST_OF_ITS_OWN = {"faults", "mutants", "compilations"} | OF_PYTORCH
+WITH_A_TEST_OF_ITS_OWN = {"faults", "mutants", "compilations", "frameworks"} | OF_PYTORCH
 
 
 def test_the_list_names_every_benchmark_with_a_sentence_and_a_time(tmp_path: Path) -> None:
@@ -166,6 +166,19 @@ def test_what_vmap_gains_is_measured(capsys: pytest.CaptureFixture[str]) -> None
     assert head.split()[-1] == "gain"
     assert {len(head)} == {len(row) for row in rows} == {len(rule)}
     assert len(rows) == 12
+
+
+def test_what_a_guard_costs_and_tells_in_a_framework_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights are the same, and the factor is named at the first check."""
+    pytest.importorskip("torch")
+    pytest.importorskip("optax")
+    run("frameworks", ["--quick", "--frameworks", "PyTorch", "JAX"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert {len(head)} == {len(row) for row in rows} == {len(rule)}
+    assert [(row.split()[0], *row.split()[-3:]) for row in rows] == [
+        ("PyTorch", "1", "yes", "yes"),
+        ("JAX", "1", "yes", "yes"),
+    ]
 
 
 def test_the_compilations_of_a_jitted_loss_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,14 +26,15 @@ class Library(nn.Module):
 class PlainCell(nn.Module):
     """A cell in plain operations, whose backward pass is autograd's."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.randn(INPUTS + HIDDEN, 4 * HIDDEN) / (INPUTS + HIDDEN) ** 0.5)
-        self.b = nn.Parameter(torch.zeros(4 * HIDDEN))
+        self.hidden = hidden
+        self.w = nn.Parameter(torch.randn(INPUTS + hidden, 4 * hidden) / (INPUTS + hidden) ** 0.5)
+        self.b = nn.Parameter(torch.zeros(4 * hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         """The last h; `x` is (T, B, inputs)."""
-        h = c = x.new_zeros(x.shape[1], HIDDEN)
+        h = c = x.new_zeros(x.shape[1], self.hidden)
         for at in x:
             h, c = self.cell(at, h, c)
         return h

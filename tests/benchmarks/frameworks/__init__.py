@@ -1,0 +1,1 @@
+"""What does a guard take, change and cost in each framework?"""
