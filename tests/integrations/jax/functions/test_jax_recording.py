@@ -38,12 +38,12 @@ def test_iterations_of_a_scan_are_recorded_as_they_are_made(length: int, reverse
     x, weights = np.linspace(0.5, 1.5, length), np.linspace(1.0, 2.0, length)
 
     def loss(c: Any) -> Any:
-        def step(c: Any, both: Any) -> Any:
-            after = doubled(c) * both[0]
-            return after, after * both[1]
+        def step(c: Any, factor: Any) -> Any:
+            after = doubled(c) * factor
+            return after, after
 
-        c, outputs = jax.lax.scan(step, c, (jnp.asarray(x), jnp.asarray(weights)), reverse=reverse)
-        return c + outputs.sum()
+        c, outputs = jax.lax.scan(step, c, jnp.asarray(x), reverse=reverse)
+        return c + (outputs * weights).sum()
 
     calls, unreached = record(jax.make_jaxpr(loss)(0.7), [jnp.float32(0.7)], [], lambda loss: loss)
     order = list(range(length))[:: -1 if reverse else 1]
