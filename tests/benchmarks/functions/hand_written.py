@@ -71,20 +71,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each fault."""
     options = parser().parse_args(arguments)
     names = [name for name in FAULTS if name not in OUTSIDE]
-    names = [*(names[:: len(names) // 2] if options.quick else names), RIGHT]
-    trials = [(name, dtype) for name in names for dtype in DTYPES]
+    names = [*(["softmax-slope-twice"] if options.quick else names), RIGHT]
+    dtypes = list(DTYPES)[:1] if options.quick else list(DTYPES)
+    trials = [(name, dtype) for name in names for dtype in dtypes]
     outcomes = dict(zip(trials, in_parallel(outcome, trials, options.processes, "faults"), strict=True))
-    head = ["fault", *(f"{way}, {dtype}" for dtype in DTYPES for way in ("check", "trace"))]
-    rows = [[name, *(str(each) for dtype in DTYPES for each in outcomes[name, dtype])] for name in names]
-    columns = [[outcomes[name, dtype][way] for name in names] for dtype in DTYPES for way in (0, 1)]
+    head = ["fault", *(f"{way}, {dtype}" for dtype in dtypes for way in ("check", "trace"))]
+    rows = [[name, *(str(each) for dtype in dtypes for each in outcomes[name, dtype])] for name in names]
+    columns = [[outcomes[name, dtype][way] for name in names] for dtype in dtypes for way in (0, 1)]
     sums = ["sum", *(_sum(column) for column in columns)]
     print(table(head, [*rows, sums, ["evaluations", *(_evaluations(column) for column in columns)]]))
-    print("not in a function:", ", ".join(f"{name} ({where})" for name, where in OUTSIDE.items()))
+    print("\nnot in a function:", ", ".join(f"{name} ({where})" for name, where in OUTSIDE.items()))
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of this benchmark."""
-    return parser_of(__name__, quick="two faults", processes=1)
+    return parser_of(__name__, quick="one fault in float32", processes=1)
 
 
 def outcome(trial: Trial) -> tuple[Outcome, Outcome]:
