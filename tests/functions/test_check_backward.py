@@ -32,6 +32,20 @@ def test_the_cause_says_for_which_output_a_gradient_is_wrong(dtype: type) -> Non
     assert sentence in report.explanation
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, Verdict.float_precision), (1.1, Verdict.structure)])
+def test_a_backward_pass_that_cancels_in_float32_is_checked_in_float64(factor: float, verdict: Verdict) -> None:
+    """Terms of 100,000 times the result lose five digits; a wrong entry is wrong in float64 too."""
+
+    def backward(dout: Array, _: Any) -> Array:
+        grad = dout * 100_002 - dout * 100_000
+        grad[0] *= factor
+        return grad
+
+    report = check_backward(lambda x: (2 * x, None), backward, (normal(50, dtype=np.float32),))
+    assert report.tensors["x"].verdict is verdict
+    assert report.tensors["x"].discrepancy > 1e-4
+
+
 def test_a_factor_on_a_whole_gradient_is_measured() -> None:
     """A gradient that is a third of the right one: n is three times g."""
     report = check_backward(step_forward, partial(step_backward, h_of_h=1 / 3, h_of_c=1 / 3), step_inputs())

@@ -232,6 +232,36 @@ def test_a_traced_function_may_call_another_one() -> None:
     assert np.array_equal(dx, other.backward(h * (1 - h**2)))
 
 
+def test_what_an_inner_traced_function_writes_to_is_put_back_too() -> None:
+    """The outer function reaches it through the wrapper that stands in the class."""
+    counts = {"forward": 0, "backward": 0}
+
+    class Inner:
+        def forward(self, x: Array) -> tuple[Array, Array]:
+            counts["forward"] += 1
+            return x**2, x
+
+        def backward(self, dout: Array, x: Array) -> Array:
+            counts["backward"] += 1
+            return 2 * dout * x
+
+    class Outer:
+        inner: Inner
+
+        def forward(self, x: Array) -> tuple[Array, Array]:
+            return self.inner.forward(x)
+
+        def backward(self, dout: Array, x: Array) -> Array:
+            return self.inner.backward(dout, x)
+
+    outer = Outer()
+    outer.inner = Inner()
+    with trace_backward(outer, "forward", "backward") as outside, trace_backward(Inner, "forward", "backward"):
+        outer.backward(*outer.forward(normal(3)))
+    assert outside.report.verdict is Verdict.ok
+    assert counts == {"forward": 1, "backward": 1}
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [

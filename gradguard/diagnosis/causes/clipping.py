@@ -103,8 +103,10 @@ def _limit(tensor: Symptoms) -> _Limit:
 
 def _differ(entries: DerivativePairs) -> bool:
     """Whether the numerical derivatives of entries of one g differ; equal ones are the same entry, several times."""
+    if entries.size < 2:
+        return entries.size == 1
     size = np.abs(entries.n)
-    return entries.size == 1 or bool(np.ptp(size) > np.hypot(ALIKE * size.max(), entries.deviation.max()))
+    return bool(np.ptp(size) > np.hypot(ALIKE * size.max(), entries.deviation.max()))
 
 
 @dataclass(frozen=True, slots=True)

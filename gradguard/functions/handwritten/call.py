@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradguard.arrays import Array
-from gradguard.checks.check import CheckOptions, checked
+from gradguard.checks.check import CheckOptions, checked, explanation_of
 from gradguard.containers import read_gradients, read_parameters
+from gradguard.diagnosis import worst_verdict
 from gradguard.functions.handwritten.cotangents import drawn_like, named_leaves, products
 from gradguard.functions.handwritten.pair import Gradients, Pair
 from gradguard.functions.handwritten.structure import Inputs, floating_leaves, with_arrays
+from gradguard.loss import try_twice
 from gradguard.perturbation import Rollback, combined_snapshot, reached_state
-from gradguard.report import Report, listed
+from gradguard.report import Report, TensorReport, Thresholds, Verdict, listed
 
 Result = TypeVar("Result")
 
@@ -42,6 +44,14 @@ class Call:
         zeros = {name: np.zeros_like(leaf) for name, leaf in named_leaves(self.cotangents).items() if leaf is not None}
         others = [with_arrays(each, str(at), zeros) for at, each in enumerate(self.cotangents)]
         return dataclasses.replace(self, cotangents=(*others[:index], self.cotangents[index], *others[index + 1 :]))
+
+    @property
+    def in_float64(self) -> "Call":
+        """The same with float64 copies of all arrays."""
+        inputs = dataclasses.replace(self.inputs, arrays=_widened(self.inputs.arrays))
+        named = {str(index): each for index, each in enumerate(self.cotangents)}
+        cotangents = _widened(floating_leaves(named))
+        return Call(self.pair, inputs, tuple(with_arrays(each, name, cotangents) for name, each in named.items()))
 
     @property
     def is_zero(self) -> bool:
@@ -148,10 +158,56 @@ def gradients_of(call: Call, options: CheckOptions) -> Passed:
 def checked_call(call: Call, options: CheckOptions) -> CheckedCall:
     """The check of one call.
 
+    A backward pass that cancels is less precise than the error bars say, which come from the forward pass alone. Where
+    a small error looks like nothing in particular, the same functions are checked in float64.
+
     Raises:
         TypeError: As in `gradients_of` and `check`.
         ValueError: As in `gradients_of` and `check`, or nothing has a gradient.
     """
+    checked = _checked_as_given(call, options)
+    tensors = dict(checked.report.tensors)
+    suspects = [name for name, tensor in tensors.items() if _may_be_rounding(tensor)]
+    is_coarse = any(array.dtype.itemsize < np.dtype(np.float64).itemsize for array in call.inputs.arrays.values())
+    if not (suspects and is_coarse and call.pair.params is None):
+        return checked
+    again = try_twice(lambda: _checked_as_given(call.in_float64, options))
+    if isinstance(again, Exception):  # the functions take no float64 arrays
+        return checked
+    exact = again.report
+    for name in suspects:
+        if exact.tensors[name].verdict is Verdict.ok:
+            tensors[name] = _rounded(tensors[name])
+    report = dataclasses.replace(
+        checked.report,
+        tensors=tensors,
+        verdict=worst_verdict(tensors),
+        explanation=explanation_of(tensors, checked.report.step),
+        evaluations=checked.report.evaluations + exact.evaluations,
+        seconds=checked.report.seconds + exact.seconds,
+    )
+    return dataclasses.replace(checked, report=report)
+
+
+def _rounded(tensor: TensorReport) -> TensorReport:
+    """The report of a tensor of which the same functions are right in float64."""
+    says = f"d = {tensor.discrepancy:.1e}; the same functions agree in float64, so this is rounding error of backward"
+    return dataclasses.replace(
+        tensor, verdict=Verdict.float_precision, explanation=says, cause="", cause_key="", faulty_block=""
+    )
+
+
+def _may_be_rounding(tensor: TensorReport) -> bool:
+    """Whether an error is small and no single factor."""
+    return tensor.verdict is Verdict.structure and tensor.discrepancy < Thresholds().discrepancy
+
+
+def _widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+
+
+def _checked_as_given(call: Call, options: CheckOptions) -> CheckedCall:
+    """The check of one call in the precision of its inputs."""
     passed = gradients_of(call, options)
     gradients = {name: gradient for name, gradient in passed.gradients.items() if gradient is not None}
     if not gradients:

@@ -1,5 +1,6 @@
 """Attributes of an object, class or module replaced by others for some time."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,14 +64,20 @@ def patched(owner: Any, name: str, wrapper: Wrapper) -> Patch:
 
 
 def _wrapped(owner: Any, name: str, wrapper: Wrapper) -> Any:
-    function = getattr(owner, name)
+    function, raw = getattr(owner, name), inspect.getattr_static(owner, name)
+
+    # By `wraps` a wrapper belongs to the user's module, so that what the function writes to is reached through it.
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(function, *args, **kwargs)
+
+    @functools.wraps(function, updated=())
+    def call_method(obj: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(raw.__get__(obj, owner), *args, **kwargs)
+
     if not isinstance(owner, type):
-        return lambda *args, **kwargs: wrapper(function, *args, **kwargs)
-    raw = inspect.getattr_static(owner, name)
-    if isinstance(raw, FunctionType):
-        # A function, so that it becomes a method: its first argument is the object.
-        return lambda self, *args, **kwargs: wrapper(raw.__get__(self, owner), *args, **kwargs)
-    return staticmethod(lambda *args, **kwargs: wrapper(function, *args, **kwargs))
+        return call
+    return call_method if isinstance(raw, FunctionType) else staticmethod(call)
 
 
 def name_of(owner: Any) -> str:

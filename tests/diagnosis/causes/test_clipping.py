@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradguard import Report, Verdict, check, diagnose
+from gradguard import Report, Verdict, check, check_backward, diagnose
 
 RNG = np.random.default_rng(3)
 N = RNG.standard_normal((6, 9))
@@ -86,3 +86,23 @@ def test_a_clip_with_the_loss_scale_in_the_gradient_is_told() -> None:
         for tensor in report.tensors.values():
             assert (tensor.verdict, tensor.cause_key) == (Verdict.clipped, "clipped_by_norm")
             assert "`loss_scale`" in tensor.cause
+
+
+def test_entries_at_the_largest_gradient_that_are_right_are_no_clip() -> None:
+    """Layer normalization of two features has pairs of equal gradients; its first row is wrong."""
+
+    def forward(x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        centred = x - x.mean(axis=1, keepdims=True)
+        inverse = 1 / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+        return centred * inverse, (centred * inverse, inverse)
+
+    def backward(dout: np.ndarray, cache: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        out, inverse = cache
+        product = (dout * out).mean(axis=1, keepdims=True)
+        grad: np.ndarray = inverse * (dout - dout.mean(axis=1, keepdims=True) - out * product)
+        grad[0] *= 1.1
+        return grad
+
+    x = np.stack([np.linspace(0.05, 0.2, 16), np.zeros(16)], axis=1).astype(np.float32)
+    tensor = check_backward(forward, backward, (x,)).tensors["x"]
+    assert (tensor.verdict, tensor.cause_key != "clipped_by_value") == (Verdict.structure, True)
