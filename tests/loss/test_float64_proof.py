@@ -89,7 +89,7 @@ def rounded(model: LSTM, batch: Batch) -> object:
         (casting, ["'Wx'", "float32 would round away"]),
         (casting_one, ["'Wh'", "float32 would round away"]),
         (casting_sum, ["'c'", "float32 would round away"]),
-        (doubling_zeros, ["along 'c'", "as the live loss does not"]),
+        (doubling_zeros, ["along 'c'", "differently from the live loss"]),
         (strict, ["TypeError", "expected float32 tensors"]),
         (another, ["1.", "live arrays"]),
         (rounded, ["float32 would round away"]),
