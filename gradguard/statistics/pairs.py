@@ -22,6 +22,16 @@ NEGLIGIBLE_ROUNDING = 1e-3  # backprop's rounding, in the derivative of an entry
 EXPLAINED_FLOORS = 2.0  # discrepancy in floors that error bars explain; on correct gradients it reached 1.8
 
 
+def explained_by(floor: float, size: int) -> float:
+    """The largest discrepancy that error bars with a floor explain.
+
+    Args:
+        floor: The discrepancy that rounding and truncation alone would give.
+        size: The number of pairs; the discrepancy of few scatters more.
+    """
+    return EXPLAINED_FLOORS * (1 + 2 / math.sqrt(max(1, size))) * floor
+
+
 @dataclass(frozen=True)
 class DerivativePairs:
     """Derivatives of one tensor along m entries or directions; every field has shape (m,).
@@ -78,8 +88,8 @@ class DerivativePairs:
 
     @property
     def explained(self) -> float:
-        """The largest discrepancy that the error bars explain; more for few pairs, whose discrepancy scatters more."""
-        return EXPLAINED_FLOORS * (1 + 2 / math.sqrt(max(1, self.size))) * self.floor
+        """The largest discrepancy that the error bars explain."""
+        return explained_by(self.floor, self.size)
 
     @cached_property
     def ratio(self) -> Ratio:

@@ -21,6 +21,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradguard.report import Alert, Report, TensorReport, Verdict, alike, encodable, listed
 from gradguard.report.verdict import Level
+from gradguard.statistics import explained_by
 
 _Curve: TypeAlias = tuple[str, float, str]
 
@@ -103,11 +104,8 @@ def _overview(report: Report) -> Iterator[_Curve]:
         if tensor.verdict is not Verdict.expected and tensor.floor > 0 and math.isfinite(tensor.discrepancy)
     ]
     if over:
-        yield (
-            "discrepancy_over_floor",
-            max(over),
-            "The largest d / floor of a tensor; above 1, it is not float precision",
-        )
+        description = "The largest d / floor of a tensor; float precision explains 2, and more where entries are few"
+        yield "discrepancy_over_floor", max(over), description
     evidence = [tensor.evidence for tensor in report.tensors.values() if tensor.looked_at(report.step)]
     if evidence:
         yield "evidence", max(evidence), "The largest log10 of the evidence that a gradient is wrong; alarms at about 7"
@@ -127,14 +125,15 @@ def _band(name: str, tensor: TensorReport) -> Iterator[_Curve]:
 
     TensorBoard draws these charts on linear axes, and refuses one unless its three curves have the same steps. Where
     the floor is not finite, the band reaches up to 1, the largest possible discrepancy. Its lower edge is a thousandth
-    of the floor. A discrepancy of 0 has no logarithm and stands at that edge.
+    of that. A discrepancy of 0 has no logarithm and stands at that edge.
     """
     if not is_scalar(tensor.discrepancy):
         return
-    top = max(min(float(tensor.floor), 1.0), _SMALLEST) if math.isfinite(tensor.floor) else 1.0
+    explained = explained_by(float(tensor.floor), tensor.sampled - tensor.unresolved - tensor.kinks)
+    top = max(min(explained, 1.0), _SMALLEST) if math.isfinite(explained) else 1.0
     yield _tag(_BAND, name, "log10_d"), math.log10(tensor.discrepancy or top / 1000), "log10 of the discrepancy"
-    yield _tag(_BAND, name, "lower"), math.log10(top / 1000), "The lower edge of the band: log10 of floor / 1000"
-    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the floor, the d of rounding and truncation"
+    yield _tag(_BAND, name, "lower"), math.log10(top / 1000), "The lower edge of the band, 3 below the upper one"
+    yield _tag(_BAND, name, "upper"), math.log10(top), "log10 of the largest d from rounding and truncation"
 
 
 def _histogram(name: str, tensor: TensorReport) -> summary_pb2.Summary:

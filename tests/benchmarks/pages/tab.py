@@ -113,7 +113,7 @@ def tensor(name: str, rng: np.random.Generator, factor: float) -> TensorReport:
 def loaded(address: str, checks: int) -> float:
     """The seconds until TensorBoard has read the last check."""
     started = time.monotonic()
-    while not (runs := fetch(address, "gradguard/runs")["runs"]) or not _is_whole(address, runs[0], checks):
+    while not (runs := fetch(address, "gradguard/runs")["runs"]) or not _is_whole(address, runs[0]["name"], checks):
         time.sleep(0.2)
     return time.monotonic() - started
 
