@@ -29,7 +29,7 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
     changes = changes_of(records)
     stale = {name: _stale_parts(name, records) for name in changes}
     ranks = {name: _rank(changes[name], stale[name]) for name in changes}
-    worst_first = sorted(changes, key=lambda name: ranks[name])
+    names = sorted(changes, key=lambda name: ranks[name])
     order = {name: place for place, name in enumerate(changes)}
     alerts = _alerts(records)
     return {
@@ -37,7 +37,7 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
         "shown": len(records),
         "unreadable": unreadable,
         "steps": [record["step"] for record in records],
-        "start": _start(worst_first[0], records, alerts) if worst_first else None,
+        "start": _start(names[0], records, alerts) if names else None,
         "tensors": [
             {
                 "name": name,
@@ -46,7 +46,7 @@ def overview(records: Sequence[Record], unreadable: int = 0, sweep: Record | Non
                 "changes": changes[name],
                 "stale": stale[name],
             }
-            for name in worst_first
+            for name in names
         ],
         "screen": {key: [record[key] for record in records] for key in ("verdict", "screened")},
         "alerts": alerts,
@@ -90,7 +90,7 @@ def verdicts() -> dict[str, dict[str, Any]]:
     }
 
 
-_RIGHT = 3
+_RIGHT = 3  # the rank of a tensor that nothing is held against
 
 
 def _rank(changes: Sequence[tuple[int, str]], stale: Sequence[Part]) -> int:
