@@ -2,7 +2,7 @@
 
 from gradguard.examination.effort import ENTRIES, EXPLAIN, EXPLAIN_DRIFT, Deadline, Effort
 from gradguard.examination.examine import KnownSteps
-from gradguard.examination.own_numbers import probe_tensor, ratio_along_gradient
+from gradguard.examination.own_numbers import probe_tensor
 from gradguard.examination.preflight import (
     IN_STEPS,
     REBOUND,
@@ -39,7 +39,6 @@ __all__ = [
     "nondeterministic",
     "other_loss",
     "probe_tensor",
-    "ratio_along_gradient",
     "rebound",
     "repeats_needed",
     "unmeasurable",

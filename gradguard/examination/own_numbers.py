@@ -10,7 +10,7 @@ from gradguard.examination.tensor_state import TensorState
 from gradguard.measurement import TensorUnderTest
 from gradguard.perturbation import EntryProbe, Probe, directions
 from gradguard.screening import FAR_TOO_LONG_Z3, STRAYS, Stream
-from gradguard.statistics import DerivativePairs, Detector
+from gradguard.statistics import DerivativePairs
 
 GAUSSIAN_EVERY = 4  # checks of a tensor, of which one has a Gaussian direction: it sees a missing gradient
 
@@ -40,8 +40,9 @@ def probe_tensor(
 ) -> tuple[Evidence, float]:
     """Measure a direction along the gradient and some entries of a tensor.
 
-    Every few checks a Gaussian direction takes the place of an entry. The probes are measured one after the other, so
-    that each has the step that the last one of its kind taught.
+    Every few checks a Gaussian direction takes the place of an entry. Where only blocks of the tensor are declared to
+    differ, the directions move the other entries, and one entry is of these blocks. The probes are measured one after
+    the other, so that each has the step that the last one of its kind taught.
 
     Args:
         tensor: The tensor.
@@ -83,41 +84,24 @@ def probe_tensor(
     return evidence, float(np.abs(pairs.z).max(initial=0.0))
 
 
-def ratio_along_gradient(tensor: TensorUnderTest, state: TensorState, rng: np.random.Generator) -> tuple[float, float]:
-    """N / g along the gradient of a tensor that is known to differ, by one probe.
-
-    Args:
-        tensor: The tensor.
-        state: The state of its probes; updated, without evidence.
-        rng: Draws the probe.
-
-    Returns:
-        The ratio and its standard error; nan and inf where the step does not suit the loss, or g is zero.
-    """
-    probe = _RoutineProbe(state.aligned, tensor.aligned(rng), state.amplification * tensor.own_rounding_of_direction)
-    pairs = _measured(tensor, probe, state.noise.floor_at(tensor.context.objective, tensor.context.centre))
-    state.aligned.detector = Detector()
-    if not (pairs.size and pairs.g.any()):
-        return math.nan, math.inf
-    return float(pairs.n[0] / pairs.g[0]), float(pairs.deviation[0] / abs(pairs.g[0]))
-
-
 def _planned(
     tensor: TensorUnderTest, state: TensorState, entries: int, rng: np.random.Generator
 ) -> list[_RoutineProbe]:
     """The probes of the tensor: its directions, then its entries."""
     gradient = tensor.gradient
     singles = min(entries, gradient.size)
-    kinds = [(state.aligned, directions.aligned)]
+    kinds = [(state.aligned, tensor.aligned)]
     if state.checks % GAUSSIAN_EVERY == GAUSSIAN_EVERY - 1:
         # In place of an entry, not of the aligned direction: a small drift shows in the sum of all aligned directions.
-        kinds = [*kinds[: min(1, singles)], (state.gaussian, directions.gaussian)]
+        kinds = [*kinds[: min(1, singles)], (state.gaussian, tensor.gaussian)]
         singles = max(0, singles - 1)
     state.checks += 1
     rounding = state.amplification * tensor.own_rounding_of_direction
-    probes = [_RoutineProbe(stream, draw(gradient, rng), rounding) for stream, draw in kinds]
+    probes = [_RoutineProbe(stream, draw(rng), rounding) for stream, draw in kinds]
     rounding = state.amplification * tensor.own_rounding_of_entry
-    drawn = directions.random_entries(gradient, singles, rng)
+    inside = tensor.context.inside.get(tensor.name)
+    drawn = [] if inside is None or not singles else directions.entries_of_blocks(gradient, [~inside], 1, [], rng)
+    drawn += directions.random_entries(gradient, singles - len(drawn), rng)
     return probes + [_RoutineProbe(state.entry, probe, rounding) for probe in drawn]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gradguard.differences import Noise
 from gradguard.measurement import TensorMeasurement, TensorUnderTest
 from gradguard.screening import STRAYS, Stream
+from gradguard.statistics import Detector
 
 
 @dataclass(slots=True)
@@ -41,15 +42,17 @@ class TensorState:
         )
 
     @classmethod
-    def at_first(cls, tensor: TensorUnderTest, step: float, near: Noise) -> "TensorState":
+    def at_first(cls, tensor: TensorUnderTest, step: float | None, near: Noise) -> "TensorState":
         """The state of a tensor that was never examined.
 
         Args:
             tensor: The tensor.
-            step: The step of the screen, in sizes of the tensors: one tensor alone may move as far.
+            step: The step of the screen, in sizes of the tensors: one tensor alone may move as far. None where there
+                is no screen.
             near: The noise of the loss near the unperturbed parameters.
         """
-        along = (tensor.steps_of_directions.starting_at(step * tensor.extent), near.sigma**2)
+        steps = tensor.steps_of_directions
+        along = (steps if step is None else steps.starting_at(step * tensor.extent), near.sigma**2)
         return cls(
             aligned=Stream(*along),
             gaussian=Stream(*along),
@@ -57,6 +60,11 @@ class TensorState:
             noise=near,
             amplification=1.0,
         )
+
+    def forget_evidence(self) -> None:
+        """Forget the evidence: what is known to differ would add up."""
+        for stream in (self.aligned, self.gaussian, self.entry):
+            stream.detector = Detector()
 
     @property
     def is_lost(self) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,6 @@ CHANGED = "expected:changed"
 OTHER_ORDER = math.log(10)  # of ||n|| / ||g||
 CLEAR_COSINE = 0.5  # of n and g, in either direction
 FACTOR_COSINE = 0.9  # below which it is clear that there is no factor
-OTHER_RATIO = 0.25  # move of the logarithm of a factor, which one probe tells from chance in any precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,35 @@ class Difference:
         )
 
 
-def is_another_ratio(before: TensorReport, ratio: float, error: float) -> bool:
-    """Whether the ratio along the gradient is another one than at its last report, so that it must be examined again.
+def is_another_ratio(
+    examined: Difference, ratio: float, error: float, factors: Iterable[str], thresholds: Thresholds
+) -> bool:
+    """Whether the ratio along the gradient is another one than when the tensor was examined.
 
     Args:
-        before: The report.
-        ratio: N / g along the gradient, by one probe.
+        examined: The difference then.
+        ratio: N / g along the gradient, by one probe; nan where g is zero.
         error: Its standard error.
+        factors: The constants of the user that it is.
+        thresholds: Of the drift of a ratio.
     """
-    is_clear = abs(ratio - before.ratio) > ALARM_Z * math.hypot(before.ratio_error, error)
-    return is_clear and _log_move(before.ratio, ratio) > (OTHER_RATIO if _is_factor(before) else OTHER_ORDER)
+    if math.isnan(ratio) or math.isnan(examined.ratio):
+        return math.isnan(ratio) != math.isnan(examined.ratio)
+    is_clear = abs(ratio - examined.ratio) > ALARM_Z * math.hypot(examined.ratio_error, error)
+    least = thresholds.ratio_drift if examined.is_factor else OTHER_ORDER
+    return is_clear and _log_move(examined.ratio, ratio) > least and not set(examined.factors) & set(factors)
+
+
+def is_another_entry(examined: Difference, n: float, g: float) -> bool:
+    """Whether an entry differs in another way than all of those that were examined.
+
+    Args:
+        examined: The difference that they had.
+        n: The numerical derivative of the entry, which is clear.
+        g: Its gradient, likewise.
+    """
+    now = dataclasses.replace(examined, size=abs(n / g), cosine=math.copysign(1, n / g))
+    return bool(_change(examined, now))
 
 
 def _is_factor(tensor: TensorReport) -> bool:

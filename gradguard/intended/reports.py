@@ -71,6 +71,27 @@ def not_measured(name: str, shape: tuple[int, ...], declared: Declared) -> Tenso
     return dataclasses.replace(report, expected=declared.reason, deep=False)
 
 
+def remeasured(examined: TensorReport, own: TensorReport) -> TensorReport:
+    """The report of a declared tensor of which a few probes show nothing new since it was examined.
+
+    Args:
+        examined: Its last report.
+        own: What the probes tell, if nothing were declared.
+    """
+    date = f", as examined at step {examined.measured_at}" if examined.deep else ""
+    return dataclasses.replace(
+        own,
+        verdict=examined.verdict,
+        explanation=f"{examined.explanation}{date}",
+        cause=examined.cause,
+        cause_key=examined.cause_key,
+        faulty_block=examined.faulty_block,
+        blocks=examined.blocks,
+        factors=examined.factors,
+        expected=examined.expected,
+    )
+
+
 def expected_sentence(tensors: Mapping[str, TensorReport]) -> str:
     """Which tensors differ as declared, and which do not although they may; "" where nothing is declared."""
     declared = [tensor for tensor in tensors.values() if tensor.expected]

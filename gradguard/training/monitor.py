@@ -19,10 +19,8 @@ from gradguard.examination import (
     TensorState,
     nondeterministic,
     probe_tensor,
-    ratio_along_gradient,
     unmeasurable,
 )
-from gradguard.intended import is_another_ratio
 from gradguard.measurement import MOST_REPEATS, CheckTarget, MeasurementContext, Precision, TensorUnderTest
 from gradguard.perturbation import groups_to_move
 from gradguard.report import TensorReport, Thresholds
@@ -39,7 +37,7 @@ from gradguard.screening import (
     with_screen,
 )
 from gradguard.statistics import ALARM_Z, alarm_level
-from gradguard.training.memory import CheckRequest, MonitorState, checksums, rebound_since
+from gradguard.training.memory import CheckRequest, Followed, MonitorState, checksums, rebound_since
 
 OWN_ENTRIES = 2  # entries of the tensor whose own numbers a routine check measures, beside one direction
 EVALUATIONS_OF_REPEAT = 16  # about, as many probes as are repeated
@@ -141,8 +139,8 @@ class CheckMonitor:
         declared = [name for name in names if name in request.declared and name not in (*standing, *found.reports)]
         entries = OWN_ENTRIES + PROBES - (PROBES if result is None else len(result.probes)) - bool(declared)
         turns = self._in_turn([name for name in names if name in others or name in declared], result, request)
-        own = self._own_numbers(context, found, turns, max(0, entries), request)
-        own |= self._declared_again(context, [name for name in declared if name not in own], request)
+        own = self._own_numbers(context, found, turns, max(0, entries), plan)
+        own |= self._declared_again(context, [name for name in declared if name not in own and entries >= 0], plan)
         suspects = self._suspects(screen, result, own)
         if suspects:
             target.state.require_intact()
@@ -246,24 +244,25 @@ class CheckMonitor:
         return sorted(turned, key=lambda name: name in request.declared or is_promised.get(name, False))
 
     def _own_numbers(
-        self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, request: CheckRequest
+        self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, plan: CheckPlan
     ) -> dict[str, Effort | None]:
-        """Measure a direction and a few entries of the first tensor; the examination that it needs, if any.
-
-        One that is declared to differ would alarm: it is examined at once.
-        """
+        """Measure a direction and a few entries of the first tensor; the examination that it needs, if any."""
         memory = self.memory
         name = next((name for name in names if context.arrays[name].size), None)
         if name is None or context.near is None:
             return {}
         memory.next_tensor = list(context.arrays).index(name) + 1
-        if name in request.declared:
-            return {name: EXPLAIN}
         tensor = TensorUnderTest(context, name)
+        if name in plan.declared:
+            followed = self._followed(tensor, context.near, entries, plan)
+            if followed is None:
+                return {name: EXPLAIN}
+            found.reports[name] = dataclasses.replace(followed, measured_at=plan.step)
+            return {name: None}
         state = self._state(tensor, context.near)
         evidence, largest = probe_tensor(tensor, state, entries, self.rng)
         report = diagnose_tensor(evidence, History({}), self._thresholds)
-        found.reports[name] = dataclasses.replace(report, measured_at=request.step, evidence=state.evidence)
+        found.reports[name] = dataclasses.replace(report, measured_at=plan.step, evidence=state.evidence)
         if largest > ALARM_Z or state.is_lost:
             return {name: EXPLAIN}
         return {name: EXPLAIN_DRIFT if state.evidence > self._level else None}
@@ -271,34 +270,29 @@ class CheckMonitor:
     def _state(self, tensor: TensorUnderTest, near: Noise) -> TensorState:
         """The state of the tensor's own probes."""
         memory, name = self.memory, tensor.name
-        if name not in memory.states:
+        if name not in memory.states or memory.states[name].is_lost:
             screens = [screen for screen in memory.screens if name in screen.names] or memory.screens
-            started = screens[0].usual_step if screens else 0.0
+            started = screens[0].usual_step if screens else None
             memory.states[name] = TensorState.at_first(tensor, started, near)
         return memory.states[name]
 
     def _declared_again(
-        self, context: MeasurementContext, names: Sequence[str], request: CheckRequest
+        self, context: MeasurementContext, names: Sequence[str], plan: CheckPlan
     ) -> dict[str, Effort | None]:
-        """Probe the next tensor that is declared to differ; it is examined where its ratio is another one than before.
-
-        Its turn of being examined may be many checks away. Where only blocks are declared, the other blocks are probed.
-        """
-        memory = self.memory
+        """Probe the next tensor that is declared to differ: its turn of being measured may be many checks away."""
         if not names or context.near is None:
             return {}
-        name = names[memory.next_declared % len(names)]
-        memory.next_declared += 1
-        tensor, before = TensorUnderTest(context, name), memory.tensors.get(name)
-        ratio, error = ratio_along_gradient(tensor, self._state(tensor, context.near), self.rng)
-        if before is None or before.measured_at is None:
-            return {name: EXPLAIN}
-        is_other = (
-            abs(ratio - 1) > ALARM_Z * error
-            if request.declared[name].blocks
-            else is_another_ratio(before, ratio, error)
-        )
-        return {name: EXPLAIN} if is_other else {}
+        name = names[self.memory.next_declared % len(names)]
+        self.memory.next_declared += 1
+        return {} if self._followed(TensorUnderTest(context, name), context.near, 0, plan) else {name: EXPLAIN}
+
+    def _followed(self, tensor: TensorUnderTest, near: Noise, entries: int, plan: CheckPlan) -> TensorReport | None:
+        """The report of a declared tensor that differs as it did before; None where it must be examined."""
+        memory, name = self.memory, tensor.name
+        if name not in memory.examined or name not in memory.tensors:
+            return None
+        followed = Followed(memory.tensors[name], memory.examined[name], plan.histories[name], self._thresholds)
+        return followed.probed(tensor, self._state(tensor, near), entries, self.rng)
 
     @staticmethod
     def _afforded(context: MeasurementContext, effort: Effort, deadline: Deadline) -> Effort:

@@ -69,10 +69,15 @@ def test_truncation_makes_no_alert_however_it_varies() -> None:
     assert len({round(report.tensors["Wh"].discrepancy, 3) for report in reports}) > 3
 
 
-def test_a_routine_check_takes_no_more_evaluations() -> None:
-    """A probe of a declared tensor takes the place of an entry, until its turn to be examined comes."""
-    usual = sorted(report.evaluations for report in Training().run(range(11))[1:])
-    assert usual[len(usual) // 2] <= 24
+@pytest.mark.parametrize("precision", ["native", "auto"])
+@pytest.mark.parametrize("expected", ["Wh", "*"])
+def test_a_routine_check_takes_no_more_evaluations(expected: str, precision: str) -> None:
+    """However many tensors are declared: each is measured in its turn, by a few probes, while it differs as it did."""
+    training = Training(expected={expected: "half on purpose"}, precision=precision)
+    reports = training.run(range(20))
+    assert max(report.evaluations for report in reports[1:]) <= 24
+    assert len({report.tensors["Wh"].measured_at for report in reports}) > 2
+    assert not training.alerts
 
 
 @pytest.mark.parametrize(

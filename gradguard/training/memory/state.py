@@ -51,6 +51,7 @@ class MonitorState:
         ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
         last_fine: The last step at which nothing spoke against each tensor.
         differences: How each tensor that is declared to differ did so when that was first measured.
+        examined: The same when it was last examined.
         next_tensor: The position of the tensor whose own numbers are next.
         next_screen: The position of the group whose screen is next.
         next_declared: The position among the tensors declared to differ of the one that is probed next.
@@ -66,6 +67,7 @@ class MonitorState:
     ratios: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
     last_fine: dict[str, int] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
+    examined: dict[str, Difference] = field(default_factory=dict)
     next_tensor: int = 0
     next_screen: int = 0
     next_declared: int = 0
@@ -73,7 +75,7 @@ class MonitorState:
 
     def forget(self, name: str) -> None:
         """Forget a tensor whose shape has changed, and the screens, which covered another model."""
-        for carried_over in (self.tensors, self.states, self.last_fine, self.differences, self.bits):
+        for carried_over in (self.tensors, self.states, self.last_fine, self.differences, self.examined, self.bits):
             carried_over.pop(name, None)
         self.screens, self.left = (), ()
 
@@ -113,10 +115,12 @@ class MonitorState:
 
     def _compared(self, report: TensorReport, request: CheckRequest, thresholds: Thresholds) -> TensorReport:
         """The report of a tensor that differs as declared, compared with the difference that was seen first."""
-        if report.verdict is not Verdict.expected or report.measured_at != request.step:
+        if report.name not in request.declared or not report.deep or report.measured_at != request.step:
             return report
         agreeing = undeclared_entries({report.name: request.declared[report.name]}, request.masks).get(report.name)
-        now = Difference.of(report, request.step, agreeing)
+        now = self.examined[report.name] = Difference.of(report, request.step, agreeing)
+        if report.verdict is not Verdict.expected:
+            return report
         return with_change(report, self.differences.setdefault(report.name, now), now, thresholds)
 
     def _last_fine(self, tensor: TensorReport) -> int | None:
