@@ -30,7 +30,7 @@ from gradguard.measurement import MeasurementContext, TensorMeasurement
 from gradguard.perturbation import groups_to_move
 from gradguard.references import References
 from gradguard.report import TensorReport, Verdict
-from gradguard.screening import Located, Screen, Screened, halves, locate, screened, suspected, with_screen
+from gradguard.screening import Located, ModelProbe, Screen, Screened, locate, screened, suspected, with_screen
 
 NEAR_A_BUG = 3  # Gaussian directions through each tensor that agrees, where others do not
 NOT_TOLD_APART = ("not_confirmed",)  # causes after which a tensor is examined again, with more probes
@@ -130,8 +130,8 @@ def _follow(
 ) -> None:
     """Locate and explain what a screen shows, and report the tensors that it covers."""
     located = Located((), {}, ())
-    if result.alarms:
-        located = locate_twice(context, screen, halves(screen.names), rng, deadline)
+    if result.alarm is not None:
+        located = locate_twice(context, screen, [screen.names], rng, deadline, result.alarm)
     explain(context, found, located, plan, rng, deadline)
     for name in screen.names:
         if name not in found.reports:
@@ -145,12 +145,21 @@ def locate_twice(
     groups: Sequence[Sequence[str]],
     rng: np.random.Generator,
     deadline: Deadline,
+    alarm: ModelProbe | None = None,
 ) -> Located:
     """What is wrong among some groups, by fresh probes once more where the first ones accuse nobody.
 
     A gradient that misses a part is seen by a Gaussian direction with some luck only.
+
+    Args:
+        context: What to measure with.
+        screen: The screen that alarmed.
+        groups: The tensors, in groups.
+        rng: Draws the probes.
+        deadline: When no further group is begun.
+        alarm: The probe of the first group that alarmed; None where it is to be probed again.
     """
-    located = locate(context, screen, groups, rng, lambda: deadline.is_over)
+    located = locate(context, screen, groups, rng, lambda: deadline.is_over, alarm)
     if located.wrong or located.left:
         return located
     return locate(context, screen, groups, rng, lambda: deadline.is_over)

@@ -1,7 +1,7 @@
 """The whole model at once: is any gradient wrong, and in which tensors? A few evaluations, however many there are."""
 
 from gradguard.screening.halving import Located, disjoint, halves, locate
-from gradguard.screening.probe import KINDS, draw_direction
+from gradguard.screening.probe import KINDS, ModelProbe, draw_direction
 from gradguard.screening.reports import SUSPECTED, carried, is_visible, screened, suspected, unscreened, with_screen
 from gradguard.screening.screen import Screen, Screened, noise_now
 from gradguard.screening.stream import FAR_TOO_LONG_Z3, STRAYS, Stream
@@ -12,6 +12,7 @@ __all__ = [
     "STRAYS",
     "SUSPECTED",
     "Located",
+    "ModelProbe",
     "Screen",
     "Screened",
     "Stream",

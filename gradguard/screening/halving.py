@@ -1,16 +1,16 @@
-"""Which tensors are wrong: groups of them are probed, and those that alarm are split."""
+"""Which tensors are wrong: a direction that alarms is halved, until the parts that alarm are single tensors."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from gradguard.arrays import Float64
 from gradguard.measurement import MeasurementContext
+from gradguard.screening.probe import ModelProbe, measured_along, part_of
 from gradguard.screening.screen import Screen, visible_errors
 from gradguard.statistics import ALARM_Z
-
-MOSTLY_WRONG = 0.7  # share of the groups of one round from which halving saves nothing
-FEWEST_GROUPS = 8  # groups that this share is of, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,13 @@ def locate(
     groups: Sequence[Sequence[str]],
     rng: np.random.Generator,
     is_over: Callable[[], bool],
+    alarm: ModelProbe | None = None,
 ) -> Located:
-    """The wrong tensors among some groups: each group is probed, and halved where it alarms.
+    """The wrong tensors among some groups: each group is probed, and what alarms is halved.
+
+    Along one direction, the loss follows the gradients of a half as well as that of the whole and of the other half
+    leave it to: one probe tells of both. So one tensor of 400 is found by nine probes. What is left of a group is
+    probed anew once the tensors that were found are out of it.
 
     Neighbours stay together, since an error in one layer spoils the gradients of all layers below it.
 
@@ -45,30 +50,31 @@ def locate(
         groups: The tensors, in groups.
         rng: Draws the probes.
         is_over: Whether the time is over.
+        alarm: The probe of the first group that alarmed; None where it is to be probed again.
     """
     wrong: list[str] = []
     visible: dict[str, float] = {}
-    waiting = [tuple(group) for group in groups if group]
+    suspected, others = [tuple(group) for group in groups if group], list[tuple[str, ...]]()
     begun = False
-    while waiting:
-        alarmed: list[tuple[str, ...]] = []
-        for place, group in enumerate(waiting):
-            if begun and is_over():
-                split = [half for one in alarmed for half in halves(one)]
-                return Located(tuple(wrong), visible, (*split, *waiting[place:]))
-            begun = True
-            errors = _visible_if_right(context, screen, group, rng)
-            if errors is not None:
-                visible |= errors
-            elif len(group) == 1:
-                wrong.append(group[0])
-            else:
-                alarmed.append(group)
-        if len(waiting) >= FEWEST_GROUPS and len(alarmed) >= MOSTLY_WRONG * len(waiting):
-            waiting = [(name,) for group in alarmed for name in group]
-        else:
-            waiting = [half for group in alarmed for half in halves(group)]
-    return Located(tuple(sorted(wrong, key=list(context.arrays).index)), visible, ())
+    while (suspected or others) and not (begun and is_over()):
+        group = suspected.pop(0) if suspected else others.pop(0)
+        probes = [alarm] if alarm is not None else screen.probe_group(context, group, rng)
+        usable, alarm, begun = [probe for probe in probes if probe.suits], None, True
+        alarming = next((probe for probe in usable if abs(probe.z) > ALARM_Z), None)
+        if alarming is None:
+            _add_smaller(visible, visible_errors(group, usable))
+            continue
+        halving = _Halving(context, screen, alarming)
+        halving.run(group, is_over)
+        wrong += halving.wrong
+        _add_smaller(visible, halving.visible)
+        suspected[:0] = halving.left
+        taken = {*halving.wrong, *(name for left in halving.left for name in left)}
+        if halving.wrong and taken < set(group):
+            others.append(tuple(name for name in group if name not in taken))
+    accused = {*wrong, *(name for group in suspected for name in group)}
+    cleared = {name: error for name, error in visible.items() if name not in accused}
+    return Located(tuple(sorted(wrong, key=list(context.arrays).index)), cleared, tuple(suspected))
 
 
 def halves(group: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -89,11 +95,111 @@ def disjoint(groups: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(kept)
 
 
-def _visible_if_right(
-    context: MeasurementContext, screen: Screen, group: tuple[str, ...], rng: np.random.Generator
-) -> dict[str, float] | None:
-    """The smallest errors that the probes of a group would have shown; None where one of them alarms."""
-    usable = [probe for probe in screen.probe_group(context, group, rng) if probe.suits]
-    if any(abs(probe.z) > ALARM_Z for probe in usable):
-        return None
-    return visible_errors(group, usable)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a direction: how far the loss changes along it from what the gradients of its tensors predict.
+
+    Attributes:
+        names: The tensors that it moves.
+        residual: That, in units of the loss.
+        variance: Its variance on correct gradients.
+        explained: How far truncation and kinks may have moved it.
+        shares: The part of each tensor in what the gradients predict.
+        is_measured: Whether the loss was evaluated along it, not only along the whole and the other parts.
+        suits: Whether it is evidence either way.
+    """
+
+    names: tuple[str, ...]
+    residual: float
+    variance: float
+    explained: float
+    shares: Float64
+    is_measured: bool
+    suits: bool
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], probe: ModelProbe) -> "_Part":
+        """The part that a probe measured."""
+        explained = probe.explained if probe.suits else math.inf
+        return cls(names, probe.residual, probe.deviation**2, explained, probe.shares, True, probe.suits)
+
+    def without(self, half: "_Part") -> "_Part":
+        """The rest of it beside its first tensors."""
+        count = len(half.names)
+        return _Part(
+            self.names[count:],
+            self.residual - half.residual,
+            self.variance + half.variance,
+            self.explained + half.explained,
+            self.shares[count:],
+            False,
+            self.suits and half.suits,
+        )
+
+    @property
+    def alarms(self) -> bool:
+        """Whether its tensors are not all right."""
+        return self.suits and abs(self.residual) - self.explained > ALARM_Z * math.sqrt(self.variance)
+
+    @property
+    def visible(self) -> dict[str, float]:
+        """The smallest relative error of each tensor that would have alarmed."""
+        with np.errstate(divide="ignore"):
+            errors: Float64 = (ALARM_Z * math.sqrt(self.variance) + self.explained) / np.abs(self.shares)
+        return dict(zip(self.names, errors.tolist(), strict=True))
+
+
+@dataclass(slots=True)
+class _Halving:
+    """The search for what makes a probe alarm.
+
+    Attributes:
+        context: What to measure with.
+        screen: The screen that gives the noise.
+        probe: The probe.
+        wrong: The tensors that alarm by themselves.
+        visible: Those that do not, each with the smallest relative error that would have shown.
+        left: Groups that alarm, where there was no time to split them, or where only all of the group together does.
+    """
+
+    context: MeasurementContext
+    screen: Screen
+    probe: ModelProbe
+    wrong: list[str] = field(default_factory=list)
+    visible: dict[str, float] = field(default_factory=dict)
+    left: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, group: tuple[str, ...], is_over: Callable[[], bool]) -> None:
+        """Split the group that the probe is of."""
+        waiting = [_Part.of(group, self.probe)]
+        while waiting:
+            part = waiting.pop()
+            if len(part.names) == 1 and part.is_measured:
+                self.wrong.append(part.names[0])
+            elif is_over():
+                self.left.append(part.names)
+            else:
+                waiting += self._alarming(part)
+
+    def _alarming(self, part: _Part) -> list[_Part]:
+        """The halves of a part that alarm; of a single tensor, the tensor as it is measured by itself."""
+        first, *_ = (self._measured(half) for half in halves(part.names)[:1])
+        both = [first] if first.names == part.names else [part.without(first), first]
+        alarming = [half for half in both if half.alarms]
+        if not alarming and len(part.names) > 1:
+            self.left += halves(part.names)
+            return []
+        for half in both:
+            if not half.alarms:
+                self.visible |= half.visible
+        return alarming
+
+    def _measured(self, names: tuple[str, ...]) -> _Part:
+        step, stream = self.probe.step, self.screen.streams[self.probe.kind]
+        direction = part_of(self.context, self.probe.direction, names)
+        return _Part.of(names, measured_along(self.context, direction, step, stream.noise_at(step)))
+
+
+def _add_smaller(visible: dict[str, float], errors: dict[str, float]) -> None:
+    """Take over errors that are smaller than those known."""
+    visible |= {name: min(error, visible.get(name, math.inf)) for name, error in errors.items()}

@@ -141,6 +141,22 @@ def draw_direction(
         length = min(share / norms[name], sizes[name]) if norms[name] else sizes[name]
         sign = 1.0 if rng.random() < 0.5 else -1.0
         parts[name] = Part(KINDS[kind](tensor.gradient, rng), sign * length)
+    return _through(context, kind, parts)
+
+
+def part_of(context: MeasurementContext, direction: ModelDirection, names: Sequence[str]) -> ModelDirection:
+    """The part of a direction that moves some of its tensors, each as far as the whole does.
+
+    Args:
+        context: What to measure with.
+        direction: The direction.
+        names: The tensors.
+    """
+    return _through(context, direction.kind, {name: direction.joint.parts[name] for name in names})
+
+
+def _through(context: MeasurementContext, kind: str, parts: Mapping[str, Part]) -> ModelDirection:
+    tensors = {name: TensorUnderTest(context, name) for name in parts}
     joint = JointDirection(parts, sum(tensor.gradient.size for tensor in tensors.values()))
     rounding = [parts[name].length * tensor.own_rounding_of_direction for name, tensor in tensors.items()]
     return ModelDirection(kind, joint, math.sqrt(sum(error**2 for error in rounding)) / joint.length)

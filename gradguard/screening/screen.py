@@ -44,7 +44,7 @@ class Screened:
         visible: The smallest relative error of each tensor that would have shown; inf for a gradient of zeros.
         evidence: log10 of the evidence of all screens so far that the ratio of each tensor is not 1.
         of_model: The same of all tensors together.
-        alarms: Whether a single probe alarmed, and lasts at shorter steps.
+        alarm: The probe that alarmed, and lasts at shorter steps; None where none does.
         loss_unchanged: Whether the loss did not change at all.
         is_usable: Whether the step of any probe suited the loss, so that no alarm means something.
     """
@@ -53,9 +53,14 @@ class Screened:
     visible: Mapping[str, float]
     evidence: Mapping[str, float]
     of_model: float
-    alarms: bool
+    alarm: ModelProbe | None
     loss_unchanged: bool
     is_usable: bool
+
+    @property
+    def alarms(self) -> bool:
+        """Whether a single probe alarmed."""
+        return self.alarm is not None
 
     def drifting(self, level: float) -> list[str]:
         """The tensors whose ratio has moved, by the evidence of many screens; one at most, the clearest.
@@ -145,7 +150,7 @@ class Screen:
             visible=visible_errors(self.names, usable),
             evidence=self.evidence,
             of_model=max(stream.detector.evidence for stream in self.streams.values()),
-            alarms=any(abs(probe.z) > ALARM_Z and self.lasts(context, probe) for probe in usable),
+            alarm=next((probe for probe in usable if abs(probe.z) > ALARM_Z and self.lasts(context, probe)), None),
             loss_unchanged=all(bool(probe.point.loss_unchanged.all()) for probe in probes),
             is_usable=bool(usable),
         )

@@ -27,11 +27,11 @@ from gradguard.report import TensorReport, Thresholds
 from gradguard.screening import (
     SUSPECTED,
     Located,
+    ModelProbe,
     Screen,
     Screened,
     carried,
     disjoint,
-    halves,
     is_visible,
     noise_now,
     with_screen,
@@ -155,7 +155,8 @@ class CheckMonitor:
             moved = screen.names if screen is not None else (*standing, *waiting) or tuple(own)
             deadline = request.deadline.after(EXAMINATION_SECONDS).restarted()
             context = self._prepared(context, moved, deadline)
-            visible |= self._follow(context, found, screen, suspects, plan, deadline)
+            alarm = None if result is None or unread else result.alarm
+            visible |= self._follow(context, found, screen, suspects, alarm, plan, deadline)
             if not (found.explained and deadline.is_over):  # what is new comes before what is told already
                 explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline)
         known = {*standing, *request.declared}
@@ -196,6 +197,7 @@ class CheckMonitor:
         found: ModelCheck,
         screen: Screen | None,
         suspects: Sequence[Suspects],
+        alarm: ModelProbe | None,
         plan: CheckPlan,
         deadline: Deadline,
     ) -> dict[str, float]:
@@ -204,7 +206,8 @@ class CheckMonitor:
         for effort, wrong, groups in suspects:
             located = Located(wrong, {}, ())
             if groups:
-                located = locate_twice(context, screen or self.memory.screens[0], groups, self.rng, deadline)
+                chosen = screen or self.memory.screens[0]
+                located = locate_twice(context, chosen, groups, self.rng, deadline, alarm)
                 visible |= located.visible
             explain(context, found, located, plan, self.rng, deadline, self._afforded(context, effort, deadline))
         return visible
@@ -315,7 +318,7 @@ class CheckMonitor:
         drifting = [name for name, effort in own.items() if effort is EXPLAIN_DRIFT]
         if screen is not None and result is not None:
             if result.alarms:
-                left += tuple(halves(screen.names))
+                left = (screen.names, *left)
             else:
                 drifting += result.drifting(self._level)
         suspects: list[Suspects] = [(EXPLAIN, (), left)] if left else []
