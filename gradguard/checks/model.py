@@ -4,8 +4,10 @@ Each question is asked only if the one before says so. Entries of tensors that a
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -30,7 +32,18 @@ from gradguard.measurement import MeasurementContext, TensorMeasurement
 from gradguard.perturbation import groups_to_move
 from gradguard.references import References
 from gradguard.report import TensorReport, Verdict
-from gradguard.screening import Located, ModelProbe, Screen, Screened, locate, screened, suspected, with_screen
+from gradguard.screening import (
+    Located,
+    ModelProbe,
+    Screen,
+    Screened,
+    cover,
+    is_visible,
+    locate,
+    screened,
+    suspected,
+    with_screen,
+)
 
 NEAR_A_BUG = 3  # Gaussian directions through each tensor that agrees, where others do not
 NOT_TOLD_APART = ("not_confirmed",)  # causes after which a tensor is examined again, with more probes
@@ -48,6 +61,7 @@ class ModelCheck:
         reports: The report of each tensor.
         measured: The differences of the tensors that were examined by differences.
         screens: The screens of the groups of tensors, to be continued at the next check.
+        finer: The screens of groups of tensors that these promise too little of, likewise.
         located: The tensors whose own probe alarmed.
         explained: The tensors that were examined because something accused them.
         left: Groups of tensors that alarmed and could not be looked at in time.
@@ -57,6 +71,7 @@ class ModelCheck:
     reports: dict[str, TensorReport]
     measured: dict[str, TensorMeasurement] = field(default_factory=dict)
     screens: list[Screen] = field(default_factory=list)
+    finer: tuple[Screen, ...] = ()
     located: tuple[str, ...] = ()
     explained: set[str] = field(default_factory=set)
     left: tuple[tuple[str, ...], ...] = ()
@@ -133,10 +148,19 @@ def _follow(
     if result.alarm is not None:
         located = locate_twice(context, screen, [screen.names], rng, deadline, result.alarm)
     explain(context, found, located, plan, rng, deadline)
-    for name in screen.names:
+    visible = {
+        name: min(error, located.visible.get(name, math.inf))
+        for name, error in result.visible.items()
+        if name not in found.reports
+    }
+    promises = partial(is_visible, thresholds=plan.thresholds)
+    finer = cover(context, screen, visible, promises, rng, lambda: deadline.is_over)
+    found.finer += finer.screens
+    explain(context, found, finer.located, plan, rng, deadline)
+    for name, error in visible.items():
         if name not in found.reports:
-            visible = min(result.visible[name], located.visible.get(name, np.inf))
-            found.reports[name] = screened(name, context.arrays[name].shape, visible, plan.step, plan.thresholds)
+            smallest = min(error, finer.located.visible.get(name, math.inf))
+            found.reports[name] = screened(name, context.arrays[name].shape, smallest, plan.step, plan.thresholds)
 
 
 def locate_twice(
@@ -173,6 +197,8 @@ def explain(
     rng: np.random.Generator,
     deadline: Deadline,
     effort: Effort = EXPLAIN,
+    *,
+    is_told: bool = False,
 ) -> None:
     """Examine the tensors that were located; report those for which there was no time as suspected.
 
@@ -183,7 +209,8 @@ def explain(
         plan: What to compare the measurements with.
         rng: Draws the probes.
         deadline: When no further tensor is begun.
-        effort: How much to measure of each.
+        effort: How much to measure of each, at most.
+        is_told: Whether it is known already that they are wrong: then all of that is measured, whatever time it takes.
 
     Raises:
         NotSameLossError: The float64 loss does not follow a tensor that is accused, although the live loss does.
@@ -195,8 +222,9 @@ def explain(
         if reason:
             raise NotSameLossError(reason)
         context.try_batches(lambda: deadline.is_over)
-        entries = max(effort.entries, plan.effort.entries)
-        explaining = dataclasses.replace(plan, effort=dataclasses.replace(effort, entries=entries))
+        asked = dataclasses.replace(effort, entries=max(effort.entries, plan.effort.entries))
+        affordable = math.inf if is_told else deadline.affordable(context.objective.evaluations)
+        explaining = dataclasses.replace(plan, effort=asked.within(affordable))
         reports, measured = check_tensors(context, wrong, explaining, rng, deadline, found.known(context))
         found.reports |= reports
         found.measured |= measured

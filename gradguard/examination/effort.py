@@ -14,6 +14,8 @@ from gradguard.perturbation import EntryProbe, directions
 ENTRIES = 8  # entries of a tensor whose gradient agrees, for sign agreement and the charts
 EXPLAINING = 12  # entries of a tensor that a screen accuses, from which the cause is read
 CLEAR_DIRECTION = 1000.0  # standard deviations of a difference of which 6 are 0.6 % of it
+FEW_ENTRIES = 4  # of a tensor that is examined where evaluations are slow: three entries told 40 faults of 40
+WHOLE = 100  # evaluations that an examination takes, about
 OF_BLOCK = 2  # entries of a named block, from which a factor can be told from another error
 Clock = Callable[[], float]
 
@@ -37,6 +39,13 @@ class Effort:
     pilots: int = 0
     enough: float = CLEAR_DIRECTION
     of_block: int = 0
+
+    def within(self, evaluations: float) -> "Effort":
+        """As much of it as some evaluations of the loss are enough for: few entries tell that a tensor is wrong.
+
+        They may not tell in what way; the next check examines what is known to be wrong again.
+        """
+        return self if evaluations >= WHOLE else replace(self, entries=min(self.entries, FEW_ENTRIES), of_block=0)
 
 
 EXPLAIN = Effort(EXPLAINING, aligned=2, gaussian=2, pilots=1, enough=math.inf, of_block=OF_BLOCK)

@@ -1,5 +1,6 @@
 """The whole model at once: is any gradient wrong, and in which tensors? A few evaluations, however many there are."""
 
+from gradguard.screening.alike import Covered, cover
 from gradguard.screening.halving import Located, disjoint, halves, locate
 from gradguard.screening.probe import KINDS, ModelProbe, draw_direction
 from gradguard.screening.reports import SUSPECTED, carried, is_visible, screened, suspected, unscreened, with_screen
@@ -11,12 +12,14 @@ __all__ = [
     "KINDS",
     "STRAYS",
     "SUSPECTED",
+    "Covered",
     "Located",
     "ModelProbe",
     "Screen",
     "Screened",
     "Stream",
     "carried",
+    "cover",
     "disjoint",
     "draw_direction",
     "halves",

@@ -197,7 +197,7 @@ class _Halving:
     def _measured(self, names: tuple[str, ...]) -> _Part:
         step, stream = self.probe.step, self.screen.streams[self.probe.kind]
         direction = part_of(self.context, self.probe.direction, names)
-        return _Part.of(names, measured_along(self.context, direction, step, stream.noise_at(step)))
+        return _Part.of(names, measured_along(self.context, direction, step, stream.noise_at(step), self.probe.forward))
 
 
 def _add_smaller(visible: dict[str, float], errors: dict[str, float]) -> None:

@@ -163,7 +163,11 @@ def _through(context: MeasurementContext, kind: str, parts: Mapping[str, Part]) 
 
 
 def measured_along(
-    context: MeasurementContext, direction: ModelDirection, step: float, noise: tuple[float, float]
+    context: MeasurementContext,
+    direction: ModelDirection,
+    step: float,
+    noise: tuple[float, float],
+    forward: float = 0.0,
 ) -> ModelProbe:
     """The difference along a direction.
 
@@ -172,7 +176,10 @@ def measured_along(
         direction: The direction.
         step: The factor on it.
         noise: The noise of one loss, and the standard deviation of what kinks add to the difference.
+        forward: What is known of the rounding error that is not in proportion to the gradients: the curvature that
+            tells of it may not show at a short step.
     """
     point, shares = measure_along(context.objective, direction.joint, step, context.centre, context.gradients)
     sigma, spread = noise
-    return ModelProbe(direction, point, shares, sigma, spread, context.forward_rounding(point.curvature(sigma)))
+    shown = context.forward_rounding(point.curvature(sigma))
+    return ModelProbe(direction, point, shares, sigma, spread, max(forward, shown))

@@ -117,6 +117,16 @@ class Screen:
             self, names=names, streams=streams, shifts=ShiftDetectors(count), ratios=WeighedRatios(count)
         )
 
+    def with_longer_steps(self, factor: float) -> Self:
+        """The screen for tensors that change the loss less: they may move further, and meet the same kinks there."""
+        streams = {
+            kind: dataclasses.replace(
+                stream, steps=stream.steps.starting_at(factor * stream.steps.start), kinks=stream.kinks / factor**3
+            )
+            for kind, stream in self.streams.items()
+        }
+        return dataclasses.replace(self, streams=streams)
+
     @property
     def usual_step(self) -> float:
         """The step of the aligned probes, in sizes of the tensors."""
@@ -127,8 +137,14 @@ class Screen:
         """log10 of the evidence of all screens so far that the ratio of each tensor is not 1."""
         return dict(zip(self.names, self.shifts.evidence.tolist(), strict=True))
 
-    def probe_all(self, context: MeasurementContext, rng: np.random.Generator) -> Screened:
-        """One aligned and one Gaussian direction through all tensors; the first screen searches for the step."""
+    def probe_all(self, context: MeasurementContext, rng: np.random.Generator, tries: int = TRIES) -> Screened:
+        """One aligned and one Gaussian direction through all tensors; the first screen searches for the step.
+
+        Args:
+            context: What to measure with.
+            rng: Draws the directions.
+            tries: Probes along each direction at a later screen, at most, until a step suits.
+        """
         first = self.screens == 0
         floor = self.near.floor_at(context.objective, context.centre)
         before: Stream | None = None
@@ -138,7 +154,7 @@ class Screen:
             if first and before is not None:
                 stream.steps = stream.steps.starting_at(before.steps.start)
                 stream.kinks, stream.weight, stream.curved = before.kinks, before.weight, before.curved
-            measured = (self._search if first else self._probe)(context, kind, rng)
+            measured = self._search(context, kind, rng) if first else self._probe(context, kind, rng, tries)
             probes += [self._judged(context, probe) for probe in measured]
             before = stream
         self.screens += 1
@@ -189,12 +205,12 @@ class Screen:
         pairs = zip(*(values.tolist() for values in self.ratios.ratios()), strict=True)
         return dict(zip(self.names, pairs, strict=True))
 
-    def _probe(self, context: MeasurementContext, kind: str, rng: np.random.Generator) -> list[ModelProbe]:
+    def _probe(self, context: MeasurementContext, kind: str, rng: np.random.Generator, tries: int) -> list[ModelProbe]:
         """One probe of all tensors at the step that the last one taught, and another one where that does not suit."""
         stream = self.streams[kind]
         direction = draw_direction(context, self.names, kind, rng)
         probes: list[ModelProbe] = []
-        while len(probes) < TRIES and not any(probe.suits for probe in probes):
+        while len(probes) < tries and not any(probe.suits for probe in probes):
             step = stream.steps.start
             probe = measured_along(context, direction, step, stream.noise_at(step))
             self._learn(stream, probe)
@@ -218,9 +234,10 @@ class Screen:
         self, context: MeasurementContext, direction: ModelDirection, stream: Stream, attempts: int
     ) -> Iterator[ModelProbe]:
         """Probes along a direction: the step rises until truncation shows beyond doubt, and then comes down once."""
-        step, is_rising = stream.steps.start, True
+        step, is_rising, forward = stream.steps.start, True, 0.0
         for _ in range(attempts):
-            probe = measured_along(context, direction, step, stream.noise_at(step))
+            probe = measured_along(context, direction, step, stream.noise_at(step), forward)
+            forward = probe.forward
             yield probe
             better = float(stream.steps.clip(_searched_step(probe)))
             is_rising = is_rising and better > step

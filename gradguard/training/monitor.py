@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class CheckMonitor:
             return self._measure(target, request)
         except NotSameLossError as refused:
             self._precision = target.require_native(self._precision, str(refused))
-            self.memory.proven, self.memory.screens = None, ()
+            self.memory.proven, self.memory.screens, self.memory.finer = None, (), ()
             return self._measure(target, request)
 
     def _measure(self, target: CheckTarget, request: CheckRequest) -> tuple[MeasurementContext, tuple[str, ...]]:
@@ -103,7 +103,7 @@ class CheckMonitor:
             found = self._routine_check(target, context, plan, request)
         else:
             found = check_model(context, plan, self.rng, request.deadline.after(EXAMINATION_SECONDS), math.inf)
-            self.memory.screens = tuple(found.screens)
+            self.memory.screens, self.memory.finer = tuple(found.screens), found.finer
             if np.isfinite(context.centre).all():
                 self.memory.proven = context.proven
         self.memory.take_over(context, found, request, self._thresholds)
@@ -138,10 +138,12 @@ class CheckMonitor:
         # Whatever the screen takes, a check takes the same number of evaluations.
         declared = [name for name in names if name in request.declared and name not in (*standing, *found.reports)]
         entries = OWN_ENTRIES + PROBES - (PROBES if result is None else len(result.probes)) - bool(declared)
-        turns = self._in_turn([name for name in names if name in others or name in declared], result, request)
-        own = self._own_numbers(context, found, turns, max(0, entries), plan)
+        turns = self._in_turn([name for name in names if name in others or name in declared])
+        finer = self._finer_screen(result, others)
+        finely = finer.probe_all(context, self.rng, tries=1) if finer is not None else None
+        own = {} if finely is not None else self._own_numbers(context, found, turns, max(0, entries), plan)
         own |= self._declared_again(context, [name for name in declared if name not in own and entries >= 0], plan)
-        suspects = self._suspects(screen, result, own)
+        suspects = self._suspects([(screen, result), (finer, finely)], own)
         if suspects:
             target.state.require_intact()
         if not context.repeats():
@@ -151,19 +153,23 @@ class CheckMonitor:
         found.reports |= unread
         suspects = _without(suspects, unread)
         visible = {} if result is None or result.alarms else dict(result.visible)
+        for name, error in finely.visible.items() if finely is not None and not finely.alarms else ():
+            visible[name] = min(error, visible.get(name, math.inf))
         if suspects or standing:
             moved = screen.names if screen is not None else (*standing, *waiting) or tuple(own)
             deadline = request.deadline.after(EXAMINATION_SECONDS).restarted()
             context = self._prepared(context, moved, deadline)
-            alarm = None if result is None or unread else result.alarm
-            visible |= self._follow(context, found, screen, suspects, alarm, plan, deadline)
+            alarm = None if unread else next((one.alarm for one in (result, finely) if one and one.alarm), None)
+            by = finer if result is None or not result.alarms else screen
+            visible |= self._follow(context, found, by or screen, suspects, alarm, plan, deadline)
             if not (found.explained and deadline.is_over):  # what is new comes before what is told already
-                explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline)
+                explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline, is_told=True)
         known = {*standing, *request.declared}
         found.located = tuple(dict.fromkeys(name for name in found.located if name not in known))
         if screen is not None and (unread or found.explained - known):
             self._keep(screen.restarted(screen.names))
-        self._add_screened(context, found, visible, request.step)
+            self.memory.finer = tuple(one.restarted(one.names) for one in self.memory.finer)
+        self._add_screened(context, found, visible, () if finer is None else finer.names, request.step)
         for name in known:  # what was told stays, where there was no time to look at it again
             if name in found.reports and found.reports[name].cause_key == SUSPECTED:
                 del found.reports[name]
@@ -225,6 +231,36 @@ class CheckMonitor:
         memory.screens = (*memory.screens[:place], screen, *memory.screens[place + 1 :])
         return screen
 
+    def _finer_screen(self, result: Screened | None, others: Collection[str]) -> Screen | None:
+        """The finer screen whose turn it is, at every second check in place of own numbers.
+
+        Those of which the screen of all tensors promises enough are passed over.
+        """
+        memory = self.memory
+        if result is None or not memory.finer or len(result.probes) > PROBES:
+            return None
+        memory.is_finer_next = not memory.is_finer_next
+        hidden = {name for name, error in result.visible.items() if not self._is_promised(error)}
+        start, count = memory.next_finer, len(memory.finer)
+        for place in (turn % count for turn in range(start, start + count)):
+            if memory.is_finer_next and hidden & {*memory.finer[place].names}:
+                memory.next_finer = place + 1
+                return self._finer_of(place, others)
+        return None
+
+    def _finer_of(self, place: int, others: Collection[str]) -> Screen:
+        """The finer screen of a place, without the tensors that are looked at by themselves."""
+        memory = self.memory
+        screen = memory.finer[place]
+        names = tuple(name for name in screen.names if name in others)
+        if names != screen.names:
+            screen = screen.restarted(names)
+            memory.finer = (*memory.finer[:place], screen, *memory.finer[place + 1 :])
+        return screen
+
+    def _is_promised(self, visible: float) -> bool:
+        return is_visible(visible, self._thresholds)
+
     def _keep(self, screen: Screen) -> None:
         """Keep a screen in place of that of the same tensors."""
         self.memory.screens = tuple(screen if kept.names == screen.names else kept for kept in self.memory.screens)
@@ -237,14 +273,10 @@ class CheckMonitor:
     def _was_rebound(self, name: str) -> bool:
         return name in self.memory.tensors and self.memory.tensors[name].cause_key == REBOUND
 
-    def _in_turn(self, names: list[str], result: Screened | None, request: CheckRequest) -> list[str]:
-        """The tensors in turn, those first of which the screen cannot promise anything."""
+    def _in_turn(self, names: list[str]) -> list[str]:
+        """The tensors in turn."""
         start = self.memory.next_tensor % max(1, len(names))
-        turned = names[start:] + names[:start]
-        if result is None or self.memory.next_screen % 2:  # else one tensor could take all turns
-            return turned
-        is_promised = {name: is_visible(error, self._thresholds) for name, error in result.visible.items()}
-        return sorted(turned, key=lambda name: name in request.declared or is_promised.get(name, False))
+        return names[start:] + names[:start]
 
     def _own_numbers(
         self, context: MeasurementContext, found: ModelCheck, names: Sequence[str], entries: int, plan: CheckPlan
@@ -306,30 +338,43 @@ class CheckMonitor:
     @property
     def _level(self) -> float:
         """log10 of the evidence that alarms."""
-        streams = len(self.memory.tensors) + PROBES
+        screened = sum(len(screen.names) + PROBES for screen in self.memory.finer)
+        streams = len(self.memory.tensors) + PROBES + screened
         return alarm_level(PROBES * streams, CHECKS_IN_A_RUN, self._thresholds.false_alarms)
 
     def _suspects(
-        self, screen: Screen | None, result: Screened | None, own: Mapping[str, Effort | None]
+        self, screens: Iterable[tuple[Screen | None, Screened | None]], own: Mapping[str, Effort | None]
     ) -> list[Suspects]:
         """What must be looked at more closely: an effort, tensors that are suspected, and groups to be located in."""
-        left = self.memory.left
         alarmed = tuple(name for name, effort in own.items() if effort is EXPLAIN)
         drifting = [name for name, effort in own.items() if effort is EXPLAIN_DRIFT]
-        if screen is not None and result is not None:
+        groups: list[tuple[str, ...]] = []
+        for screen, result in screens:
+            if screen is None or result is None:
+                continue
             if result.alarms:
-                left = (screen.names, *left)
+                groups.append(screen.names)
             else:
                 drifting += result.drifting(self._level)
+        left = disjoint([*groups, *self.memory.left])
         suspects: list[Suspects] = [(EXPLAIN, (), left)] if left else []
         suspects += [(EXPLAIN, alarmed, ())] if alarmed else []
         return [*suspects, (EXPLAIN_DRIFT, tuple(dict.fromkeys(drifting)), ())] if drifting else suspects
 
     def _add_screened(
-        self, context: MeasurementContext, found: ModelCheck, visible: Mapping[str, float], step: int
+        self,
+        context: MeasurementContext,
+        found: ModelCheck,
+        visible: Mapping[str, float],
+        finely: Collection[str],
+        step: int,
     ) -> None:
-        """The reports of the tensors that a screen covered at this check and nothing accuses."""
+        """The reports of the tensors that a screen covered at this check and nothing accuses.
+
+        What a finer screen said of one stays, with its date, until its next turn.
+        """
         ratios: dict[str, tuple[float, float]] = {}
+        in_turn = {name for screen in self.memory.finer for name in screen.names}.difference(finely)
         for screen in self.memory.screens:
             if not visible.keys().isdisjoint(screen.names):
                 ratios |= screen.ratios_by_name
@@ -342,6 +387,9 @@ class CheckMonitor:
                 found.reports[name] = with_screen(own, error, step, self._thresholds)
                 continue
             before, shape = self.memory.tensors.get(name), context.arrays[name].shape
+            is_right = before is not None and before.verdict.is_bug is False
+            if name in in_turn and is_right and not self._is_promised(error):
+                continue
             ratio = ratios.get(name, UNKNOWN)
             ratio = ratio if ratio[1] <= UNKNOWN_RATIO else UNKNOWN
             found.reports[name] = carried(before, name, shape, error, step, self._thresholds, ratio)

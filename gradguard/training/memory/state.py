@@ -46,6 +46,7 @@ class MonitorState:
         tensors: The latest report of each tensor.
         states: The state of each tensor's own probes.
         screens: The screens of the groups of tensors.
+        finer: The screens of tensors that these promise too little of, in groups of like ones.
         left: Groups of tensors that alarmed and could not be looked at in time.
         baseline: The first confirmed ratio of each tensor.
         ratios: The latest confirmed ratios of each tensor that is wrong by a factor.
@@ -54,6 +55,8 @@ class MonitorState:
         examined: The same when it was last examined.
         next_tensor: The position of the tensor whose own numbers are next.
         next_screen: The position of the group whose screen is next.
+        next_finer: The position of the finer screen that is next.
+        is_finer_next: Whether the next check makes one, where there are any.
         next_declared: The position among the tensors declared to differ of the one that is probed next.
         bits: A checksum of each tensor whose gradient was not zero at the last check.
     """
@@ -62,6 +65,7 @@ class MonitorState:
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     states: dict[str, TensorState] = field(default_factory=dict)
     screens: tuple[Screen, ...] = ()
+    finer: tuple[Screen, ...] = ()
     left: tuple[tuple[str, ...], ...] = ()
     baseline: dict[str, float] = field(default_factory=dict)
     ratios: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class MonitorState:
     examined: dict[str, Difference] = field(default_factory=dict)
     next_tensor: int = 0
     next_screen: int = 0
+    next_finer: int = 0
+    is_finer_next: bool = False
     next_declared: int = 0
     bits: dict[str, int] = field(default_factory=dict)
 
@@ -77,7 +83,7 @@ class MonitorState:
         """Forget a tensor whose shape has changed, and the screens, which covered another model."""
         for carried_over in (self.tensors, self.states, self.last_fine, self.differences, self.examined, self.bits):
             carried_over.pop(name, None)
-        self.screens, self.left = (), ()
+        self.screens, self.finer, self.left = (), (), ()
 
     def take_over(
         self, context: MeasurementContext, found: ModelCheck, request: CheckRequest, thresholds: Thresholds
@@ -90,7 +96,9 @@ class MonitorState:
             request: The check.
             thresholds: Of the drift of a ratio.
         """
-        shifts = {name: evidence for screen in self.screens for name, evidence in screen.evidence.items()}
+        shifts: dict[str, float] = {}
+        for screen in (*self.screens, *self.finer):
+            shifts |= {name: max(so_far, shifts.get(name, 0.0)) for name, so_far in screen.evidence.items()}
         for name, measured in found.reports.items():
             report = self._compared(measured, request, thresholds)
             own = self.states[name].evidence if name in self.states else 0.0
