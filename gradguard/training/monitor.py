@@ -12,7 +12,6 @@ from gradguard.differences import Noise
 from gradguard.examination import (
     EXPLAIN,
     EXPLAIN_DRIFT,
-    REBOUND,
     CheckPlan,
     Deadline,
     Effort,
@@ -123,14 +122,14 @@ class CheckMonitor:
         """Screen the group whose turn it is, measure own numbers of one tensor, and follow what alarms."""
         names = list(context.arrays)
         found = ModelCheck(unmeasurable(context, names))
-        told = [name for name in names if name not in found.reports and self._was_rebound(name)]
+        told = [name for name in names if name not in found.reports and self.memory.was_rebound(name)]
         in_time = request.deadline.after(EXAMINATION_SECONDS)
 
         def is_late() -> bool:
             return in_time.is_over
 
         found.reports |= rebound_since(context, self.memory.bits, told, is_late)
-        standing = tuple(name for name in names if name not in found.reports and self._is_standing(name))
+        standing = tuple(name for name in names if name not in found.reports and self.memory.is_standing(name))
         waiting = [name for group in self.memory.left for name in group]
         left_out = {*found.reports, *standing, *waiting, *request.declared}
         others = {name: array for name, array in context.arrays.items() if name not in left_out}
@@ -160,14 +159,14 @@ class CheckMonitor:
             deadline = request.deadline.after(EXAMINATION_SECONDS).restarted()
             context = self._prepared(context, moved, deadline)
             alarm = None if unread else next((one.alarm for one in (result, finely) if one and one.alarm), None)
-            by = finer if result is None or not result.alarms else screen
-            visible |= self._follow(context, found, by or screen, suspects, alarm, plan, deadline)
+            is_finer = finely is not None and alarm is not None and alarm is finely.alarm
+            visible |= self._follow(context, found, finer if is_finer else screen, suspects, alarm, plan, deadline)
             if not (found.explained and deadline.is_over):  # what is new comes before what is told already
                 explain(context, found, Located(standing, {}, ()), plan, self.rng, deadline, is_told=True)
         known = {*standing, *request.declared}
         found.located = tuple(dict.fromkeys(name for name in found.located if name not in known))
         if screen is not None and (unread or found.explained - known):
-            self._keep(screen.restarted(screen.names))
+            self.memory.keep(screen.restarted(screen.names))
             self.memory.finer = tuple(one.restarted(one.names) for one in self.memory.finer)
         self._add_screened(context, found, visible, () if finer is None else finer.names, request.step)
         for name in known:  # what was told stays, where there was no time to look at it again
@@ -180,13 +179,13 @@ class CheckMonitor:
         self, context: MeasurementContext, groups: Sequence[tuple[str, ...]]
     ) -> tuple[Screen | None, Screened | None]:
         """The screen of the group whose turn it is, and what it found; a screen whose steps are lost starts anew."""
-        screen = self._next_screen(groups)
+        screen = self.memory.screen_in_turn(groups)
         if screen is None:
             return None, None
         result = screen.probe_all(context, self.rng)
         if not result.is_usable:
             screen = Screen.anew(context, screen.names, self.rng)
-            self._keep(screen)
+            self.memory.keep(screen)
             result = screen.probe_all(context, self.rng)
         return screen, result
 
@@ -218,60 +217,15 @@ class CheckMonitor:
             explain(context, found, located, plan, self.rng, deadline, self._afforded(context, effort, deadline))
         return visible
 
-    def _next_screen(self, groups: Sequence[tuple[str, ...]]) -> Screen | None:
-        """The screen of the group whose turn it is; None where there is no group."""
-        if not groups:
-            return None
-        memory = self.memory
-        place = memory.next_screen % len(groups)
-        memory.next_screen = place + 1
-        screen = memory.screens[min(place, len(memory.screens) - 1)]
-        if screen.names != groups[place]:
-            screen = screen.restarted(groups[place])
-        memory.screens = (*memory.screens[:place], screen, *memory.screens[place + 1 :])
-        return screen
-
     def _finer_screen(self, result: Screened | None, others: Collection[str]) -> Screen | None:
-        """The finer screen whose turn it is, at every second check in place of own numbers.
-
-        Those of which the screen of all tensors promises enough are passed over.
-        """
-        memory = self.memory
-        if result is None or not memory.finer or len(result.probes) > PROBES:
+        """The finer screen that takes the place of own numbers at this check, if there is one."""
+        if result is None or len(result.probes) > PROBES:
             return None
-        memory.is_finer_next = not memory.is_finer_next
         hidden = {name for name, error in result.visible.items() if not self._is_promised(error)}
-        start, count = memory.next_finer, len(memory.finer)
-        for place in (turn % count for turn in range(start, start + count)):
-            if memory.is_finer_next and hidden & {*memory.finer[place].names}:
-                memory.next_finer = place + 1
-                return self._finer_of(place, others)
-        return None
-
-    def _finer_of(self, place: int, others: Collection[str]) -> Screen:
-        """The finer screen of a place, without the tensors that are looked at by themselves."""
-        memory = self.memory
-        screen = memory.finer[place]
-        names = tuple(name for name in screen.names if name in others)
-        if names != screen.names:
-            screen = screen.restarted(names)
-            memory.finer = (*memory.finer[:place], screen, *memory.finer[place + 1 :])
-        return screen
+        return self.memory.finer_in_turn(hidden, others)
 
     def _is_promised(self, visible: float) -> bool:
         return is_visible(visible, self._thresholds)
-
-    def _keep(self, screen: Screen) -> None:
-        """Keep a screen in place of that of the same tensors."""
-        self.memory.screens = tuple(screen if kept.names == screen.names else kept for kept in self.memory.screens)
-
-    def _is_standing(self, name: str) -> bool:
-        """Whether a tensor is known to be wrong: each screen with it would alarm, and only an examination clears it."""
-        tensor = self.memory.tensors.get(name)
-        return tensor is not None and bool(tensor.verdict.is_bug)
-
-    def _was_rebound(self, name: str) -> bool:
-        return name in self.memory.tensors and self.memory.tensors[name].cause_key == REBOUND
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """The tensors in turn."""

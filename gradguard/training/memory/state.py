@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradguard.arrays import Masks
 from gradguard.checks import ModelCheck
 from gradguard.diagnosis import Observation
-from gradguard.examination import Deadline, TensorState
+from gradguard.examination import REBOUND, Deadline, TensorState
 from gradguard.intended import Declared, Difference, undeclared_entries, with_change
 from gradguard.measurement import MeasurementContext, ProvenSetup
 from gradguard.report import TensorReport, Thresholds, Verdict
@@ -85,6 +85,48 @@ class MonitorState:
             carried_over.pop(name, None)
         self.screens, self.finer, self.left = (), (), ()
 
+    def screen_in_turn(self, groups: Sequence[tuple[str, ...]]) -> Screen | None:
+        """The screen of the group whose turn it is; None where there is no group."""
+        if not groups:
+            return None
+        place = self.next_screen % len(groups)
+        self.next_screen = place + 1
+        screen = self.screens[min(place, len(self.screens) - 1)]
+        if screen.names != groups[place]:
+            screen = screen.restarted(groups[place])
+        self.screens = (*self.screens[:place], screen, *self.screens[place + 1 :])
+        return screen
+
+    def finer_in_turn(self, hidden: Collection[str], others: Collection[str]) -> Screen | None:
+        """The finer screen whose turn it is, at every second check; one that covers no hidden tensor is passed over.
+
+        Args:
+            hidden: The tensors of which the screen of all promises too little.
+            others: The tensors that are not looked at by themselves.
+        """
+        if not self.finer:
+            return None
+        self.is_finer_next = not self.is_finer_next
+        start, count = self.next_finer, len(self.finer)
+        for place in (turn % count for turn in range(start, start + count)):
+            if self.is_finer_next and any(name in hidden for name in self.finer[place].names):
+                self.next_finer = place + 1
+                return self._finer_of(place, others)
+        return None
+
+    def keep(self, screen: Screen) -> None:
+        """Keep a screen in place of that of the same tensors."""
+        self.screens = tuple(screen if kept.names == screen.names else kept for kept in self.screens)
+
+    def is_standing(self, name: str) -> bool:
+        """Whether a tensor is known to be wrong: each screen with it would alarm, and only an examination clears it."""
+        tensor = self.tensors.get(name)
+        return tensor is not None and bool(tensor.verdict.is_bug)
+
+    def was_rebound(self, name: str) -> bool:
+        """Whether the loss did not read a tensor at its last report."""
+        return name in self.tensors and self.tensors[name].cause_key == REBOUND
+
     def take_over(
         self, context: MeasurementContext, found: ModelCheck, request: CheckRequest, thresholds: Thresholds
     ) -> None:
@@ -137,3 +179,12 @@ class MonitorState:
     def _drift(self, tensor: TensorReport) -> float:
         first = self.baseline.get(tensor.name)
         return math.log(tensor.ratio / first) if first is not None and tensor.ratio > 0 else 0.0
+
+    def _finer_of(self, place: int, others: Collection[str]) -> Screen:
+        """The finer screen of a place, without the tensors that are looked at by themselves."""
+        screen = self.finer[place]
+        names = tuple(name for name in screen.names if name in others)
+        if names != screen.names:
+            screen = screen.restarted(names)
+            self.finer = (*self.finer[:place], screen, *self.finer[place + 1 :])
+        return screen
