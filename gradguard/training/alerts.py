@@ -198,7 +198,9 @@ def _crossed(tensor: TensorReport, thresholds: Thresholds) -> str:
     uncertainty = ALARM_Z * tensor.ratio_error / abs(tensor.ratio) if tensor.ratio else 0.0
     if abs(tensor.ratio_drift) > max(thresholds.ratio_drift, uncertainty):
         return "ratio_drift"
-    if tensor.sign_interval[1] < thresholds.sign_agreement:
+    # A discrepancy is at most 1. Where rounding accounts for that, it may have turned any sign.
+    explains_any = EXPLAINED_FLOORS * tensor.floor >= 1
+    if tensor.sign_interval[1] < thresholds.sign_agreement and not explains_any:
         return "sign_agreement"
     return ""
 

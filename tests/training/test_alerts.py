@@ -179,6 +179,7 @@ def test_a_threshold_that_is_crossed_for_sure_is_a_warning(
         {"ratio_drift": 0.05, "ratio_error": 0.02},
         {"ratio_drift": 0.005, "ratio_error": 1e-4},
         {"sign_agreement": 0.5, "sign_interval": (0.01, 0.9999)},
+        {"sign_agreement": 0.0, "sign_interval": (0.0, 0.4), "discrepancy": 0.67, "floor": 1.5},
         {"discrepancy": float("nan"), "floor": float("inf"), "ratio": float("nan")},
     ],
 )
