@@ -85,7 +85,7 @@ def with_side_effect(params: Any) -> Any:
         (lambda p: (p["w"].sum(), 1), TypeError, r"returned a tuple; .* pass lambda \*args: loss\(\*args\)\[0\]"),
         (lambda p: p["w"], ValueError, r"shape \(2,\) and no reduction was given; .*reduction='mean'"),
         (lambda p: p["w"].astype(int).sum(), TypeError, "returned an array of dtype int32"),
-        (with_side_effect, TypeError, "calls io_callback, which may change something outside"),
+        (with_side_effect, TypeError, "calls io_callback, which has a side effect at each evaluation"),
     ],
 )
 def test_a_loss_that_cannot_be_checked_is_refused(loss: Any, error: type[Exception], says: str) -> None:

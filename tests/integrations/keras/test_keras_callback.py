@@ -56,7 +56,7 @@ def test_a_training_is_the_same_with_the_callback(backend: str, probe: bool) -> 
 def test_on_jax_the_loss_is_in_float64_and_the_function_is_named() -> None:
     """As `JaxGuard` does it."""
     said = trainings("jax")["probe: True"]["wrong"]["said"]
-    assert "by a reverse pass" in said
+    assert "(reverse pass)" in said
     assert "(keras_trainings.py:25) is wrong in its gradient for w: numerical = 5 x backprop; 1 call" in said
 
 
