@@ -1,6 +1,9 @@
 """The Function that a wrong gradient comes from is named, and none that is right."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -61,16 +64,25 @@ def test_a_wrong_function_is_named_with_its_wrong_input_and_those_that_agree(
     assert not report.tensors["dense.weight"].cause
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's own, of its compiler
+COMPILED = """
+import torch
+from function_models import Layer, Scaled, loss_of
+from torch_checks import guard_of, seeded
+
+module = seeded(lambda: Layer(Scaled.apply))
+loss = loss_of(torch.compile(module, backend="eager"))
+with guard_of(module) as guard:
+    loss().backward()
+    print(guard.after_backward(0, loss).tensors["w"].cause)
+"""
+
+
 def test_a_function_of_a_compiled_module_is_checked_as_it_runs_uncompiled() -> None:
-    """The compiler hides its calls; the module that it was made from makes them."""
-    module = seeded(lambda: Layer(Scaled.apply))
-    loss = loss_of(torch.compile(module, backend="eager"))
-    with guard_of(module) as guard:
-        loss().backward()
-        report = guard.after_backward(0, loss)
-    assert report is not None
-    assert f"Scaled.backward {WRONG}" in report.tensors["w"].cause
+    """The compiler hides its calls; the module that it was made from makes them. In a process without other tests."""
+    command, paths = [sys.executable, "-W", "ignore", "-c", COMPILED], os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"Scaled.backward {WRONG}" in printed
 
 
 def test_a_function_of_several_outputs_is_checked_on_those_that_have_a_gradient() -> None:
