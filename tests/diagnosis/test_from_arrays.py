@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_an_error_that_names_it(g: object, n: object, words
 
 def test_two_texts_are_no_pair() -> None:
     """A text of two letters is not taken for two gradients."""
-    with pytest.raises(TypeError, match="is no pair"):
+    with pytest.raises(TypeError, match="is not a pair"):
         diagnose({"w": "12"})
 
 

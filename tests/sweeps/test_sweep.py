@@ -88,7 +88,7 @@ def test_it_says_where_the_loss_stops_moving() -> None:
     assert (found.loss_unchanged[found.steps <= found.loss_unchanged_up_to] > 0.5).all()
     assert found.loss_unchanged[0] == 1
     assert found.quantum == pytest.approx(2.0**-23)
-    assert f"At steps of {found.loss_unchanged_up_to:g} and below the loss does not move at all for most entries" in (
+    assert f"At steps of {found.loss_unchanged_up_to:g} and below, the loss does not change for most entries" in (
         found.explanation
     )
     assert "quantum, 1.2e-07" in found.explanation

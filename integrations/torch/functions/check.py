@@ -106,5 +106,5 @@ def _report(
     fault = next(filter(None, (fault_of_strides(call, result) for call, result in checked)), "")
     report = merged(reports)
     if recorded.is_differentiated_twice and not report.verdict.is_bug:
-        report = unchecked("its gradients agree; its backward pass is differentiated too, and this is not checked")
+        report = unchecked("its gradients agree, but its backward pass is differentiated too, and this is not checked")
     return FunctionReport(name, recorded.count, report, fault)

@@ -82,7 +82,7 @@ def test_parameters_updated_by_hand_before_the_check() -> None:
         assert report.verdict is Verdict.other_loss
         assert "learning rate of about 0.001" in report.tensors["0.weight"].cause
         update(module, 1e-1)
-        with pytest.raises(ValueError, match="call after_backward before the parameters are updated"):
+        with pytest.raises(ValueError, match="Call after_backward before the parameters are updated"):
             guard.after_backward(1, lambda: functional.cross_entropy(module(x), y), value=value)
 
 

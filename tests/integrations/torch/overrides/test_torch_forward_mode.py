@@ -108,7 +108,7 @@ def test_a_report_says_what_measured_the_derivatives() -> None:
     report = checked(seeded(Perceptron))
     for tensor in report.tensors.values():
         assert re.fullmatch(
-            r"d = \S+; rounding and truncation account for up to \S+ by (a reverse pass|forward mode)",
+            r"d = \S+; rounding and truncation account for up to \S+ \((reverse pass|forward mode)\)",
             tensor.explanation,
         )
     assert "complex step" not in str(report)
