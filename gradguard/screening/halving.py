@@ -170,16 +170,17 @@ class _Halving:
     left: list[tuple[str, ...]] = field(default_factory=list)
 
     def run(self, group: tuple[str, ...], is_over: Callable[[], bool]) -> None:
-        """Split the group that the probe is of."""
-        waiting = [_Part.of(group, self.probe)]
+        """Split the group that the probe is of: once at least, so that each check goes on a bit however slow it is."""
+        waiting, begun = [_Part.of(group, self.probe)], False
         while waiting:
             part = waiting.pop()
             if len(part.names) == 1 and part.is_measured:
                 self.wrong.append(part.names[0])
-            elif is_over():
+            elif begun and is_over():
                 self.left.append(part.names)
             else:
                 waiting += self._alarming(part)
+                begun = True
 
     def _alarming(self, part: _Part) -> list[_Part]:
         """The halves of a part that alarm; of a single tensor, the tensor as it is measured by itself."""

@@ -19,9 +19,10 @@ def located(context: MeasurementContext, seed: int, is_over: Callable[[], bool] 
     assert context.near is not None
     rng = np.random.default_rng(seed)
     screen = Screen.of(context, list(context.arrays), context.near)
-    assert screen.probe_all(context, rng).alarms
+    alarm = screen.probe_all(context, rng).alarm
+    assert alarm is not None
     before = context.objective.evaluations
-    found = locate(context, screen, halves(screen.names), rng, is_over)
+    found = locate(context, screen, [screen.names], rng, is_over, alarm)
     return found, context.objective.evaluations - before
 
 
@@ -37,7 +38,7 @@ def test_one_wrong_tensor_of_many_is_found(spoil: Spoil, precision: str) -> None
         assert found.left == ()
         assert set(found.visible) == set(context.arrays) - {wrong}
         assert all(error > 0 for error in found.visible.values())
-        assert evaluations < 260
+        assert evaluations < 80
 
 
 @pytest.mark.parametrize("precision", ["native", "float64"])
@@ -70,7 +71,7 @@ def test_what_there_was_no_time_for_is_left_in_groups(rounds: int) -> None:
     left = [name for group in found.left for name in group]
     assert sorted((*found.wrong, *found.visible, *left)) == sorted(context.arrays)
     assert ("W9" in left) != ("W9" in found.wrong)
-    assert len(left) == len(context.arrays) or rounds > 0
+    assert len(left) < len(context.arrays)  # a group is split once, however short the time is
 
 
 @given(size=st.integers(1, 50))

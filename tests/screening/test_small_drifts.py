@@ -45,7 +45,13 @@ def trained(
     model: Logistic, checks: int, spoilt: Callable[[int, Grads], Grads], thresholds: Thresholds = EVERYTHING
 ) -> list[Report]:
     """A report for each check of a training, which ends with the first bug."""
-    options: Any = {"every_n_steps": 1, "max_overhead": None, "precision": "native", "thresholds": thresholds}
+    options: Any = {
+        "every_n_steps": 1,
+        "max_overhead": None,
+        "precision": "native",
+        "thresholds": thresholds,
+        "seed": 1,
+    }
     guard, reports = GradGuard(model.params, model.loss, **options), []
     for step in range(checks):
         grads = model.grads()
