@@ -81,12 +81,14 @@ class Reach:
         wanted: Places that are held whatever their size, and looked at however far they are.
         own: The identities of the parameters and gradients.
         held: What is held, with its place.
+        own_places: Where the parameters and gradients were found.
     """
 
     limits: Limits
     wanted: Collection[Place] = ()
     own: Collection[int] = ()
     held: list[tuple[Place, Held]] = field(default_factory=list)
+    own_places: set[Place] = field(default_factory=set)
     _queue: deque[tuple[Place, Any]] = field(default_factory=deque)
     _seen: set[int] = field(default_factory=set)
     _on_the_way: set[Place] = field(default_factory=set)
@@ -126,7 +128,10 @@ class Reach:
                 self.held.append((place, HeldObjects(array)))
                 self._sequence(place, array.reshape(-1).tolist())
             return
-        most = self.limits.own_bytes if id(array) in self.own else self.limits.array_bytes
+        is_own = id(array) in self.own
+        if is_own:
+            self.own_places.add(place)
+        most = self.limits.own_bytes if is_own else self.limits.array_bytes
         fits = array.nbytes <= most and self._copied + array.nbytes <= self.limits.copied_bytes
         if fits or place in self._on_the_way:
             self._copied += array.nbytes

@@ -24,14 +24,21 @@ class ReachedState:
     Args:
         held: What is held, with its place.
         known: The places to which the loss wrote at earlier checks.
+        own: The places of parameters and gradients, which a check puts back whoever changes them.
 
     Attributes:
         written: The places to which the loss wrote; complete after `put_back`.
     """
 
-    def __init__(self, held: Iterable[tuple[Place, Held]] = (), known: Collection[Place] = ()) -> None:
+    def __init__(
+        self,
+        held: Iterable[tuple[Place, Held]] = (),
+        known: Collection[Place] = (),
+        own: Collection[Place] = (),
+    ) -> None:
         self._held = list(held)
         self._known = known
+        self._own = own
         self.written: set[Place] = set()
         self._lost: set[Place] = set()
 
@@ -49,7 +56,7 @@ class ReachedState:
         """
         identities = frozenset(map(id, own))
         reach = Reach(FIRST, own=identities) if written is None else Reach(LATER, written, identities)
-        return cls(reach.walk([("loss", loss), ("params", params)]), written or ())
+        return cls(reach.walk([("loss", loss), ("params", params)]), written or (), reach.own_places)
 
     def attribute(self, evaluate: Callable[[], object]) -> None:
         """Find out what others than the loss have changed, by two more evaluations, and let that stand.
@@ -74,8 +81,8 @@ class ReachedState:
             self._accept_of_others(index, found[index], by_loss[index])
 
     def _is_news(self, place: Place, held: Held) -> bool:
-        """Whether something has changed to which the loss is not known to write."""
-        if not held.is_changed():
+        """Whether something has changed to which the loss is not known to write, and which others may have changed."""
+        if place in self._own or not held.is_changed():
             return False
         if isinstance(held, HeldDict):
             return any((*place, str(name)) not in self._known for name in held.changed_names())

@@ -536,6 +536,29 @@ def test_what_other_threads_write_meanwhile_stays() -> None:
     assert len(prefetch.batches) == 1 + report.evaluations
 
 
+def test_a_gradient_written_once_is_put_back_beside_other_threads() -> None:
+    """A loss that writes to a gradient at one evaluation only does not pass for another thread."""
+    params, calls, done = fresh(), Recorder(), threading.Event()
+    grads = grads_of(params)
+    before = {name: grad.tobytes() for name, grad in grads.items()}
+
+    def loss() -> Any:
+        calls.append()
+        if len(calls) == 30:
+            grads["w"][...] = 7
+        return value_of(params)
+
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        GradGuard(params, loss, max_overhead=None).after_backward(0, grads)
+    finally:
+        done.set()
+        thread.join()
+    assert len(calls) > 30
+    assert {name: grad.tobytes() for name, grad in grads.items()} == before
+
+
 @pytest.mark.parametrize("call", [by_check, by_guard])
 def test_a_flag_that_a_signal_handler_sets_stays(call: Any) -> None:
     """As a trainer is told to stop: it is not the loss's doing, whatever else the loss writes to the same object."""
