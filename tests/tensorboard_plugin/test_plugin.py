@@ -116,7 +116,7 @@ def test_the_menu_of_runs_knows_how_each_ended(address: str) -> None:
     loaded(address, "long", 699)
     long, broken = fetch(address, "gradguard/runs")["runs"]
     assert (long["name"], long["state"], long["checks"], long["last"]) == ("long", "recovered", 700, 699)
-    assert "scale in a/b \N{TEST TUBE}, from step 300 until it was over at step 303" in long["headline"]
+    assert "scale in a/b \N{TEST TUBE}, from step 300, right again at step 303" in long["headline"]
     assert (broken["name"], broken["state"]) == ("broken", "empty")
 
 

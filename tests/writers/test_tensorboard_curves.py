@@ -198,7 +198,7 @@ def test_a_band_chart_waits_for_the_first_measurement(
 @pytest.mark.parametrize(
     ("floor", "top"), [(3.4e-5, 3.4e-5 * 4.309), (0.0, 1e-18), (7.0, 1.0), (math.inf, 1.0), (math.nan, 1.0)]
 )
-def test_the_band_reaches_to_what_float_precision_explains(
+def test_the_band_reaches_to_the_largest_d_of_rounding(
     tmp_path: Path, make_report: MakeReport, make_tensor: MakeTensor, floor: float, top: float
 ) -> None:
     """Two floors, and more of few entries, as logarithms. Without a finite floor it reaches to 1, the largest d."""

@@ -104,7 +104,9 @@ def _overview(report: Report) -> Iterator[_Curve]:
         if tensor.verdict is not Verdict.expected and tensor.floor > 0 and math.isfinite(tensor.discrepancy)
     ]
     if over:
-        description = "The largest d / floor of a tensor; float precision explains 2, and more where entries are few"
+        description = (
+            "The largest d / floor of a tensor; rounding and truncation reach 2, and more where entries are few"
+        )
         yield "discrepancy_over_floor", max(over), description
     evidence = [tensor.evidence for tensor in report.tensors.values() if tensor.looked_at(report.step)]
     if evidence:
