@@ -176,7 +176,7 @@ def checked_call(call: Call, options: CheckOptions) -> CheckedCall:
         return checked
     exact = again.report
     for name in suspects:
-        if exact.tensors[name].verdict is Verdict.ok:
+        if exact.tensors[name].verdict is Verdict.ok and not exact.tensors[name].cause_key:  # no small error either
             tensors[name] = _rounded(tensors[name])
     report = dataclasses.replace(
         checked.report,
