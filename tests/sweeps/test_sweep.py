@@ -91,7 +91,7 @@ def test_it_says_where_the_loss_stops_moving() -> None:
     assert f"At steps of {found.loss_unchanged_up_to:g} and below, the loss does not change for most entries" in (
         found.explanation
     )
-    assert "quantum, 1.2e-07" in found.explanation
+    assert "values of the loss, 1.2e-07" in found.explanation
 
 
 def test_entries_that_never_move_the_loss_do_not_count_as_unchanged(model: LSTM, batch: Batch) -> None:
