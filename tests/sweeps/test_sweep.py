@@ -109,7 +109,7 @@ def test_a_step_that_the_dtype_rounds_away_is_told_as_such() -> None:
     grads = {"x": np.full(20, 3.0, np.float16)}
     found = sweep(x, grads, lambda: 3 * float(x["x"].astype(np.float64).sum()), steps=[1e-6, 1e-5, 7e-4, 1.1e-3])
     assert found.loss_unchanged_up_to == 1e-5
-    assert "their own dtype rounds the step away" in found.explanation
+    assert "the dtype of the parameters rounds the step away" in found.explanation
     assert found.discrepancy[2:] == pytest.approx([0, 0], abs=1e-9)
 
 

@@ -73,9 +73,9 @@ def test_steps_at_which_the_loss_does_not_move_are_marked(tmp_path: Path) -> Non
     grads = {"x": np.full(9, 1e-3, np.float32)}
     sweep(x, grads, lambda: np.float32(1 + 1e-3 * x["x"].sum(dtype=np.float64))).plot(tmp_path / "unchanged.svg")
     one().plot(tmp_path / "changing.svg")
-    assert "does not move for most entries" in (tmp_path / "unchanged.svg").read_text()
+    assert "does not change for most entries" in (tmp_path / "unchanged.svg").read_text()
     assert "<pattern" in (tmp_path / "unchanged.svg").read_text()
-    assert "does not move" not in (tmp_path / "changing.svg").read_text()
+    assert "does not change" not in (tmp_path / "changing.svg").read_text()
 
 
 def test_any_name_can_be_drawn(tmp_path: Path) -> None:
