@@ -63,9 +63,9 @@ class GradGuard(CloseOnExit):
     """Checks the gradients of a training while it runs; call `after_backward` between backward and update.
 
     Each check screens all tensors at once, and looks closer at those that disagree. The first one also measures own
-    numbers of each tensor, until ten seconds are over. A later one measures those of one tensor, in turn, and takes at
-    most 24 evaluations of the loss while nothing disagrees. What disagrees may take ten seconds more. What does not fit
-    goes on at the next check.
+    numbers of each tensor, until ten seconds are over. A later one measures those of one tensor, in turn, or screens a
+    group of tensors that the others hide, and takes at most 24 evaluations of the loss while nothing disagrees. What
+    disagrees may take ten seconds more. What does not fit goes on at the next check.
 
     Args:
         params: The parameters: the mapping that the model itself uses, its nested mappings, lists and tuples, its one
