@@ -13,8 +13,9 @@ from gradguard.differences import MARGIN
 from gradguard.examination.effort import Effort, draw_entries
 from gradguard.loss import try_twice
 from gradguard.measurement import MeasurementContext, TensorUnderTest, amplified
-from gradguard.perturbation import Probe
+from gradguard.perturbation import Direction, EntryProbe, Probe
 from gradguard.references import PROOF_STEP, GradientReference, Reference, References, Slopes, is_proven
+from gradguard.screening import with_its_like, wrong_entry
 from gradguard.statistics import DerivativePairs
 
 NUDGED = 1  # probe, the worst, along which the rounding error of backprop is measured
@@ -93,7 +94,7 @@ class _Examination:
     def _evidence(self, tensor: TensorUnderTest) -> Evidence | None:
         """The evidence on one tensor; None where the derivative is not proven for it."""
         context, gradient, name = self.context, tensor.gradient, tensor.name
-        along: list[Probe] = [tensor.aligned(self.rng), tensor.gaussian(self.rng)]
+        along: list[Direction] = [tensor.aligned(self.rng), tensor.gaussian(self.rng)]
         slopes = self.reference.along(tensor, along)
         points = tensor.measure(along, np.full(len(along), PROOF_STEP * tensor.typical))
         if context.near is None or not is_proven(points, slopes.n, context.near.sigma):
@@ -106,10 +107,18 @@ class _Examination:
         known = float(np.max(through.rounding / usual)) if self._disagree(through) and usual.all() else None
         drawn = draw_entries(gradient, self.effort, self.masks.get(name, {}).values(), self.rng)
         entries = [probe for probe in drawn if np.isfinite(tensor.array[probe.index])]
-        # A kink at x along an entry would have shown along the Gaussian direction.
-        of_each = self.reference.along(tensor, entries, to_both_sides=False)
-        # The Gaussian direction has the mean curvature of the entries.
-        of_entries = _pairs(tensor, entries, of_each, tensor.own_rounding_of_entry, forward[-1:], known)
+
+        def pairs_of(entries: Sequence[Probe]) -> DerivativePairs:
+            # A kink at x along an entry would have shown along the Gaussian direction.
+            of_each = self.reference.along(tensor, entries, to_both_sides=False)
+            # The Gaussian direction has the mean curvature of the entries.
+            return _pairs(tensor, entries, of_each, tensor.own_rounding_of_entry, forward[-1:], known)
+
+        of_entries = pairs_of(entries)
+        around = self._around_a_wrong_entry(tensor, along, through, entries, of_entries)
+        if around:
+            entries += around
+            of_entries = pairs_of(entries)
         smooth = np.isfinite(of_entries.n)
         index = tuple(probe.index for probe, kept in zip(entries, smooth, strict=True) if kept)
         return Evidence(
@@ -134,6 +143,34 @@ class _Examination:
             method=self.reference.method,
             rules=context.rules,
         )
+
+    def _around_a_wrong_entry(
+        self,
+        tensor: TensorUnderTest,
+        along: Sequence[Direction],
+        through: DerivativePairs,
+        entries: Sequence[EntryProbe],
+        of_entries: DerivativePairs,
+    ) -> list[EntryProbe]:
+        """Further entries around one that is wrong, where directions disagree and at most one entry does."""
+        wrong = np.flatnonzero(np.abs(of_entries.z) > self.context.rules.alarm)
+        if wrong.size > 1 or not self._disagree(through):
+            return []
+        found = entries[int(wrong[0])] if wrong.size else self._hidden_entry(tensor, along, through)
+        around = [] if found is None else with_its_like(found, tensor.gradient.shape)
+        return [probe for probe in around if probe not in entries]
+
+    def _hidden_entry(
+        self, tensor: TensorUnderTest, along: Sequence[Direction], through: DerivativePairs
+    ) -> EntryProbe | None:
+        """An entry that is wrong, by halving the direction that disagrees most."""
+        worst = int(np.nanargmax(np.abs(through.z)))
+
+        def residual_of(part: Direction, _share: float) -> float:
+            slopes = self.reference.along(tensor, [part], to_both_sides=False)
+            return float(slopes.n[0] - slopes.g[0])
+
+        return wrong_entry(along[worst], float(through.n[worst] - through.g[worst]), residual_of)
 
     def _disagree(self, pairs: DerivativePairs) -> bool:
         return bool((np.abs(pairs.z) > self.context.rules.alarm).any())

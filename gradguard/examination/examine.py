@@ -8,8 +8,8 @@ import numpy as np
 from gradguard.arrays import Masks, entries_in_blocks
 from gradguard.diagnosis import Evidence
 from gradguard.differences import Noise, Steps
-from gradguard.examination.effort import Effort, draw_entries
-from gradguard.loss import interleave
+from gradguard.examination.effort import FEW_ENTRIES, Effort, draw_entries
+from gradguard.loss import interleave, run_search
 from gradguard.measurement import (
     Measured,
     MeasurementContext,
@@ -20,7 +20,8 @@ from gradguard.measurement import (
     is_confirmed_at_short_steps,
     measured_at_best_steps,
 )
-from gradguard.perturbation import EntryProbe
+from gradguard.perturbation import Direction, EntryProbe
+from gradguard.screening import with_its_like, wrong_entry
 
 CAUTION = 1 / 5  # of a known step, to search the best one from: too long a step may pass for a noisier loss
 
@@ -72,14 +73,55 @@ def examine(
     plans = [_plans(tensor, effort, own_rng, near, known, masks) for tensor, own_rng in drawing]
     found = interleave(context.objective, [measured_at_best_steps(plan) for kinds in plans for plan in kinds])
     both = zip(found[::2], found[1::2], strict=True)
-    return {name: _confirmed(entries, along) for name, (entries, along) in zip(names, both, strict=True)}
+    return {name: _confirmed(entries, along, effort) for name, (entries, along) in zip(names, both, strict=True)}
 
 
-def _confirmed(entries: Measured, along: Measured) -> TensorMeasurement:
+def _confirmed(entries: Measured, along: Measured, effort: Effort) -> TensorMeasurement:
     """The measurement of a tensor, confirmed; what its directions show of backprop's rounding holds for its entries."""
     along = confirm_measurement(along)
-    known = along.amplification if along.significance > along.rules.alarm else None
-    return TensorMeasurement(confirm_measurement(entries, known), along)
+    if not _disagrees(along):
+        return TensorMeasurement(confirm_measurement(entries), along)
+    measured = TensorMeasurement(confirm_measurement(entries, along.amplification), along)
+    if effort.entries <= FEW_ENTRIES:
+        return measured
+    further = _around_a_wrong_entry(measured)
+    return measured if further is None else replace(measured, entries=further)
+
+
+def _disagrees(measured: Measured) -> bool:
+    return measured.significance > measured.rules.alarm
+
+
+def _around_a_wrong_entry(measured: TensorMeasurement) -> Measured | None:
+    """The entries and some around one that is wrong, where directions disagree and at most one entry does."""
+    entries, along = measured.entries, measured.directions
+    wrong = [entries.plan.probes[int(i)] for i in np.flatnonzero(np.abs(entries.pairs.z) > entries.rules.alarm)]
+    found = wrong[0] if wrong else _hidden_entry(measured)
+    if len(wrong) > 1 or not isinstance(found, EntryProbe):
+        return None
+    around = with_its_like(found, measured.tensor.gradient.shape)
+    others = [probe for probe in around if probe not in entries.plan.probes]
+    if not others:
+        return None
+    plan = replace(entries.plan, probes=[*entries.plan.probes, *others], steps=entries.usual_steps, pilots=0)
+    again = run_search(measured.tensor.context.objective, measured_at_best_steps(plan))
+    return confirm_measurement(again, along.amplification)
+
+
+def _hidden_entry(measured: TensorMeasurement) -> EntryProbe | None:
+    """An entry that is wrong, by halving the direction that disagrees most."""
+    tensor, along = measured.tensor, measured.directions
+    worst = int(along.suspects[0])
+    direction = along.plan.probes[worst]
+    if not isinstance(direction, Direction):
+        return None
+
+    def residual_of(part: Direction, share: float) -> float:
+        # The entries move as far as they did along the whole direction.
+        points = tensor.measure([part], along.points.step[[worst]] * np.sqrt(share))
+        return float(points.n[0] - points.g[0])
+
+    return wrong_entry(direction, float(along.pairs.n[worst] - along.pairs.g[worst]), residual_of)
 
 
 def _plans(
