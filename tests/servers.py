@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,15 +147,23 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on the first element of a kind, as a person does, also while the page is being drawn."""
-        from selenium.common.exceptions import StaleElementReferenceException
+        self._act(lambda: self.wait_for(selector).click(), f"{selector} to click on")
 
-        def clicked() -> bool:
-            with contextlib.suppress(StaleElementReferenceException):
-                self.wait_for(selector).click()
+    def type_into(self, selector: str, text: str) -> None:
+        """Type into the first element of a kind, also while the page is being drawn."""
+        self._act(lambda: self.wait_for(selector).send_keys(text), f"{selector} to type into")
+
+    def _act(self, action: Callable[[], object], told: str) -> None:
+        """Do something with an element; again where it was replaced, or not drawn yet, before anything was done."""
+        from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+
+        def is_done() -> bool:
+            with contextlib.suppress(StaleElementReferenceException, ElementNotInteractableException):
+                action()
                 return True
             return False
 
-        self.until(clicked, f"{selector} to click on")
+        self.until(is_done, told)
 
     def until(self, condition: Any, told: str) -> Any:
         """What the condition gives once it holds."""
@@ -181,8 +189,12 @@ class Browser:
             "End": Keys.END,
             "Enter": Keys.ENTER,
         }
-        self.driver.execute_script("document.querySelector(arguments[0]).focus()", selector)
-        self.driver.switch_to.active_element.send_keys(names[key])
+
+        def press() -> None:
+            self.driver.execute_script("document.querySelector(arguments[0]).focus()", selector)
+            self.driver.switch_to.active_element.send_keys(names[key])
+
+        self._act(press, f"{selector} to press {key} on")
 
     def set_dark(self, is_dark: bool) -> None:
         """What the system prefers, which TensorBoard follows unless told otherwise."""

@@ -118,7 +118,7 @@ def gaussian(gradient: Array, rng: np.random.Generator) -> Direction:
 
 def _drawn(gradient: Array, rng: np.random.Generator, draw: Callable[[np.random.Generator], Array]) -> Direction:
     """A direction; a small one is drawn at once, since a generator of its own takes longer to make than the vector."""
-    if type(gradient) is np.ndarray and gradient.size <= MAX_KEPT_DIRECTION:
+    if gradient.size <= MAX_KEPT_DIRECTION:
         vector = draw(rng)
         return Direction(lambda: vector)
     seed = int(rng.integers(2**63))

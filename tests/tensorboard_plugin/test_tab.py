@@ -245,12 +245,12 @@ def test_a_link_reopens_what_is_filtered_and_chosen(tab: Browser, address: str) 
     """Filter, order and switch choose the rows without losing the caret; the address holds them and what is chosen."""
     choose_run(tab, "5-layers")
     tab.until(lambda: "layers.7.W" in headline(tab), "the run with layers")
-    tab.wait_for("#filter").send_keys("S.1.")
+    tab.type_into("#filter", "S.1.")
     assert tab.texts(ROW_NAMES) == ["layers.1.W", "layers.1.b"]
-    tab.wait_for("#filter").send_keys("\b" * 4)
+    tab.type_into("#filter", "\b" * 4)
     tab.click("#only")
     assert tab.texts(ROW_NAMES) == ["layers.7.W", "layers.7.b", "layers.8.W"]
-    tab.wait_for("#filter").send_keys("b")
+    tab.type_into("#filter", "b")
     tab.click(".row .name")
     tab.until(lambda: tab.texts(".detail .tensor") == ["layers.7.b"], "the one that is left")
     link = tab.wait_for(".permalink").get_attribute("href")
@@ -266,7 +266,7 @@ def test_a_link_reopens_what_is_filtered_and_chosen(tab: Browser, address: str) 
 
 def test_a_filter_that_nothing_passes_says_so(tab: Browser) -> None:
     """An empty list would look like a run without tensors."""
-    tab.wait_for("#filter").send_keys("<nothing>")
+    tab.type_into("#filter", "<nothing>")
     assert tab.texts(".rows") == ["None of the 2 tensors matches."]
 
 

@@ -90,7 +90,8 @@ class ReplayedLoss:
                 "the loss calls the module with other inputs than the training did "
                 f"({', '.join(replay.differing_inputs)}): another batch, a hidden state after the step, or a batch "
                 "normalized in place.\n"
-                "Use the inputs of the step in the loss, such as h0 = h before out, h = model(x, h)"
+                "Use the inputs of the step in the loss, such as h0 = h before out, h = model(x, h), and make new "
+                "tensors where the batch is changed"
             )
         if replay.output_distance and not skipped:
             raise NotRepeatedError(

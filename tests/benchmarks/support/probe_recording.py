@@ -36,8 +36,8 @@ def recorded_screens() -> Iterator[list[Screened]]:
     seen: list[Screened] = []
     probe_all = Screen.probe_all
 
-    def probing(screen: Screen, context: MeasurementContext, rng: np.random.Generator) -> Screened:
-        seen.append(probe_all(screen, context, rng))
+    def probing(screen: Screen, context: MeasurementContext, rng: np.random.Generator, **options: int) -> Screened:
+        seen.append(probe_all(screen, context, rng, **options))
         return seen[-1]
 
     with mock.patch.object(Screen, "probe_all", probing):

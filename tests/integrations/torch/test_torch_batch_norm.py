@@ -24,7 +24,7 @@ def test_a_bias_that_a_normalisation_takes_away_is_checked_in_float64(seed: int,
     assert report.precision == "float64"
     assert report.verdict.is_bug is False
     assert report.tensors["0.bias"].verdict == "float_precision"
-    assert "is what rounding leaves" in report.tensors["0.bias"].explanation
+    assert "is rounding error" in report.tensors["0.bias"].explanation
 
 
 def test_what_float16_leaves_in_the_gradient_of_such_a_bias_is_no_bug() -> None:

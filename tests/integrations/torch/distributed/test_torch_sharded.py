@@ -70,7 +70,7 @@ def test_gradients_that_were_not_reduced_are_told(shards: list[Any]) -> None:
 def test_float64_copies_of_sharded_parameters_are_refused_with_the_reason(shards: list[Any]) -> None:
     """Where they are asked for by name."""
     for left in shards:
-        assert "precision='float64' does not take" in left["float64"]
+        assert "precision='float64' does not work" in left["float64"]
         assert "fully_shard gathers the parameters in their own dtype" in left["float64"]
 
 
