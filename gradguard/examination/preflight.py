@@ -1,5 +1,6 @@
 """What must hold before a difference of the loss means anything: finite, repeatable, dependent on the parameters."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,7 +24,8 @@ IN_STEPS = "loss_in_steps"
 Point = tuple[float, float]  # how far a tensor is moved, and the loss there
 MOVES = (1e-3, -0.03, 1.0)  # in sizes of the tensors, by which a loss that reads them changes
 RISING_MOVES = 10.0 ** np.arange(-6, 1)  # in sizes of a tensor, until the loss changes
-HALVINGS = 12  # of the move: the change of a loss without jumps shrinks with it, by 4096 in all
+HALVINGS = 12  # of the move, at least: the change of a loss without jumps shrinks with it, by 4096 in all
+SHORT = 2.0**-18  # of a tensor's size, to which a longer move is halved, since several jumps may lie beside each other
 KEPT_BY_JUMP = 1 / 64  # of the change, that remains at a jump: a move that just shows changes has few of them
 BESIDE = np.array([0, 8, 16])  # widths of a jump as located, to either side of it, where the loss changes by noise only
 MORE_THAN_NOISE = 8  # times that the loss jumps further than it changes there
@@ -273,14 +275,18 @@ def _along(context: MeasurementContext, name: str) -> Callable[[float], Point]:
 
 def _halved(at: Callable[[float], Point], low: Point, high: Point) -> tuple[Point, Point]:
     """The ends of a short part of a move, in which the loss changes most."""
-    for _ in range(HALVINGS if low != high else 0):
+    further = math.ceil(math.log2(max(1.0, high[0] / (SHORT * 2**HALVINGS))))
+    for _ in range(HALVINGS + further if low != high else 0):
         middle = at((low[0] + high[0]) / 2)
         low, high = (low, middle) if abs(middle[1] - low[1]) > abs(high[1] - middle[1]) else (middle, high)
     return low, high
 
 
 def _scatter(at: Callable[[float], Point], low: float, high: float) -> float:
-    """How far the loss changes beside a part of a move, on the side where it changes more."""
+    """How far the loss changes beside a part of a move, on the side where it changes less.
+
+    Noise is on both sides. Near a jump, rounding may make further jumps, and another jump may be near on one side.
+    """
     width = high - low
     sides = [[at(edge + beside)[1] for beside in width * BESIDE] for edge, width in ((low, -width), (high, width))]
-    return float(np.ptp(sides, axis=1).max())
+    return float(np.ptp(sides, axis=1).min())

@@ -28,7 +28,11 @@ def test_a_gradient_of_zero_beside_a_loss_of_steps_is_no_bug(precision: Literal[
     inputs = np.random.default_rng(seed).normal(size=(40, 5)).astype(np.float32)
     zeros = {name: np.zeros_like(array) for name, array in params.items()}
     outputs = lambda: np.tanh(inputs @ params["W"]) @ params["V"]  # noqa: E731
-    for loss in (lambda: np.round(5 * outputs()).mean(), lambda: np.float32((outputs() > 0.3).sum())):
+    for loss in (
+        lambda: np.round(5 * outputs()).mean(),
+        lambda: np.float32((outputs() > 0.3).sum()),
+        lambda: np.floor(4 * outputs()).sum(),
+    ):
         assert not bugs(check(params, zeros, loss, precision=precision, entries=40, seed=seed))
 
 
