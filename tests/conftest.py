@@ -1,7 +1,9 @@
+import logging
 import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +116,17 @@ def run_script(tmp_path: Path) -> RunScript:
         )
 
     return run
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Small tensors gain nothing from several threads; frameworks and PyTorch warn of each other."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.set_num_threads(before)

@@ -22,7 +22,9 @@ def test_the_fault_of_the_question_is_named(program: Program) -> None:
         assert tensor.ratio == pytest.approx(TIMESTEPS, rel=1e-2)
         assert tensor.discrepancy == pytest.approx(0.95, abs=1e-3)
         assert "39 is `timesteps`" in tensor.explanation
-        assert [block.ratio for block in tensor.blocks.values()] == pytest.approx([TIMESTEPS] * 4, rel=1e-2)
+        assert len(tensor.blocks) == 4
+        # Two entries of a gate may be small: each ratio is judged by its own error bar.
+        assert all(abs(block.ratio - TIMESTEPS) <= 4 * block.ratio_error for block in tensor.blocks.values())
     assert report.loss == program.loss()
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from busy_network import WRONG
 from torchrun import in_two_processes
 
-HERE = Path(__file__).parent
+INTEGRATIONS = Path(__file__).parent.parent
 
 
 @pytest.mark.usefixtures("quiet")
@@ -34,7 +34,7 @@ def test_the_example_says_what_the_page_says(name: str, tmp_path: Path) -> None:
 def test_two_processes_check_together(name: str, script: str, prefix: str, tmp_path: Path) -> None:
     """The training is the same on both, bit for bit, and the fault is named."""
     pytest.importorskip(name)
-    for rank in in_two_processes(HERE / name / script, tmp_path):
+    for rank in in_two_processes(INTEGRATIONS / name / script, tmp_path):
         assert rank["same"] == [True] * len(rank["same"])
         (first, found), (last, left) = rank["rows"]
         assert (first, last) == (0, 3)
