@@ -40,6 +40,7 @@ SHOWN = {
     "peers": ("false alarms", "named", "timesteps"),
 }
 OF_PYTORCH = {"torch_identical", "torch_detection", "torch_cost", "torch_batching", "torch_functions"}
+NEEDS = {"jax_functions": "jax"}
 WITH_A_TEST_OF_ITS_OWN = {"faults", "mutants", "compilations", "frameworks"} | OF_PYTORCH
 
 
@@ -71,6 +72,7 @@ def test_the_command_runs_a_benchmark_in_several_processes(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", sorted(benchmarks().keys() - WITH_A_TEST_OF_ITS_OWN))
 def test_a_benchmark_prints_its_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With --quick it prints its column heads, a rule, and rows of the same width."""
+    pytest.importorskip(NEEDS.get(name, "numpy"))
     run(name, ["--quick"])
     printed = capsys.readouterr().out
     assert all(head in printed for head in SHOWN.get(name, ()))
