@@ -15,7 +15,7 @@ from gradguard.loss import try_twice
 from gradguard.measurement import MeasurementContext, TensorUnderTest, amplified
 from gradguard.perturbation import Direction, EntryProbe, Probe
 from gradguard.references import PROOF_STEP, GradientReference, Reference, References, Slopes, is_proven
-from gradguard.screening import with_its_like, wrong_entry
+from gradguard.screening import further_entries, wrong_entry
 from gradguard.statistics import DerivativePairs
 
 NUDGED = 1  # probe, the worst, along which the rounding error of backprop is measured
@@ -115,7 +115,11 @@ class _Examination:
             return _pairs(tensor, entries, of_each, tensor.own_rounding_of_entry, forward[-1:], known)
 
         of_entries = pairs_of(entries)
-        around = self._around_a_wrong_entry(tensor, along, through, entries, of_entries)
+        around: list[EntryProbe] = []
+        if self._disagree(through):
+            is_wrong = np.abs(of_entries.z) > context.rules.alarm
+            hidden = partial(self._hidden_entry, tensor, along, through)
+            around = further_entries(entries, is_wrong, gradient.shape, hidden)
         if around:
             entries += around
             of_entries = pairs_of(entries)
@@ -143,22 +147,6 @@ class _Examination:
             method=self.reference.method,
             rules=context.rules,
         )
-
-    def _around_a_wrong_entry(
-        self,
-        tensor: TensorUnderTest,
-        along: Sequence[Direction],
-        through: DerivativePairs,
-        entries: Sequence[EntryProbe],
-        of_entries: DerivativePairs,
-    ) -> list[EntryProbe]:
-        """Further entries around one that is wrong, where directions disagree and at most one entry does."""
-        wrong = np.flatnonzero(np.abs(of_entries.z) > self.context.rules.alarm)
-        if wrong.size > 1 or not self._disagree(through):
-            return []
-        found = entries[int(wrong[0])] if wrong.size else self._hidden_entry(tensor, along, through)
-        around = [] if found is None else with_its_like(found, tensor.gradient.shape)
-        return [probe for probe in around if probe not in entries]
 
     def _hidden_entry(
         self, tensor: TensorUnderTest, along: Sequence[Direction], through: DerivativePairs

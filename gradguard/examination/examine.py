@@ -21,7 +21,7 @@ from gradguard.measurement import (
     measured_at_best_steps,
 )
 from gradguard.perturbation import Direction, EntryProbe
-from gradguard.screening import with_its_like, wrong_entry
+from gradguard.screening import further_entries, wrong_entry
 
 CAUTION = 1 / 5  # of a known step, to search the best one from: too long a step may pass for a noisier loss
 
@@ -95,12 +95,9 @@ def _disagrees(measured: Measured) -> bool:
 def _around_a_wrong_entry(measured: TensorMeasurement) -> Measured | None:
     """The entries and some around one that is wrong, where directions disagree and at most one entry does."""
     entries, along = measured.entries, measured.directions
-    wrong = [entries.plan.probes[int(i)] for i in np.flatnonzero(np.abs(entries.pairs.z) > entries.rules.alarm)]
-    found = wrong[0] if wrong else _hidden_entry(measured)
-    if len(wrong) > 1 or not isinstance(found, EntryProbe):
-        return None
-    around = with_its_like(found, measured.tensor.gradient.shape)
-    others = [probe for probe in around if probe not in entries.plan.probes]
+    is_wrong = np.abs(entries.pairs.z) > entries.rules.alarm
+    shape = measured.tensor.gradient.shape
+    others = further_entries(entries.plan.probes, is_wrong, shape, lambda: _hidden_entry(measured))
     if not others:
         return None
     plan = replace(entries.plan, probes=[*entries.plan.probes, *others], steps=entries.usual_steps, pilots=0)

@@ -1,7 +1,7 @@
 """The whole model at once: is any gradient wrong, and in which tensors? A few evaluations, however many there are."""
 
 from gradguard.screening.alike import Covered, cover
-from gradguard.screening.entries import with_its_like, wrong_entry
+from gradguard.screening.entries import further_entries, wrong_entry
 from gradguard.screening.halving import Located, disjoint, halves, locate
 from gradguard.screening.probe import KINDS, ModelProbe, draw_direction
 from gradguard.screening.reports import SUSPECTED, carried, is_visible, screened, suspected, unscreened, with_screen
@@ -23,6 +23,7 @@ __all__ = [
     "cover",
     "disjoint",
     "draw_direction",
+    "further_entries",
     "halves",
     "is_visible",
     "locate",
@@ -30,7 +31,6 @@ __all__ = [
     "screened",
     "suspected",
     "unscreened",
-    "with_its_like",
     "with_screen",
     "wrong_entry",
 ]

@@ -1,12 +1,13 @@
 """Which entry of a tensor is wrong, where a direction through all of them disagrees and those measured so far agree."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.arrays import Array, norm_of_finite
-from gradguard.perturbation import Direction, EntryProbe
+from gradguard.perturbation import Direction, EntryProbe, Probe
 
 
 def wrong_entry(
@@ -41,6 +42,27 @@ def wrong_entry(
         else:
             return None
     return EntryProbe(tuple(int(i) for i in np.unravel_index(low, vector.shape)))
+
+
+def further_entries(
+    entries: Sequence[Probe],
+    is_wrong: NDArray[np.bool_],
+    shape: tuple[int, ...],
+    hidden: Callable[[], EntryProbe | None],
+) -> list[EntryProbe]:
+    """Entries to measure besides: around the one that is wrong, or around a hidden one; none where several are wrong.
+
+    Args:
+        entries: Those that are measured.
+        is_wrong: Which of them disagree.
+        shape: Of the tensor.
+        hidden: Searches a wrong entry, where none of them disagrees.
+    """
+    wrong = [probe for probe, disagrees in zip(entries, is_wrong, strict=True) if disagrees]
+    found = wrong[0] if wrong else hidden()
+    if len(wrong) > 1 or not isinstance(found, EntryProbe):
+        return []
+    return [probe for probe in with_its_like(found, shape) if probe not in entries]
 
 
 def with_its_like(entry: EntryProbe, shape: tuple[int, ...]) -> list[EntryProbe]:

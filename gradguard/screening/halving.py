@@ -184,7 +184,7 @@ class _Halving:
 
     def _alarming(self, part: _Part) -> list[_Part]:
         """The halves of a part that alarm; of a single tensor, the tensor as it is measured by itself."""
-        first, *_ = (self._measured(half) for half in halves(part.names)[:1])
+        first = self._measured(halves(part.names)[0])
         both = [first] if first.names == part.names else [part.without(first), first]
         alarming = [half for half in both if half.alarms]
         if not alarming and len(part.names) > 1:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradguard import Report, check
 from gradguard.perturbation import Direction, EntryProbe
-from gradguard.screening import with_its_like, wrong_entry
+from gradguard.screening.entries import with_its_like, wrong_entry
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
