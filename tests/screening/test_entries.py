@@ -29,6 +29,18 @@ def test_the_only_wrong_entry_is_found_by_halves(rows: int, columns: int, seed: 
     assert asked[0] <= np.ceil(np.log2(vector.size))
 
 
+@given(st.integers(2, 200), st.integers(2, 9), st.integers(0, 2**32 - 1))
+def test_of_several_wrong_entries_one_is_found(size: int, count: int, seed: int) -> None:
+    """It is one of them, and no right entry between them."""
+    rng = np.random.default_rng(seed)
+    vector, error = rng.standard_normal(size), np.zeros(size)
+    error[rng.choice(size, min(count, size), replace=False)] = rng.uniform(0.5, 2, min(count, size))
+    residual_of = lambda part, _share: float(error @ part.vector)  # noqa: E731
+    found = wrong_entry(Direction(lambda: vector), float(error @ vector), residual_of)
+    assert found is not None
+    assert error[found.index]
+
+
 @pytest.mark.parametrize("shape", [(1,), (2,), (1, 1), (2, 3), (5, 1, 4)])
 def test_its_like_are_other_entries_along_each_axis(shape: tuple[int, ...]) -> None:
     """Each differs from the entry in one axis only, and lies in the tensor."""
